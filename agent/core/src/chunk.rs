@@ -1,0 +1,275 @@
+//! Content-defined chunks of blobs: FastCDC-2020 as REAPI specifies it, so that one layout serves
+//! mesh, disk and `SplitBlob`.
+
+use crate::digest::{Digest, Hash};
+use fastcdc::v2020::{FastCDC, Normalization};
+
+/// Smallest chunk in bytes, except a blob's last: a quarter of the average, as REAPI wants it.
+pub const MIN_CHUNK: usize = AVG_CHUNK / 4;
+/// Average chunk in bytes: REAPI's recommendation.
+pub const AVG_CHUNK: usize = 512 * 1024;
+/// Largest chunk in bytes. A blob that is not larger than this is one chunk, named like the blob.
+pub const MAX_CHUNK: usize = AVG_CHUNK * 4;
+/// Most chunks in one manifest: a blob of at least 128 GiB.
+pub const MAX_CHUNKS: usize = 1 << 20;
+
+/// One chunk of a blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    /// BLAKE3 of the chunk's bytes.
+    pub hash: Hash,
+    /// Length in bytes, 1 to [`MAX_CHUNK`].
+    pub len: u32,
+}
+
+/// The ordered chunks of one blob.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manifest {
+    blob: Digest,
+    chunks: Vec<Chunk>,
+}
+
+/// Why a list of chunks cannot be the manifest of a blob.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The lengths do not add up to the blob's size.
+    #[error("chunks of {sum} bytes cannot make a blob of {size} bytes")]
+    Sum {
+        /// Sum of the lengths in bytes.
+        sum: u64,
+        /// Size that the digest states.
+        size: u64,
+    },
+    /// A chunk is empty or larger than [`MAX_CHUNK`].
+    #[error("a chunk of {0} bytes is out of range")]
+    Length(u32),
+    /// More than [`MAX_CHUNKS`] chunks.
+    #[error("{0} chunks are too many")]
+    Count(usize),
+}
+
+impl Manifest {
+    /// Checks that `chunks` can make up `blob`.
+    pub fn new(blob: Digest, chunks: Vec<Chunk>) -> Result<Self, ManifestError> {
+        if chunks.len() > MAX_CHUNKS {
+            return Err(ManifestError::Count(chunks.len()));
+        }
+        if let Some(bad) = chunks
+            .iter()
+            .find(|c| c.len == 0 || c.len as usize > MAX_CHUNK)
+        {
+            return Err(ManifestError::Length(bad.len));
+        }
+        let sum = chunks.iter().map(|c| u64::from(c.len)).sum();
+        if sum != blob.size {
+            return Err(ManifestError::Sum {
+                sum,
+                size: blob.size,
+            });
+        }
+        Ok(Self { blob, chunks })
+    }
+
+    /// The manifest of a blob of at most [`MAX_CHUNK`] bytes: itself, or nothing when it is empty.
+    pub fn single(blob: Digest) -> Option<Self> {
+        let len = u32::try_from(blob.size)
+            .ok()
+            .filter(|len| *len as usize <= MAX_CHUNK)?;
+        let chunks = if len == 0 {
+            Vec::new()
+        } else {
+            vec![Chunk {
+                hash: blob.hash,
+                len,
+            }]
+        };
+        Some(Self { blob, chunks })
+    }
+
+    /// The blob that the chunks make up.
+    pub fn blob(&self) -> Digest {
+        self.blob
+    }
+
+    /// The chunks in the order of the blob.
+    pub fn chunks(&self) -> &[Chunk] {
+        &self.chunks
+    }
+
+    /// The chunks with their offsets in bytes from the start of the blob.
+    pub fn offsets(&self) -> impl Iterator<Item = (u64, Chunk)> + '_ {
+        self.chunks.iter().scan(0, |offset, chunk| {
+            let at = *offset;
+            *offset += u64::from(chunk.len);
+            Some((at, *chunk))
+        })
+    }
+}
+
+/// Cuts and digests a blob that arrives in pieces; holds at most one chunk and one piece.
+#[derive(Debug, Default)]
+pub struct Chunker {
+    pending: Vec<u8>,
+    chunks: Vec<Chunk>,
+    whole: crate::digest::DigestBuilder,
+}
+
+impl Chunker {
+    /// A chunker that has seen no bytes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.whole.update(bytes);
+        self.pending.extend_from_slice(bytes);
+        // A cut depends on at most MAX_CHUNK bytes, so one is certain once that many are here.
+        let mut start = 0;
+        while self.pending.len() - start >= MAX_CHUNK {
+            start += self.cut(start);
+        }
+        self.pending.drain(..start);
+    }
+
+    fn cut(&mut self, start: usize) -> usize {
+        let rest = &self.pending[start..];
+        let len = first_cut(rest, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK, 0);
+        self.chunks.push(Chunk {
+            hash: Hash::of(&rest[..len]),
+            len: len as u32,
+        });
+        len
+    }
+
+    /// Ends the blob.
+    pub fn finish(mut self) -> Manifest {
+        let blob = self.whole.finish();
+        if let Some(single) = Manifest::single(blob) {
+            return single;
+        }
+        let mut start = 0;
+        while start < self.pending.len() {
+            start += self.cut(start);
+        }
+        Manifest {
+            blob,
+            chunks: self.chunks,
+        }
+    }
+}
+
+/// Length of the first FastCDC-2020 chunk (normalization level 2) of non-empty `bytes`.
+fn first_cut(bytes: &[u8], min: usize, avg: usize, max: usize, seed: u64) -> usize {
+    let mut cutter =
+        FastCDC::with_level_and_seed(bytes, min, avg, max, Normalization::Level2, seed);
+    cutter.next().map_or(bytes.len(), |chunk| chunk.length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bytes that look random and are the same everywhere (SplitMix64, Steele et al. 2014).
+    fn noise(len: usize, mut seed: u64) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = seed;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            bytes.extend_from_slice(&(z ^ (z >> 31)).to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+
+    fn manifest_of(bytes: &[u8], piece: usize) -> Manifest {
+        let mut chunker = Chunker::new();
+        bytes
+            .chunks(piece.max(1))
+            .for_each(|piece| chunker.update(piece));
+        chunker.finish()
+    }
+
+    #[test]
+    fn a_blob_up_to_the_largest_chunk_is_one_chunk_named_like_the_blob() {
+        for len in [0, 1, MAX_CHUNK] {
+            let bytes = noise(len, 1);
+            let manifest = manifest_of(&bytes, 4096);
+            assert_eq!(
+                Some(&manifest),
+                Manifest::single(Digest::of(&bytes)).as_ref()
+            );
+            assert_eq!(manifest.chunks().len(), usize::from(len > 0));
+        }
+        assert!(
+            manifest_of(&noise(MAX_CHUNK + 1, 1), 1 << 20)
+                .chunks()
+                .len()
+                > 1
+        );
+    }
+
+    #[test]
+    fn an_insertion_changes_only_the_chunks_near_it() {
+        let old = noise(12 << 20, 2);
+        let mut new = old.clone();
+        new.splice(3 << 20..3 << 20, *b"a few bytes more");
+        let (old, new) = (manifest_of(&old, 1 << 16), manifest_of(&new, 1 << 16));
+        let known: std::collections::HashSet<_> = old.chunks().iter().map(|c| c.hash).collect();
+        let changed = new
+            .chunks()
+            .iter()
+            .filter(|c| !known.contains(&c.hash))
+            .count();
+        assert!(changed <= 2, "{changed} of {}", new.chunks().len());
+    }
+
+    #[test]
+    fn a_hostile_manifest_is_refused() {
+        let blob = Digest {
+            hash: Hash([1; 32]),
+            size: 10,
+        };
+        let chunk = |len| Chunk {
+            hash: Hash([2; 32]),
+            len,
+        };
+        assert!(matches!(
+            Manifest::new(blob, vec![chunk(9)]),
+            Err(ManifestError::Sum { .. })
+        ));
+        assert!(matches!(
+            Manifest::new(blob, vec![chunk(10), chunk(0)]),
+            Err(ManifestError::Length(0))
+        ));
+        let huge = Digest {
+            size: u64::from(u32::MAX),
+            ..blob
+        };
+        assert!(matches!(
+            Manifest::new(huge, vec![chunk(u32::MAX)]),
+            Err(ManifestError::Length(_))
+        ));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn chunks_make_up_the_blob_however_it_arrives(
+            len in 0usize..(6 << 20), seed: u64, piece in 1usize..(3 << 20)
+        ) {
+            let bytes = noise(len, seed);
+            let manifest = manifest_of(&bytes, piece);
+            prop_assert_eq!(&manifest, &manifest_of(&bytes, len));
+            prop_assert_eq!(manifest.blob(), Digest::of(&bytes));
+            for (at, chunk) in manifest.offsets() {
+                let part = &bytes[at as usize..][..chunk.len as usize];
+                prop_assert_eq!(chunk.hash, Hash::of(part));
+            }
+            prop_assert!(Manifest::new(manifest.blob(), manifest.chunks().to_vec()).is_ok());
+        }
+    }
+}

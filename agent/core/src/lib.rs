@@ -1,0 +1,13 @@
+//! Everything in netbuild that can be decided without touching the world.
+//!
+//! No clock, no file, no socket, no runtime: time and randomness are arguments.
+
+pub mod cache;
+pub mod chunk;
+pub mod digest;
+mod encode;
+pub mod hlc;
+pub mod key;
+pub mod peer;
+pub mod record;
+pub mod tree;

@@ -1,0 +1,140 @@
+//! Results of actions, and the record that says who got them, when and at what cost.
+
+use crate::{
+    digest::{Digest, Hash},
+    hlc::Hlc,
+    key::ActionKey,
+    peer::PeerId,
+};
+
+/// Most outputs that a record names one by one; more go into listings, so that a record stays
+/// small enough to travel at once.
+pub const MAX_OUTPUTS: usize = 256;
+
+/// What a task left at one declared place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OutputKind {
+    /// A regular file.
+    File {
+        /// Its content.
+        digest: Digest,
+        /// Whether the owner may execute it.
+        executable: bool,
+    },
+    /// A symbolic link, whose target stays in the workspace.
+    Symlink {
+        /// The target's bytes.
+        target: Vec<u8>,
+    },
+    /// A directory, exactly: what its listing does not name is removed on restore.
+    Tree {
+        /// The listing: a blob of entries with paths relative to the directory.
+        listing: Digest,
+    },
+    /// Files that a pattern matched, too many to be named here.
+    Files {
+        /// The listing: a blob of entries with paths relative to the workspace.
+        listing: Digest,
+    },
+    /// An optional output that the task did not make.
+    Absent,
+}
+
+/// One output with its path: bytes with `/` between names, relative to the workspace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Output {
+    /// Where it stands.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: OutputKind,
+}
+
+impl Output {
+    /// The blob that this record names for the output: a file's content or a listing.
+    pub fn blob(&self) -> Option<Digest> {
+        match &self.kind {
+            OutputKind::File { digest, .. } => Some(*digest),
+            OutputKind::Tree { listing } | OutputKind::Files { listing } => Some(*listing),
+            OutputKind::Symlink { .. } | OutputKind::Absent => None,
+        }
+    }
+}
+
+/// Outputs and exit of an action.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ActionResult {
+    /// Exit code of the command.
+    pub exit_code: i32,
+    /// What it left, sorted by path.
+    pub outputs: Vec<Output>,
+    /// What it printed: a blob of log frames. `None` when it printed nothing.
+    pub log: Option<Digest>,
+}
+
+/// How closed the environment of a command is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sandbox {
+    /// Clean environment, null stdin, own session; drift and output checks.
+    Env,
+}
+
+impl Sandbox {
+    /// The word in `graph.json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Env => "env",
+        }
+    }
+}
+
+/// How a result came about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Execution {
+    /// Wall time of the command in milliseconds.
+    pub duration_ms: u64,
+    /// When it ended, in milliseconds since the Unix epoch, by the writer's clock.
+    pub finished_at_ms: u64,
+    /// Level of hermeticity that was asked for.
+    pub sandbox_asked: Sandbox,
+    /// Level that was obtained.
+    pub sandbox_obtained: Sandbox,
+    /// Names of the tools that were keyed.
+    pub tools: Vec<String>,
+    /// Version of netbuild that ran it.
+    pub netbuild_version: String,
+    /// Whether it took a retry.
+    pub flaky: bool,
+    /// Whether every input was found unchanged after the command ended.
+    pub drift_checked: bool,
+    /// Hash of the workspace path when an output contains that path: the result is then good in
+    /// that workspace only, and is not announced.
+    pub bound_to: Option<Hash>,
+}
+
+/// An action result with its provenance; the only mutable value in the mesh, keyed by `key`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// The action.
+    pub key: ActionKey,
+    /// Its result.
+    pub result: ActionResult,
+    /// How it came about.
+    pub execution: Execution,
+    /// Who wrote it, and signed it.
+    pub writer: PeerId,
+    /// The writer's region; empty when it has none.
+    pub region: String,
+    /// When it was written, in mesh time.
+    pub hlc: Hlc,
+}
+
+impl Record {
+    /// The blobs that the record itself names. Listings name more.
+    pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.result
+            .outputs
+            .iter()
+            .filter_map(Output::blob)
+            .chain(self.result.log)
+    }
+}

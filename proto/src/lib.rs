@@ -1,0 +1,14 @@
+//! Every byte that crosses a socket or lasts on disk as a record.
+//!
+//! Wire structs are private and versioned; what comes out is a type of `core` or one whose
+//! invariants were checked here. A format that changes gets a new struct and a new number.
+
+mod codec;
+pub mod control;
+pub mod data;
+pub mod listing;
+pub mod membership;
+pub mod record;
+pub mod ticket;
+
+pub use codec::DecodeError;

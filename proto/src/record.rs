@@ -1,0 +1,416 @@
+//! Records as they are stored and sent: version, body, signature of the body by its writer.
+//!
+//! The signature is over the bytes as they came, never over a re-encoding, so a record can pass
+//! through agents that understand it and arrive as it was written.
+
+use crate::codec::{self, DecodeError};
+use bincode::{Decode, Encode};
+use netbuild_core::{
+    digest::{Digest, Hash},
+    hlc::Hlc,
+    key::ActionKey,
+    peer::{Identity, PeerId},
+    record::{ActionResult, Execution, MAX_OUTPUTS, Output, OutputKind, Record, Sandbox},
+};
+use std::sync::Arc;
+
+/// Version of the format, the first byte of every sealed record.
+const VERSION: u8 = 1;
+/// Prefix of what is signed, so that the signature is good for nothing else.
+const DOMAIN: &[u8] = b"netbuild record v1\0";
+/// Most bytes of a sealed record: [`MAX_OUTPUTS`] outputs with paths of ordinary length, and room.
+pub const MAX_RECORD: usize = 256 * 1024;
+
+/// Longest region name in bytes.
+pub const MAX_REGION: usize = 64;
+
+#[derive(Encode, Decode)]
+pub(crate) struct DigestV1 {
+    hash: [u8; 32],
+    size: u64,
+}
+
+impl From<Digest> for DigestV1 {
+    fn from(digest: Digest) -> Self {
+        Self {
+            hash: digest.hash.0,
+            size: digest.size,
+        }
+    }
+}
+
+impl From<DigestV1> for Digest {
+    fn from(digest: DigestV1) -> Self {
+        Self {
+            hash: Hash(digest.hash),
+            size: digest.size,
+        }
+    }
+}
+
+#[derive(Encode, Decode)]
+enum KindV1 {
+    File { digest: DigestV1, executable: bool },
+    Symlink { target: Vec<u8> },
+    Tree { listing: DigestV1 },
+    Files { listing: DigestV1 },
+    Absent,
+}
+
+#[derive(Encode, Decode)]
+struct OutputV1 {
+    path: Vec<u8>,
+    kind: KindV1,
+}
+
+#[derive(Encode, Decode)]
+enum SandboxV1 {
+    Env,
+}
+
+#[derive(Encode, Decode)]
+struct RecordV1 {
+    key: [u8; 32],
+    exit_code: i32,
+    outputs: Vec<OutputV1>,
+    log: Option<DigestV1>,
+    duration_ms: u64,
+    finished_at_ms: u64,
+    sandbox_asked: SandboxV1,
+    sandbox_obtained: SandboxV1,
+    tools: Vec<String>,
+    netbuild_version: String,
+    flaky: bool,
+    drift_checked: bool,
+    bound_to: Option<[u8; 32]>,
+    writer: [u8; 32],
+    region: String,
+    hlc: u64,
+}
+
+/// A record with the signed bytes it came in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SealedRecord {
+    bytes: Arc<[u8]>,
+    record: Arc<Record>,
+}
+
+impl PartialEq for SealedRecord {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for SealedRecord {}
+
+/// A record of ours is too large to be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("record of {0} bytes is over the limit of {MAX_RECORD}")]
+pub struct RecordTooLarge(usize);
+
+impl SealedRecord {
+    /// Signs a record. `record.writer` must be the identity's peer id.
+    pub fn seal(record: Record, identity: &Identity) -> Result<Self, RecordTooLarge> {
+        debug_assert_eq!(record.writer, identity.peer_id());
+        let mut bytes = vec![VERSION];
+        bytes.extend(codec::encode(&to_wire(&record)));
+        let signature = identity.sign(&[DOMAIN, &bytes].concat());
+        bytes.extend_from_slice(&signature);
+        if bytes.len() > MAX_RECORD || record.result.outputs.len() > MAX_OUTPUTS {
+            return Err(RecordTooLarge(bytes.len()));
+        }
+        Ok(Self {
+            bytes: bytes.into(),
+            record: Arc::new(record),
+        })
+    }
+
+    /// Checks version, limits, paths and the writer's signature.
+    pub fn open(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > MAX_RECORD {
+            return Err(DecodeError::TooLong {
+                len: bytes.len(),
+                limit: MAX_RECORD,
+            });
+        }
+        let (signed, signature) = bytes
+            .split_last_chunk::<64>()
+            .ok_or_else(|| DecodeError::Malformed("shorter than a signature".into()))?;
+        let Some((&VERSION, body)) = signed.split_first() else {
+            return Err(DecodeError::Invalid("record of an unknown version".into()));
+        };
+        let record = from_wire(codec::decode::<RecordV1, MAX_RECORD>(body)?)?;
+        if !record.writer.verify(&[DOMAIN, signed].concat(), signature) {
+            return Err(DecodeError::Invalid(format!(
+                "record {} is not signed by its writer {}",
+                record.key.short(),
+                record.writer.short()
+            )));
+        }
+        Ok(Self {
+            bytes: bytes.into(),
+            record: Arc::new(record),
+        })
+    }
+
+    /// The record.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The bytes that [`SealedRecord::open`] takes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn to_wire(record: &Record) -> RecordV1 {
+    let execution = &record.execution;
+    let sandbox = |sandbox| match sandbox {
+        Sandbox::Env => SandboxV1::Env,
+    };
+    RecordV1 {
+        key: record.key.0,
+        exit_code: record.result.exit_code,
+        outputs: record.result.outputs.iter().map(output_to_wire).collect(),
+        log: record.result.log.map(DigestV1::from),
+        duration_ms: execution.duration_ms,
+        finished_at_ms: execution.finished_at_ms,
+        sandbox_asked: sandbox(execution.sandbox_asked),
+        sandbox_obtained: sandbox(execution.sandbox_obtained),
+        tools: execution.tools.clone(),
+        netbuild_version: execution.netbuild_version.clone(),
+        flaky: execution.flaky,
+        drift_checked: execution.drift_checked,
+        bound_to: execution.bound_to.map(|hash| hash.0),
+        writer: record.writer.0,
+        region: record.region.clone(),
+        hlc: record.hlc.0,
+    }
+}
+
+fn output_to_wire(output: &Output) -> OutputV1 {
+    let kind = match &output.kind {
+        OutputKind::File { digest, executable } => KindV1::File {
+            digest: (*digest).into(),
+            executable: *executable,
+        },
+        OutputKind::Symlink { target } => KindV1::Symlink {
+            target: target.clone(),
+        },
+        OutputKind::Tree { listing } => KindV1::Tree {
+            listing: (*listing).into(),
+        },
+        OutputKind::Files { listing } => KindV1::Files {
+            listing: (*listing).into(),
+        },
+        OutputKind::Absent => KindV1::Absent,
+    };
+    OutputV1 {
+        path: output.path.clone(),
+        kind,
+    }
+}
+
+fn from_wire(wire: RecordV1) -> Result<Record, DecodeError> {
+    if wire.outputs.len() > MAX_OUTPUTS {
+        return Err(DecodeError::Invalid(format!(
+            "{} outputs",
+            wire.outputs.len()
+        )));
+    }
+    check_region(&wire.region)?;
+    let sandbox = |sandbox| match sandbox {
+        SandboxV1::Env => Sandbox::Env,
+    };
+    Ok(Record {
+        key: ActionKey(wire.key),
+        result: ActionResult {
+            exit_code: wire.exit_code,
+            outputs: wire
+                .outputs
+                .into_iter()
+                .map(output_from_wire)
+                .collect::<Result<_, _>>()?,
+            log: wire.log.map(Digest::from),
+        },
+        execution: Execution {
+            duration_ms: wire.duration_ms,
+            finished_at_ms: wire.finished_at_ms,
+            sandbox_asked: sandbox(wire.sandbox_asked),
+            sandbox_obtained: sandbox(wire.sandbox_obtained),
+            tools: wire.tools,
+            netbuild_version: wire.netbuild_version,
+            flaky: wire.flaky,
+            drift_checked: wire.drift_checked,
+            bound_to: wire.bound_to.map(Hash),
+        },
+        writer: PeerId(wire.writer),
+        region: wire.region,
+        hlc: Hlc(wire.hlc),
+    })
+}
+
+fn output_from_wire(wire: OutputV1) -> Result<Output, DecodeError> {
+    check_path(&wire.path)?;
+    let kind = match wire.kind {
+        KindV1::File { digest, executable } => OutputKind::File {
+            digest: digest.into(),
+            executable,
+        },
+        KindV1::Symlink { target } => OutputKind::Symlink { target },
+        KindV1::Tree { listing } => OutputKind::Tree {
+            listing: listing.into(),
+        },
+        KindV1::Files { listing } => OutputKind::Files {
+            listing: listing.into(),
+        },
+        KindV1::Absent => OutputKind::Absent,
+    };
+    Ok(Output {
+        path: wire.path,
+        kind,
+    })
+}
+
+/// A path that stays where it is put: relative, no empty name, no `.` or `..`, no NUL.
+pub(crate) fn check_path(path: &[u8]) -> Result<(), DecodeError> {
+    let fine = path.len() < 4096
+        && !path.contains(&0)
+        && path
+            .split(|byte| *byte == b'/')
+            .all(|name| !matches!(name, b"" | b"." | b".."));
+    if fine {
+        return Ok(());
+    }
+    Err(DecodeError::Invalid(format!(
+        "path `{}`",
+        path.escape_ascii()
+    )))
+}
+
+/// Letters, digits, `.`, `_` and `-`, at most [`MAX_REGION`] bytes; empty means none.
+pub fn check_region(region: &str) -> Result<(), DecodeError> {
+    let fine = region.len() <= MAX_REGION
+        && region
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if fine {
+        return Ok(());
+    }
+    Err(DecodeError::Invalid(format!(
+        "region `{}`",
+        region.escape_debug()
+    )))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn record(identity: &Identity) -> Record {
+        let digest = Digest::of(b"content");
+        let output = |path: &str, kind| Output {
+            path: path.into(),
+            kind,
+        };
+        Record {
+            key: ActionKey([9; 32]),
+            result: ActionResult {
+                exit_code: 0,
+                outputs: vec![
+                    output(
+                        "bin/api",
+                        OutputKind::File {
+                            digest,
+                            executable: true,
+                        },
+                    ),
+                    output(
+                        "bin/link",
+                        OutputKind::Symlink {
+                            target: b"api".to_vec(),
+                        },
+                    ),
+                    output("dist", OutputKind::Tree { listing: digest }),
+                    output("gone", OutputKind::Absent),
+                ],
+                log: Some(digest),
+            },
+            execution: Execution {
+                duration_ms: 1234,
+                finished_at_ms: 1_795_000_000_000,
+                sandbox_asked: Sandbox::Env,
+                sandbox_obtained: Sandbox::Env,
+                tools: vec!["rustc".into()],
+                netbuild_version: "0.1.0".into(),
+                flaky: false,
+                drift_checked: true,
+                bound_to: None,
+            },
+            writer: identity.peer_id(),
+            region: "us-east".into(),
+            hlc: Hlc(1 << 16),
+        }
+    }
+
+    #[test]
+    fn the_format_is_pinned() {
+        let sealed = SealedRecord::seal(
+            record(&Identity::from_seed(&[1; 32])),
+            &Identity::from_seed(&[1; 32]),
+        )
+        .unwrap();
+        assert_eq!(
+            Digest::of(sealed.as_bytes()).to_string(),
+            "cfbf1afbb0142b79547960ec90c57e80e1786e4f9d78fbf5751e83064cf4b62f/310"
+        );
+    }
+
+    #[test]
+    fn a_sealed_record_opens_to_what_was_sealed() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let sealed = SealedRecord::seal(record(&identity), &identity).unwrap();
+        let opened = SealedRecord::open(sealed.as_bytes()).unwrap();
+        assert_eq!(opened.record(), &record(&identity));
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let sealed = SealedRecord::seal(record(&identity), &identity).unwrap();
+        for bit in 0..sealed.as_bytes().len() * 8 {
+            let mut bytes = sealed.as_bytes().to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(SealedRecord::open(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn paths_that_escape_are_refused_even_when_signed() {
+        let identity = Identity::from_seed(&[1; 32]);
+        for path in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../b",
+            "a//b",
+            "./a",
+            "a/",
+            "a\0b",
+        ] {
+            let mut record = record(&identity);
+            record.result.outputs[0].path = path.into();
+            let sealed = SealedRecord::seal(record, &identity).unwrap();
+            assert!(SealedRecord::open(sealed.as_bytes()).is_err(), "{path:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = SealedRecord::open(&bytes);
+        }
+    }
+}
