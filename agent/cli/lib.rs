@@ -1,1 +1,42 @@
+//! Both programs: arguments, printing, progress and exit codes. Everything else is below.
 
+mod args;
+mod commands;
+mod errors;
+mod log;
+mod progress;
+
+use args::{AgentArgs, Args, Command};
+use clap::Parser as _;
+use errors::CliError;
+use netbuild_node::config::{Settings, resolve};
+use std::process::ExitCode;
+
+/// The program `netbuild`.
+pub fn netbuild_main() -> ExitCode {
+    // Before anything that could start a thread, see `supervisor`.
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == netbuild_runner::SPAWN_COMMAND) {
+        return ExitCode::from(u8::from(netbuild_runner::spawner_main() != 0));
+    }
+    let args = Args::parse();
+    let result = match args.command {
+        Command::Run(args) => commands::run(&args),
+        Command::Status(args) => commands::status(&args),
+        Command::Put(args) => commands::put(&args),
+        Command::Get(args) => commands::get(&args),
+        Command::Ticket(args) => commands::ticket(&args),
+        Command::Completions { shell } => commands::completions(shell),
+    };
+    result.unwrap_or_else(|error| error.print("netbuild"))
+}
+
+/// The program `netbuild-agent`.
+pub fn agent_main() -> ExitCode {
+    let args = AgentArgs::parse();
+    commands::agent(&args).unwrap_or_else(|error| error.print("netbuild-agent"))
+}
+
+/// The configuration with what the command line and the environment say.
+fn settings(flags: &netbuild_node::config::Flags) -> Result<Settings, CliError> {
+    resolve(flags, &|name| std::env::var_os(name)).map_err(CliError::usage)
+}

@@ -35,10 +35,7 @@ pub(crate) fn encode<T: Encode>(message: &T) -> Vec<u8> {
 /// Decodes a message of at most `LIMIT` bytes, which also bounds what decoding may allocate.
 pub(crate) fn decode<T: Decode<()>, const LIMIT: usize>(bytes: &[u8]) -> Result<T, DecodeError> {
     if bytes.len() > LIMIT {
-        return Err(DecodeError::TooLong {
-            len: bytes.len(),
-            limit: LIMIT,
-        });
+        return Err(DecodeError::TooLong { len: bytes.len(), limit: LIMIT });
     }
     let config = config::standard().with_limit::<LIMIT>();
     let (message, used) = bincode::decode_from_slice(bytes, config)

@@ -48,22 +48,11 @@ enum RequestV1 {
 }
 
 fn chunks_to_wire(chunks: &[Chunk]) -> Vec<ChunkV1> {
-    chunks
-        .iter()
-        .map(|chunk| ChunkV1 {
-            hash: chunk.hash.0,
-            len: chunk.len,
-        })
-        .collect()
+    chunks.iter().map(|chunk| ChunkV1 { hash: chunk.hash.0, len: chunk.len }).collect()
 }
 
 fn chunks_from_wire(wire: Vec<ChunkV1>) -> Vec<Chunk> {
-    wire.into_iter()
-        .map(|chunk| Chunk {
-            hash: Hash(chunk.hash),
-            len: chunk.len,
-        })
-        .collect()
+    wire.into_iter().map(|chunk| Chunk { hash: Hash(chunk.hash), len: chunk.len }).collect()
 }
 
 impl Request {
@@ -89,9 +78,7 @@ impl Request {
         };
         match request.items() {
             0..=MAX_ITEMS => Ok(request),
-            count => Err(DecodeError::Invalid(format!(
-                "{count} things asked for at once"
-            ))),
+            count => Err(DecodeError::Invalid(format!("{count} things asked for at once"))),
         }
     }
 
@@ -124,14 +111,8 @@ mod tests {
 
     #[test]
     fn requests_read_back_and_are_bounded() {
-        let chunk = Chunk {
-            hash: Hash([1; 32]),
-            len: u32::MAX,
-        };
-        let blob = Digest {
-            hash: Hash([2; 32]),
-            size: u64::MAX,
-        };
+        let chunk = Chunk { hash: Hash([1; 32]), len: u32::MAX };
+        let blob = Digest { hash: Hash([2; 32]), size: u64::MAX };
         for request in [
             Request::Records(vec![ActionKey([3; 32]); MAX_ITEMS]),
             Request::Manifests(vec![blob; MAX_ITEMS]),
@@ -147,27 +128,13 @@ mod tests {
     #[test]
     fn a_manifest_reads_back_only_for_its_blob() {
         let size = (MAX_CHUNK + 5) as u64;
-        let blob = Digest {
-            hash: Hash([2; 32]),
-            size,
-        };
-        let chunks = [(1, MAX_CHUNK as u32), (2, 5)].map(|(b, len)| Chunk {
-            hash: Hash([b; 32]),
-            len,
-        });
+        let blob = Digest { hash: Hash([2; 32]), size };
+        let chunks =
+            [(1, MAX_CHUNK as u32), (2, 5)].map(|(b, len)| Chunk { hash: Hash([b; 32]), len });
         let manifest = Manifest::new(blob, chunks.to_vec()).unwrap();
         let bytes = encode_manifest(&manifest);
         assert_eq!(decode_manifest(blob, &bytes).unwrap(), manifest);
-        assert!(
-            decode_manifest(
-                Digest {
-                    size: size + 1,
-                    ..blob
-                },
-                &bytes
-            )
-            .is_err()
-        );
+        assert!(decode_manifest(Digest { size: size + 1, ..blob }, &bytes).is_err());
     }
 
     proptest! {

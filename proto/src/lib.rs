@@ -7,8 +7,11 @@ mod codec;
 pub mod control;
 pub mod data;
 pub mod listing;
+pub mod log;
 pub mod membership;
 pub mod record;
+pub mod spawn;
 pub mod ticket;
+pub mod workspace;
 
 pub use codec::DecodeError;

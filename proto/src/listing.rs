@@ -13,10 +13,32 @@ const VERSION: u8 = 1;
 pub const MAX_LISTING: usize = 128 * 1024 * 1024;
 
 #[derive(Encode, Decode)]
-enum EntryV1 {
+pub(crate) enum EntryV1 {
     File { digest: DigestV1, executable: bool },
     Symlink { target: Vec<u8> },
     Directory,
+}
+
+impl From<Entry> for EntryV1 {
+    fn from(entry: Entry) -> Self {
+        match entry {
+            Entry::File { digest, executable } => Self::File { digest: digest.into(), executable },
+            Entry::Symlink { target } => Self::Symlink { target },
+            Entry::Directory => Self::Directory,
+        }
+    }
+}
+
+impl From<EntryV1> for Entry {
+    fn from(entry: EntryV1) -> Self {
+        match entry {
+            EntryV1::File { digest, executable } => {
+                Self::File { digest: digest.into(), executable }
+            }
+            EntryV1::Symlink { target } => Self::Symlink { target },
+            EntryV1::Directory => Self::Directory,
+        }
+    }
 }
 
 /// Encodes entries that are sorted by path, so that equal trees are equal blobs.
@@ -24,19 +46,7 @@ pub fn encode(entries: &[(Vec<u8>, Entry)]) -> Vec<u8> {
     debug_assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
     let wire: Vec<(&[u8], EntryV1)> = entries
         .iter()
-        .map(|(path, entry)| {
-            let entry = match entry {
-                Entry::File { digest, executable } => EntryV1::File {
-                    digest: (*digest).into(),
-                    executable: *executable,
-                },
-                Entry::Symlink { target } => EntryV1::Symlink {
-                    target: target.clone(),
-                },
-                Entry::Directory => EntryV1::Directory,
-            };
-            (path.as_slice(), entry)
-        })
+        .map(|(path, entry)| (path.as_slice(), EntryV1::from(entry.clone())))
         .collect();
     let mut bytes = vec![VERSION];
     bytes.extend(codec::encode(&wire));
@@ -55,15 +65,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>, DecodeError> {
         if entries.last().is_some_and(|(last, _)| *last >= path) {
             return Err(DecodeError::Invalid("listing is not sorted".into()));
         }
-        let entry = match entry {
-            EntryV1::File { digest, executable } => Entry::File {
-                digest: digest.into(),
-                executable,
-            },
-            EntryV1::Symlink { target } => Entry::Symlink { target },
-            EntryV1::Directory => Entry::Directory,
-        };
-        entries.push((path, entry));
+        entries.push((path, entry.into()));
     }
     Ok(entries)
 }
@@ -77,19 +79,8 @@ mod tests {
     fn entries() -> Vec<(Vec<u8>, Entry)> {
         vec![
             (b"a".to_vec(), Entry::Directory),
-            (
-                b"a/\xff".to_vec(),
-                Entry::File {
-                    digest: Digest::of(b"x"),
-                    executable: true,
-                },
-            ),
-            (
-                b"b".to_vec(),
-                Entry::Symlink {
-                    target: b"a".to_vec(),
-                },
-            ),
+            (b"a/\xff".to_vec(), Entry::File { digest: Digest::of(b"x"), executable: true }),
+            (b"b".to_vec(), Entry::Symlink { target: b"a".to_vec() }),
         ]
     }
 
@@ -105,10 +96,7 @@ mod tests {
     #[test]
     fn entries_that_escape_or_repeat_are_refused() {
         for path in ["..", "/a", "a/../../b", ""] {
-            assert!(
-                decode(&encode(&[(path.into(), Entry::Directory)])).is_err(),
-                "{path:?}"
-            );
+            assert!(decode(&encode(&[(path.into(), Entry::Directory)])).is_err(), "{path:?}");
         }
         let mut twice = vec![VERSION];
         let entry = || (b"a".to_vec(), EntryV1::Directory);

@@ -103,60 +103,32 @@ enum AnnouncementV1 {
 
 #[derive(Encode, Decode)]
 enum RequestV1 {
-    Admit {
-        proof: [u8; 32],
-        presence: PresenceV1,
-    },
-    Held {
-        after: Option<[u8; 32]>,
-    },
+    Admit { proof: [u8; 32], presence: PresenceV1 },
+    Held { after: Option<[u8; 32]> },
 }
 
 #[derive(Encode, Decode)]
 enum ResponseV1 {
-    Admitted {
-        proof: [u8; 32],
-        presence: PresenceV1,
-        members: Vec<SocketAddr>,
-    },
+    Admitted { proof: [u8; 32], presence: PresenceV1, members: Vec<SocketAddr> },
     Refused,
     Held(Vec<HeldV1>),
 }
 
 fn held_to_wire(held: &[Held]) -> Vec<HeldV1> {
-    held.iter()
-        .map(|held| HeldV1 {
-            key: held.key.0,
-            hlc: held.hlc.0,
-        })
-        .collect()
+    held.iter().map(|held| HeldV1 { key: held.key.0, hlc: held.hlc.0 }).collect()
 }
 
 fn held_from_wire(wire: Vec<HeldV1>) -> Result<Vec<Held>, DecodeError> {
     if wire.len() > MAX_HELD {
-        return Err(DecodeError::Invalid(format!(
-            "{} records at once",
-            wire.len()
-        )));
+        return Err(DecodeError::Invalid(format!("{} records at once", wire.len())));
     }
-    Ok(wire
-        .into_iter()
-        .map(|h| Held {
-            key: ActionKey(h.key),
-            hlc: Hlc(h.hlc),
-        })
-        .collect())
+    Ok(wire.into_iter().map(|h| Held { key: ActionKey(h.key), hlc: Hlc(h.hlc) }).collect())
 }
 
 fn presence_to_wire(presence: &Presence) -> PresenceV1 {
     PresenceV1 {
         region: presence.region.clone(),
-        mesh_addresses: presence
-            .mesh_addresses
-            .iter()
-            .take(MAX_ADDRESSES)
-            .copied()
-            .collect(),
+        mesh_addresses: presence.mesh_addresses.iter().take(MAX_ADDRESSES).copied().collect(),
         data_port: presence.data_port,
     }
 }
@@ -173,10 +145,7 @@ fn presence_from_wire(wire: PresenceV1) -> Result<Presence, DecodeError> {
 
 fn check_addresses(addresses: &[SocketAddr]) -> Result<(), DecodeError> {
     if addresses.len() > MAX_ADDRESSES {
-        return Err(DecodeError::Invalid(format!(
-            "{} addresses",
-            addresses.len()
-        )));
+        return Err(DecodeError::Invalid(format!("{} addresses", addresses.len())));
     }
     Ok(())
 }
@@ -203,26 +172,20 @@ impl Request {
     /// The bytes to be sent.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(&match self {
-            Self::Admit { proof, presence } => RequestV1::Admit {
-                proof: *proof,
-                presence: presence_to_wire(presence),
-            },
-            Self::Held { after } => RequestV1::Held {
-                after: after.map(|key| key.0),
-            },
+            Self::Admit { proof, presence } => {
+                RequestV1::Admit { proof: *proof, presence: presence_to_wire(presence) }
+            }
+            Self::Held { after } => RequestV1::Held { after: after.map(|key| key.0) },
         })
     }
 
     /// Reads and checks a request.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Ok(match codec::decode::<RequestV1, MAX_MESSAGE>(bytes)? {
-            RequestV1::Admit { proof, presence } => Self::Admit {
-                proof,
-                presence: presence_from_wire(presence)?,
-            },
-            RequestV1::Held { after } => Self::Held {
-                after: after.map(ActionKey),
-            },
+            RequestV1::Admit { proof, presence } => {
+                Self::Admit { proof, presence: presence_from_wire(presence)? }
+            }
+            RequestV1::Held { after } => Self::Held { after: after.map(ActionKey) },
         })
     }
 }
@@ -231,11 +194,7 @@ impl Response {
     /// The bytes to be sent.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(&match self {
-            Self::Admitted {
-                proof,
-                presence,
-                members,
-            } => ResponseV1::Admitted {
+            Self::Admitted { proof, presence, members } => ResponseV1::Admitted {
                 proof: *proof,
                 presence: presence_to_wire(presence),
                 members: members.iter().take(MAX_ADDRESSES).copied().collect(),
@@ -248,17 +207,9 @@ impl Response {
     /// Reads and checks a response.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Ok(match codec::decode::<ResponseV1, MAX_MESSAGE>(bytes)? {
-            ResponseV1::Admitted {
-                proof,
-                presence,
-                members,
-            } => {
+            ResponseV1::Admitted { proof, presence, members } => {
                 check_addresses(&members)?;
-                Self::Admitted {
-                    proof,
-                    presence: presence_from_wire(presence)?,
-                    members,
-                }
+                Self::Admitted { proof, presence: presence_from_wire(presence)?, members }
             }
             ResponseV1::Refused => Self::Refused,
             ResponseV1::Held(held) => Self::Held(held_from_wire(held)?),
@@ -281,36 +232,19 @@ mod tests {
 
     #[test]
     fn messages_read_back() {
-        let held = vec![
-            Held {
-                key: ActionKey([1; 32]),
-                hlc: Hlc(u64::MAX)
-            };
-            MAX_HELD
-        ];
-        for message in [
-            Announcement::Presence(presence()),
-            Announcement::Held(held.clone()),
-        ] {
+        let held = vec![Held { key: ActionKey([1; 32]), hlc: Hlc(u64::MAX) }; MAX_HELD];
+        for message in [Announcement::Presence(presence()), Announcement::Held(held.clone())] {
             assert!(message.encode().len() <= MAX_GOSSIP);
             assert_eq!(Announcement::decode(&message.encode()).unwrap(), message);
         }
         let after = Some(ActionKey([3; 32]));
-        for message in [
-            Request::Admit {
-                proof: [4; 32],
-                presence: presence(),
-            },
-            Request::Held { after },
-        ] {
+        for message in
+            [Request::Admit { proof: [4; 32], presence: presence() }, Request::Held { after }]
+        {
             assert_eq!(Request::decode(&message.encode()).unwrap(), message);
         }
         let members = vec!["[::1]:9".parse().unwrap()];
-        let admitted = Response::Admitted {
-            proof: [5; 32],
-            presence: presence(),
-            members,
-        };
+        let admitted = Response::Admitted { proof: [5; 32], presence: presence(), members };
         for message in [admitted, Response::Refused, Response::Held(held)] {
             assert_eq!(Response::decode(&message.encode()).unwrap(), message);
         }

@@ -6,6 +6,7 @@
 use crate::codec::{self, DecodeError};
 use bincode::{Decode, Encode};
 use netbuild_core::{
+    cache::NewRecord,
     digest::{Digest, Hash},
     hlc::Hlc,
     key::ActionKey,
@@ -32,24 +33,18 @@ pub(crate) struct DigestV1 {
 
 impl From<Digest> for DigestV1 {
     fn from(digest: Digest) -> Self {
-        Self {
-            hash: digest.hash.0,
-            size: digest.size,
-        }
+        Self { hash: digest.hash.0, size: digest.size }
     }
 }
 
 impl From<DigestV1> for Digest {
     fn from(digest: DigestV1) -> Self {
-        Self {
-            hash: Hash(digest.hash),
-            size: digest.size,
-        }
+        Self { hash: Hash(digest.hash), size: digest.size }
     }
 }
 
 #[derive(Encode, Decode)]
-enum KindV1 {
+pub(crate) enum KindV1 {
     File { digest: DigestV1, executable: bool },
     Symlink { target: Vec<u8> },
     Tree { listing: DigestV1 },
@@ -58,7 +53,7 @@ enum KindV1 {
 }
 
 #[derive(Encode, Decode)]
-struct OutputV1 {
+pub(crate) struct OutputV1 {
     path: Vec<u8>,
     kind: KindV1,
 }
@@ -69,11 +64,14 @@ enum SandboxV1 {
 }
 
 #[derive(Encode, Decode)]
-struct RecordV1 {
-    key: [u8; 32],
+struct ResultV1 {
     exit_code: i32,
     outputs: Vec<OutputV1>,
     log: Option<DigestV1>,
+}
+
+#[derive(Encode, Decode)]
+struct ExecutionV1 {
     duration_ms: u64,
     finished_at_ms: u64,
     sandbox_asked: SandboxV1,
@@ -83,6 +81,20 @@ struct RecordV1 {
     flaky: bool,
     drift_checked: bool,
     bound_to: Option<[u8; 32]>,
+    local: bool,
+}
+
+/// A result that is not signed yet: what a runner tells the agent next to it.
+#[derive(Encode, Decode)]
+pub(crate) struct NewRecordV1 {
+    key: [u8; 32],
+    result: ResultV1,
+    execution: ExecutionV1,
+}
+
+#[derive(Encode, Decode)]
+struct RecordV1 {
+    new: NewRecordV1,
     writer: [u8; 32],
     region: String,
     hlc: u64,
@@ -119,19 +131,13 @@ impl SealedRecord {
         if bytes.len() > MAX_RECORD || record.result.outputs.len() > MAX_OUTPUTS {
             return Err(RecordTooLarge(bytes.len()));
         }
-        Ok(Self {
-            bytes: bytes.into(),
-            record: Arc::new(record),
-        })
+        Ok(Self { bytes: bytes.into(), record: Arc::new(record) })
     }
 
     /// Checks version, limits, paths and the writer's signature.
     pub fn open(bytes: &[u8]) -> Result<Self, DecodeError> {
         if bytes.len() > MAX_RECORD {
-            return Err(DecodeError::TooLong {
-                len: bytes.len(),
-                limit: MAX_RECORD,
-            });
+            return Err(DecodeError::TooLong { len: bytes.len(), limit: MAX_RECORD });
         }
         let (signed, signature) = bytes
             .split_last_chunk::<64>()
@@ -147,10 +153,7 @@ impl SealedRecord {
                 record.writer.short()
             )));
         }
-        Ok(Self {
-            bytes: bytes.into(),
-            record: Arc::new(record),
-        })
+        Ok(Self { bytes: bytes.into(), record: Arc::new(record) })
     }
 
     /// The record.
@@ -165,15 +168,31 @@ impl SealedRecord {
 }
 
 fn to_wire(record: &Record) -> RecordV1 {
-    let execution = &record.execution;
+    RecordV1 {
+        new: NewRecordV1 {
+            key: record.key.0,
+            result: result_to_wire(&record.result),
+            execution: execution_to_wire(&record.execution),
+        },
+        writer: record.writer.0,
+        region: record.region.clone(),
+        hlc: record.hlc.0,
+    }
+}
+
+fn result_to_wire(result: &ActionResult) -> ResultV1 {
+    ResultV1 {
+        exit_code: result.exit_code,
+        outputs: result.outputs.iter().map(output_to_wire).collect(),
+        log: result.log.map(DigestV1::from),
+    }
+}
+
+fn execution_to_wire(execution: &Execution) -> ExecutionV1 {
     let sandbox = |sandbox| match sandbox {
         Sandbox::Env => SandboxV1::Env,
     };
-    RecordV1 {
-        key: record.key.0,
-        exit_code: record.result.exit_code,
-        outputs: record.result.outputs.iter().map(output_to_wire).collect(),
-        log: record.result.log.map(DigestV1::from),
+    ExecutionV1 {
         duration_ms: execution.duration_ms,
         finished_at_ms: execution.finished_at_ms,
         sandbox_asked: sandbox(execution.sandbox_asked),
@@ -183,125 +202,117 @@ fn to_wire(record: &Record) -> RecordV1 {
         flaky: execution.flaky,
         drift_checked: execution.drift_checked,
         bound_to: execution.bound_to.map(|hash| hash.0),
-        writer: record.writer.0,
-        region: record.region.clone(),
-        hlc: record.hlc.0,
+        local: execution.local,
     }
 }
 
-fn output_to_wire(output: &Output) -> OutputV1 {
+impl From<&NewRecord> for NewRecordV1 {
+    fn from(record: &NewRecord) -> Self {
+        Self {
+            key: record.key.0,
+            result: result_to_wire(&record.result),
+            execution: execution_to_wire(&record.execution),
+        }
+    }
+}
+
+impl TryFrom<NewRecordV1> for NewRecord {
+    type Error = DecodeError;
+
+    fn try_from(wire: NewRecordV1) -> Result<Self, DecodeError> {
+        let NewRecordV1 { key, result, execution } = wire;
+        if result.outputs.len() > MAX_OUTPUTS {
+            return Err(DecodeError::Invalid(format!("{} outputs", result.outputs.len())));
+        }
+        let sandbox = |sandbox| match sandbox {
+            SandboxV1::Env => Sandbox::Env,
+        };
+        Ok(Self {
+            key: ActionKey(key),
+            result: ActionResult {
+                exit_code: result.exit_code,
+                outputs: result
+                    .outputs
+                    .into_iter()
+                    .map(output_from_wire)
+                    .collect::<Result<_, _>>()?,
+                log: result.log.map(Digest::from),
+            },
+            execution: Execution {
+                duration_ms: execution.duration_ms,
+                finished_at_ms: execution.finished_at_ms,
+                sandbox_asked: sandbox(execution.sandbox_asked),
+                sandbox_obtained: sandbox(execution.sandbox_obtained),
+                tools: execution.tools,
+                netbuild_version: execution.netbuild_version,
+                flaky: execution.flaky,
+                drift_checked: execution.drift_checked,
+                bound_to: execution.bound_to.map(Hash),
+                local: execution.local,
+            },
+        })
+    }
+}
+
+pub(crate) fn output_to_wire(output: &Output) -> OutputV1 {
     let kind = match &output.kind {
-        OutputKind::File { digest, executable } => KindV1::File {
-            digest: (*digest).into(),
-            executable: *executable,
-        },
-        OutputKind::Symlink { target } => KindV1::Symlink {
-            target: target.clone(),
-        },
-        OutputKind::Tree { listing } => KindV1::Tree {
-            listing: (*listing).into(),
-        },
-        OutputKind::Files { listing } => KindV1::Files {
-            listing: (*listing).into(),
-        },
+        OutputKind::File { digest, executable } => {
+            KindV1::File { digest: (*digest).into(), executable: *executable }
+        }
+        OutputKind::Symlink { target } => KindV1::Symlink { target: target.clone() },
+        OutputKind::Tree { listing } => KindV1::Tree { listing: (*listing).into() },
+        OutputKind::Files { listing } => KindV1::Files { listing: (*listing).into() },
         OutputKind::Absent => KindV1::Absent,
     };
-    OutputV1 {
-        path: output.path.clone(),
-        kind,
-    }
+    OutputV1 { path: output.path.clone(), kind }
 }
 
 fn from_wire(wire: RecordV1) -> Result<Record, DecodeError> {
-    if wire.outputs.len() > MAX_OUTPUTS {
-        return Err(DecodeError::Invalid(format!(
-            "{} outputs",
-            wire.outputs.len()
-        )));
-    }
     check_region(&wire.region)?;
-    let sandbox = |sandbox| match sandbox {
-        SandboxV1::Env => Sandbox::Env,
-    };
+    let NewRecord { key, result, execution } = wire.new.try_into()?;
     Ok(Record {
-        key: ActionKey(wire.key),
-        result: ActionResult {
-            exit_code: wire.exit_code,
-            outputs: wire
-                .outputs
-                .into_iter()
-                .map(output_from_wire)
-                .collect::<Result<_, _>>()?,
-            log: wire.log.map(Digest::from),
-        },
-        execution: Execution {
-            duration_ms: wire.duration_ms,
-            finished_at_ms: wire.finished_at_ms,
-            sandbox_asked: sandbox(wire.sandbox_asked),
-            sandbox_obtained: sandbox(wire.sandbox_obtained),
-            tools: wire.tools,
-            netbuild_version: wire.netbuild_version,
-            flaky: wire.flaky,
-            drift_checked: wire.drift_checked,
-            bound_to: wire.bound_to.map(Hash),
-        },
+        key,
+        result,
+        execution,
         writer: PeerId(wire.writer),
         region: wire.region,
         hlc: Hlc(wire.hlc),
     })
 }
 
-fn output_from_wire(wire: OutputV1) -> Result<Output, DecodeError> {
+pub(crate) fn output_from_wire(wire: OutputV1) -> Result<Output, DecodeError> {
     check_path(&wire.path)?;
     let kind = match wire.kind {
-        KindV1::File { digest, executable } => OutputKind::File {
-            digest: digest.into(),
-            executable,
-        },
+        KindV1::File { digest, executable } => {
+            OutputKind::File { digest: digest.into(), executable }
+        }
         KindV1::Symlink { target } => OutputKind::Symlink { target },
-        KindV1::Tree { listing } => OutputKind::Tree {
-            listing: listing.into(),
-        },
-        KindV1::Files { listing } => OutputKind::Files {
-            listing: listing.into(),
-        },
+        KindV1::Tree { listing } => OutputKind::Tree { listing: listing.into() },
+        KindV1::Files { listing } => OutputKind::Files { listing: listing.into() },
         KindV1::Absent => OutputKind::Absent,
     };
-    Ok(Output {
-        path: wire.path,
-        kind,
-    })
+    Ok(Output { path: wire.path, kind })
 }
 
 /// A path that stays where it is put: relative, no empty name, no `.` or `..`, no NUL.
 pub(crate) fn check_path(path: &[u8]) -> Result<(), DecodeError> {
     let fine = path.len() < 4096
         && !path.contains(&0)
-        && path
-            .split(|byte| *byte == b'/')
-            .all(|name| !matches!(name, b"" | b"." | b".."));
+        && path.split(|byte| *byte == b'/').all(|name| !matches!(name, b"" | b"." | b".."));
     if fine {
         return Ok(());
     }
-    Err(DecodeError::Invalid(format!(
-        "path `{}`",
-        path.escape_ascii()
-    )))
+    Err(DecodeError::Invalid(format!("path `{}`", path.escape_ascii())))
 }
 
 /// Letters, digits, `.`, `_` and `-`, at most [`MAX_REGION`] bytes; empty means none.
 pub fn check_region(region: &str) -> Result<(), DecodeError> {
     let fine = region.len() <= MAX_REGION
-        && region
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        && region.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     if fine {
         return Ok(());
     }
-    Err(DecodeError::Invalid(format!(
-        "region `{}`",
-        region.escape_debug()
-    )))
+    Err(DecodeError::Invalid(format!("region `{}`", region.escape_debug())))
 }
 
 #[cfg(test)]
@@ -311,28 +322,14 @@ pub(crate) mod tests {
 
     pub(crate) fn record(identity: &Identity) -> Record {
         let digest = Digest::of(b"content");
-        let output = |path: &str, kind| Output {
-            path: path.into(),
-            kind,
-        };
+        let output = |path: &str, kind| Output { path: path.into(), kind };
         Record {
             key: ActionKey([9; 32]),
             result: ActionResult {
                 exit_code: 0,
                 outputs: vec![
-                    output(
-                        "bin/api",
-                        OutputKind::File {
-                            digest,
-                            executable: true,
-                        },
-                    ),
-                    output(
-                        "bin/link",
-                        OutputKind::Symlink {
-                            target: b"api".to_vec(),
-                        },
-                    ),
+                    output("bin/api", OutputKind::File { digest, executable: true }),
+                    output("bin/link", OutputKind::Symlink { target: b"api".to_vec() }),
                     output("dist", OutputKind::Tree { listing: digest }),
                     output("gone", OutputKind::Absent),
                 ],
@@ -348,6 +345,7 @@ pub(crate) mod tests {
                 flaky: false,
                 drift_checked: true,
                 bound_to: None,
+                local: false,
             },
             writer: identity.peer_id(),
             region: "us-east".into(),
@@ -364,7 +362,7 @@ pub(crate) mod tests {
         .unwrap();
         assert_eq!(
             Digest::of(sealed.as_bytes()).to_string(),
-            "cfbf1afbb0142b79547960ec90c57e80e1786e4f9d78fbf5751e83064cf4b62f/310"
+            "a49fdac6da80904ac9825647c9f98bb58e71cfc076654e311bf070c4f4520616/311"
         );
     }
 
@@ -390,16 +388,7 @@ pub(crate) mod tests {
     #[test]
     fn paths_that_escape_are_refused_even_when_signed() {
         let identity = Identity::from_seed(&[1; 32]);
-        for path in [
-            "",
-            "/etc/passwd",
-            "../x",
-            "a/../b",
-            "a//b",
-            "./a",
-            "a/",
-            "a\0b",
-        ] {
+        for path in ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/", "a\0b"] {
             let mut record = record(&identity);
             record.result.outputs[0].path = path.into();
             let sealed = SealedRecord::seal(record, &identity).unwrap();

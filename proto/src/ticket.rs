@@ -63,10 +63,7 @@ impl FromStr for Ticket {
             .map_err(|_| DecodeError::Malformed("the ticket is cut or mistyped".into()))?;
         let wire = codec::decode::<TicketV1, MAX_BYTES>(&bytes)?;
         if wire.addresses.is_empty() || wire.addresses.len() > MAX_ADDRESSES {
-            return Err(DecodeError::Invalid(format!(
-                "{} addresses",
-                wire.addresses.len()
-            )));
+            return Err(DecodeError::Invalid(format!("{} addresses", wire.addresses.len())));
         }
         Ok(Self {
             peer: PeerId(wire.peer),
@@ -84,24 +81,13 @@ mod tests {
     fn a_ticket_is_one_word_that_reads_back() {
         let ticket = Ticket {
             peer: PeerId([1; 32]),
-            addresses: vec![
-                "127.0.0.1:4001".parse().unwrap(),
-                "[::1]:4001".parse().unwrap(),
-            ],
+            addresses: vec!["127.0.0.1:4001".parse().unwrap(), "[::1]:4001".parse().unwrap()],
             mesh_key: MeshKey([2; 32]),
         };
         let text = ticket.to_string();
-        assert!(
-            text.starts_with("netbuild1") && text.chars().all(char::is_alphanumeric),
-            "{text}"
-        );
+        assert!(text.starts_with("netbuild1") && text.chars().all(char::is_alphanumeric), "{text}");
         assert_eq!(text.parse::<Ticket>().unwrap(), ticket);
-        for bad in [
-            "",
-            "netbuild1",
-            &text[..text.len() - 3],
-            &text.replace('1', "8"),
-        ] {
+        for bad in ["", "netbuild1", &text[..text.len() - 3], &text.replace('1', "8")] {
             assert!(bad.parse::<Ticket>().is_err(), "{bad}");
         }
     }

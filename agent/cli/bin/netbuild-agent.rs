@@ -1,1 +1,5 @@
-fn main() {}
+//! `netbuild-agent`: one member of the mesh.
+
+fn main() -> std::process::ExitCode {
+    netbuild_cli::agent_main()
+}

@@ -9,7 +9,7 @@ use crate::{
     peer::PeerId,
     record::{ActionResult, Execution, Record},
 };
-use std::{fmt, io::Read};
+use std::{fmt, io::Read, path::Path};
 
 /// Where a hit came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,19 +40,19 @@ impl fmt::Display for Source {
 pub struct Hit {
     /// The record, its signature checked.
     pub record: Record,
-    /// Where the record was.
+    /// Where the record was, or its blobs when those came from farther away.
     pub source: Source,
+    /// Payload bytes that other agents sent to make the hit complete here.
+    pub bytes: u64,
 }
 
-/// What it took to bring blobs to this disk.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// What it took to bring a blob to this disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fetched {
+    /// Where it was.
+    pub source: Source,
     /// Payload bytes that other agents sent.
     pub bytes: u64,
-    /// The agents that sent something.
-    pub sources: Vec<Source>,
-    /// Blobs that could not be had anywhere.
-    pub missing: Vec<Digest>,
 }
 
 /// A result to be recorded; the cache adds who and when, and signs.
@@ -64,6 +64,26 @@ pub struct NewRecord {
     pub result: ActionResult,
     /// How it came about.
     pub execution: Execution,
+}
+
+/// Bytes to be kept.
+pub enum Content<'a> {
+    /// In memory.
+    Bytes(&'a [u8]),
+    /// In a file that nobody writes any more.
+    File(&'a Path),
+    /// Still to arrive. Unlike the others, it can be read once only.
+    Reader(&'a mut dyn Read),
+}
+
+impl fmt::Debug for Content<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Reader(_) => f.write_str("Reader"),
+        }
+    }
 }
 
 /// The cache could not do what it was asked. Never a reason to fail a build.
@@ -79,18 +99,19 @@ pub enum CacheError {
 
 /// Where results are kept. Calls block; every implementation may be used from several threads.
 pub trait Cache: Send + Sync + fmt::Debug {
-    /// The record of an action, from here or from a peer. `None` is a miss.
+    /// The record of an action, once every blob that it names, and that its listings name, is on
+    /// this disk. `None` is a miss.
     fn lookup(&self, key: &ActionKey) -> Result<Option<Hit>, CacheError>;
 
-    /// Brings blobs to this disk, so that [`Cache::open`] finds them.
-    fn fetch(&self, blobs: &[Digest]) -> Result<Fetched, CacheError>;
+    /// Brings a blob to this disk, so that [`Cache::open`] finds it. `None` when nobody has it.
+    fn fetch(&self, blob: &Digest) -> Result<Option<Fetched>, CacheError>;
 
     /// Opens a blob on this disk. The reader verifies: it ends with an error, and not with the
     /// end of the file, when the bytes are not those that the digest names.
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError>;
 
-    /// Keeps the bytes that `content` yields; they must be those that `blob` names.
-    fn put_blob(&self, blob: &Digest, content: &mut dyn Read) -> Result<(), CacheError>;
+    /// Keeps `content`, which must be the bytes that `blob` names.
+    fn put_blob(&self, blob: &Digest, content: Content<'_>) -> Result<(), CacheError>;
 
     /// Keeps a result whose blobs were put before, and announces it.
     fn put_record(&self, record: NewRecord) -> Result<(), CacheError>;

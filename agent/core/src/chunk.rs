@@ -54,35 +54,20 @@ impl Manifest {
         if chunks.len() > MAX_CHUNKS {
             return Err(ManifestError::Count(chunks.len()));
         }
-        if let Some(bad) = chunks
-            .iter()
-            .find(|c| c.len == 0 || c.len as usize > MAX_CHUNK)
-        {
+        if let Some(bad) = chunks.iter().find(|c| c.len == 0 || c.len as usize > MAX_CHUNK) {
             return Err(ManifestError::Length(bad.len));
         }
         let sum = chunks.iter().map(|c| u64::from(c.len)).sum();
         if sum != blob.size {
-            return Err(ManifestError::Sum {
-                sum,
-                size: blob.size,
-            });
+            return Err(ManifestError::Sum { sum, size: blob.size });
         }
         Ok(Self { blob, chunks })
     }
 
     /// The manifest of a blob of at most [`MAX_CHUNK`] bytes: itself, or nothing when it is empty.
     pub fn single(blob: Digest) -> Option<Self> {
-        let len = u32::try_from(blob.size)
-            .ok()
-            .filter(|len| *len as usize <= MAX_CHUNK)?;
-        let chunks = if len == 0 {
-            Vec::new()
-        } else {
-            vec![Chunk {
-                hash: blob.hash,
-                len,
-            }]
-        };
+        let len = u32::try_from(blob.size).ok().filter(|len| *len as usize <= MAX_CHUNK)?;
+        let chunks = if len == 0 { Vec::new() } else { vec![Chunk { hash: blob.hash, len }] };
         Some(Self { blob, chunks })
     }
 
@@ -135,10 +120,7 @@ impl Chunker {
     fn cut(&mut self, start: usize) -> usize {
         let rest = &self.pending[start..];
         let len = first_cut(rest, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK, 0);
-        self.chunks.push(Chunk {
-            hash: Hash::of(&rest[..len]),
-            len: len as u32,
-        });
+        self.chunks.push(Chunk { hash: Hash::of(&rest[..len]), len: len as u32 });
         len
     }
 
@@ -152,10 +134,7 @@ impl Chunker {
         while start < self.pending.len() {
             start += self.cut(start);
         }
-        Manifest {
-            blob,
-            chunks: self.chunks,
-        }
+        Manifest { blob, chunks: self.chunks }
     }
 }
 
@@ -187,9 +166,7 @@ mod tests {
 
     fn manifest_of(bytes: &[u8], piece: usize) -> Manifest {
         let mut chunker = Chunker::new();
-        bytes
-            .chunks(piece.max(1))
-            .for_each(|piece| chunker.update(piece));
+        bytes.chunks(piece.max(1)).for_each(|piece| chunker.update(piece));
         chunker.finish()
     }
 
@@ -198,18 +175,10 @@ mod tests {
         for len in [0, 1, MAX_CHUNK] {
             let bytes = noise(len, 1);
             let manifest = manifest_of(&bytes, 4096);
-            assert_eq!(
-                Some(&manifest),
-                Manifest::single(Digest::of(&bytes)).as_ref()
-            );
+            assert_eq!(Some(&manifest), Manifest::single(Digest::of(&bytes)).as_ref());
             assert_eq!(manifest.chunks().len(), usize::from(len > 0));
         }
-        assert!(
-            manifest_of(&noise(MAX_CHUNK + 1, 1), 1 << 20)
-                .chunks()
-                .len()
-                > 1
-        );
+        assert!(manifest_of(&noise(MAX_CHUNK + 1, 1), 1 << 20).chunks().len() > 1);
     }
 
     #[test]
@@ -219,36 +188,20 @@ mod tests {
         new.splice(3 << 20..3 << 20, *b"a few bytes more");
         let (old, new) = (manifest_of(&old, 1 << 16), manifest_of(&new, 1 << 16));
         let known: std::collections::HashSet<_> = old.chunks().iter().map(|c| c.hash).collect();
-        let changed = new
-            .chunks()
-            .iter()
-            .filter(|c| !known.contains(&c.hash))
-            .count();
+        let changed = new.chunks().iter().filter(|c| !known.contains(&c.hash)).count();
         assert!(changed <= 2, "{changed} of {}", new.chunks().len());
     }
 
     #[test]
     fn a_hostile_manifest_is_refused() {
-        let blob = Digest {
-            hash: Hash([1; 32]),
-            size: 10,
-        };
-        let chunk = |len| Chunk {
-            hash: Hash([2; 32]),
-            len,
-        };
-        assert!(matches!(
-            Manifest::new(blob, vec![chunk(9)]),
-            Err(ManifestError::Sum { .. })
-        ));
+        let blob = Digest { hash: Hash([1; 32]), size: 10 };
+        let chunk = |len| Chunk { hash: Hash([2; 32]), len };
+        assert!(matches!(Manifest::new(blob, vec![chunk(9)]), Err(ManifestError::Sum { .. })));
         assert!(matches!(
             Manifest::new(blob, vec![chunk(10), chunk(0)]),
             Err(ManifestError::Length(0))
         ));
-        let huge = Digest {
-            size: u64::from(u32::MAX),
-            ..blob
-        };
+        let huge = Digest { size: u64::from(u32::MAX), ..blob };
         assert!(matches!(
             Manifest::new(huge, vec![chunk(u32::MAX)]),
             Err(ManifestError::Length(_))

@@ -78,10 +78,7 @@ pub struct Digest {
 impl Digest {
     /// The digest of bytes that are already in memory.
     pub fn of(bytes: &[u8]) -> Self {
-        Self {
-            hash: Hash::of(bytes),
-            size: bytes.len() as u64,
-        }
+        Self { hash: Hash::of(bytes), size: bytes.len() as u64 }
     }
 
     /// Whether `bytes` are the bytes that this digest names.
@@ -111,10 +108,7 @@ impl FromStr for Digest {
         if size.is_empty() || !size.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(error());
         }
-        Ok(Self {
-            hash: hash.parse()?,
-            size: size.parse().map_err(|_| error())?,
-        })
+        Ok(Self { hash: hash.parse()?, size: size.parse().map_err(|_| error())? })
     }
 }
 
@@ -142,10 +136,7 @@ impl DigestBuilder {
 
     /// The digest of all pieces in their order.
     pub fn finish(&self) -> Digest {
-        Digest {
-            hash: Hash(*self.hasher.finalize().as_bytes()),
-            size: self.hasher.count(),
-        }
+        Digest { hash: Hash(*self.hasher.finalize().as_bytes()), size: self.hasher.count() }
     }
 }
 
@@ -165,13 +156,7 @@ mod tests {
     fn text_and_digest_are_one_to_one() {
         let digest = Digest::of(b"hello");
         assert_eq!(digest.to_string().parse(), Ok(digest));
-        for bad in [
-            "",
-            "/",
-            "ab/1",
-            &format!("{}/", digest.hash),
-            &format!("{}/+1", digest.hash),
-        ] {
+        for bad in ["", "/", "ab/1", &format!("{}/", digest.hash), &format!("{}/+1", digest.hash)] {
             assert!(bad.parse::<Digest>().is_err(), "{bad:?}");
         }
         assert!("é".repeat(32).parse::<Hash>().is_err());

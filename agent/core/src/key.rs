@@ -118,11 +118,7 @@ impl Action {
     pub fn key(&self) -> ActionKey {
         let mut encoder = Encoder::default();
         encoder.field(0x01, |e| e.byte(FORMAT));
-        for (tag, text) in [
-            (0x02, &self.namespace),
-            (0x03, &self.salt),
-            (0x04, &self.key_salt),
-        ] {
+        for (tag, text) in [(0x02, &self.namespace), (0x03, &self.salt), (0x04, &self.key_salt)] {
             if let Some(text) = text {
                 encoder.field(tag, |e| e.bytes(text.as_bytes()));
             }
@@ -149,9 +145,7 @@ impl Action {
         });
         encoder.field(0x09, |e| {
             e.count(self.secret_env.len());
-            self.secret_env
-                .iter()
-                .for_each(|name| e.bytes(name.as_bytes()));
+            self.secret_env.iter().for_each(|name| e.bytes(name.as_bytes()));
         });
         if let Some(platform) = &self.platform {
             encoder.field(0x0a, |e| {
@@ -212,11 +206,7 @@ mod tests {
             env: [("A".into(), "1".into()), ("B".into(), "2".into())].into(),
             pass_env: [("GOFLAGS".into(), None)].into(),
             secret_env: ["TOKEN".into()].into(),
-            platform: Some(Platform {
-                os: "linux".into(),
-                arch: "x86_64".into(),
-                libc: None,
-            }),
+            platform: Some(Platform { os: "linux".into(), arch: "x86_64".into(), libc: None }),
             tools: [("cat".into(), (ToolMode::Path, Hash([3; 32])))].into(),
             input_root: Hash([4; 32]),
             outputs: [OutputDeclaration {

@@ -15,8 +15,7 @@ impl PeerId {
     /// Whether `signature` is this peer's signature over `message`.
     pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
-            key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature))
-                .is_ok()
+            key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
         })
     }
 
@@ -104,11 +103,7 @@ mod tests {
         assert!(text.starts_with("12D3KooW"), "{text}");
         assert_eq!(text.parse(), Ok(id));
         assert!("12D3KooW".parse::<PeerId>().is_err());
-        assert!(
-            "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"
-                .parse::<PeerId>()
-                .is_err()
-        );
+        assert!("QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N".parse::<PeerId>().is_err());
     }
 
     #[test]

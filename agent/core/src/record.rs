@@ -107,8 +107,17 @@ pub struct Execution {
     /// Whether every input was found unchanged after the command ended.
     pub drift_checked: bool,
     /// Hash of the workspace path when an output contains that path: the result is then good in
-    /// that workspace only, and is not announced.
+    /// that workspace only.
     pub bound_to: Option<Hash>,
+    /// Whether the graph says that the result stays with this agent.
+    pub local: bool,
+}
+
+impl Execution {
+    /// Whether other agents may hear of the result.
+    pub fn is_shared(&self) -> bool {
+        !self.local && self.bound_to.is_none()
+    }
 }
 
 /// An action result with its provenance; the only mutable value in the mesh, keyed by `key`.
@@ -131,10 +140,6 @@ pub struct Record {
 impl Record {
     /// The blobs that the record itself names. Listings name more.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.result
-            .outputs
-            .iter()
-            .filter_map(Output::blob)
-            .chain(self.result.log)
+        self.result.outputs.iter().filter_map(Output::blob).chain(self.result.log)
     }
 }

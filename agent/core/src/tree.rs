@@ -8,7 +8,7 @@ use crate::{
 use std::collections::BTreeMap;
 
 /// What stands at a path. Paths are bytes with `/` between names, relative to the workspace.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Entry {
     /// A regular file; of its mode only "may its owner execute it" counts.
     File {
@@ -54,16 +54,11 @@ fn insert<'a>(
     entry: &'a Entry,
 ) -> Result<(), TreeError> {
     let clash = || TreeError(path.to_vec());
-    let mut names = path
-        .split(|byte| *byte == b'/')
-        .filter(|name| !name.is_empty())
-        .peekable();
+    let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).peekable();
     let mut directory = root;
     while let Some(name) = names.next() {
         if names.peek().is_some() || *entry == Entry::Directory {
-            let node = directory
-                .entry(name)
-                .or_insert_with(|| Node::Directory(BTreeMap::new()));
+            let node = directory.entry(name).or_insert_with(|| Node::Directory(BTreeMap::new()));
             let Node::Directory(inner) = node else {
                 return Err(clash());
             };
@@ -113,10 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn file(content: &str, executable: bool) -> Entry {
-        Entry::File {
-            digest: Digest::of(content.as_bytes()),
-            executable,
-        }
+        Entry::File { digest: Digest::of(content.as_bytes()), executable }
     }
 
     fn root(entries: &[(&str, Entry)]) -> Result<Hash, TreeError> {
@@ -128,12 +120,7 @@ mod tests {
         let tree = [
             ("src/main.rs", file("fn main() {}", false)),
             ("src/run.sh", file("#!/bin/sh\n", true)),
-            (
-                "link",
-                Entry::Symlink {
-                    target: b"src/main.rs".to_vec(),
-                },
-            ),
+            ("link", Entry::Symlink { target: b"src/main.rs".to_vec() }),
             ("empty", Entry::Directory),
         ];
         assert_eq!(
@@ -155,12 +142,7 @@ mod tests {
             &[("a/c", file("x", false))],
             &[("ab", file("x", false))],
             &[("a/b", file("x", false)), ("a/d", Entry::Directory)],
-            &[(
-                "a/b",
-                Entry::Symlink {
-                    target: b"x".to_vec(),
-                },
-            )],
+            &[("a/b", Entry::Symlink { target: b"x".to_vec() })],
         ];
         for other in others {
             assert_ne!(root(&base), root(other), "{other:?}");

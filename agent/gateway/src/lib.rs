@@ -1,1 +1,10 @@
+//! Front doors of the process that owns a data directory. So far: the control socket, through
+//! which the commands of netbuild on this machine reach it.
 
+mod client;
+mod server;
+mod socket;
+
+pub use client::{ConnectError, SocketCache};
+pub use server::{ControlServer, Door};
+pub use socket::path as socket_path;

@@ -1,1 +1,35 @@
+//! Runs the tasks of a graph next to a cache.
+//!
+//! It sees a [`Cache`](netbuild_core::cache::Cache) and never a peer. What it promises: a task is
+//! restored or left alone only when its inputs and outputs are exactly those of a run that
+//! succeeded; nothing outside the workspace is written; no process outlives the run; and no
+//! trouble with the cache fails a task.
+//!
+//! [`run()`] takes tasks from the schedule of `core`; `task` says what happens to one of them.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("the runner needs openat2, pidfd and subreapers of Linux");
+
+mod beneath;
+mod environment;
+mod event;
+mod files;
+mod inputs;
+mod masking;
+mod outputs;
+mod process;
+mod restore;
+mod run;
+mod summary;
+mod supervisor;
+mod task;
+mod tools;
+mod workspace;
+
+pub use environment::Caller;
+pub use event::{Ended, Event, Observer};
+pub use process::Cancel;
+pub use run::{Options, run};
+pub use summary::{Hits, Summary};
+pub use supervisor::{SPAWN_COMMAND, spawner_main};
+pub use workspace::{DIRECTORY, WorkspaceError};

@@ -1,1 +1,17 @@
+//! Keeps blobs and records on this machine, and never gives back a wrong byte.
+//!
+//! [`Store`] is the seam. [`DiskStore`] keeps blobs as files, records and small blobs in a journal, and
+//! an index that can always be made again from the two; [`MemoryStore`] keeps everything in memory.
+//! Both pass one conformance suite. All calls block.
 
+mod arrival;
+mod disk;
+mod error;
+mod memory;
+mod store;
+mod verify;
+
+pub use disk::{DiskStore, Holder, OpenError};
+pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use store::{MAX_BLOB, PartialBlob, RecordHead, Stats, Store};

@@ -1,1 +1,33 @@
+//! The data plane: records, manifests and chunks over QUIC, between peers that know one another.
+//!
+//! One [`Endpoint`] is both ends: it serves what a [`Provide`] hands out to the peers that
+//! [`Options::admits`] lets in, and it requests from [`Holder`]s. Both sides prove their
+//! [`PeerId`](netbuild_core::peer::PeerId) with a raw Ed25519 key in the TLS handshake; there are
+//! no certificates. What a holder sends is believed only after its hash or signature was checked.
+//!
+//! It does not decide whom to ask, does not keep anything, and has no deadline for a whole
+//! transfer: a transfer lives as long as it makes progress.
 
+mod auth;
+mod counters;
+mod dial;
+mod endpoint;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod frame;
+mod links;
+mod provider;
+mod requester;
+mod seats;
+mod socket;
+
+pub use auth::Admits;
+pub use counters::Counters;
+pub use dial::{CONNECT_TIMEOUT, Holder};
+pub use endpoint::{Endpoint, Options};
+pub use error::{Blame, FetchError};
+pub use frame::PROGRESS_TIMEOUT;
+pub use provider::Provide;
+pub use requester::ChunkReport;
+pub use socket::BindError;

@@ -1,0 +1,416 @@
+//! The configuration: the schema of `mesh.toml`, and the one place that resolves what is said where.
+
+use netbuild_core::peer::PeerId;
+use netbuild_mesh::{Seed, parse_multiaddr};
+use netbuild_proto::{
+    record::check_region,
+    ticket::{MeshKey, Ticket},
+};
+use serde::Deserialize;
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs, io,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+/// The built-in defaults: the `mesh.toml` at the top of the repository.
+pub const DEFAULT: &str = include_str!("../../../mesh.toml");
+
+/// Names of the environment variables, all of them.
+pub mod variable {
+    /// Path of a configuration file.
+    pub const CONFIG: &str = "NETBUILD_CONFIG";
+    /// `agent.data_dir`.
+    pub const DATA_DIR: &str = "NETBUILD_DATA_DIR";
+    /// `agent.region`.
+    pub const REGION: &str = "NETBUILD_REGION";
+    /// `agent.listen`.
+    pub const LISTEN: &str = "NETBUILD_LISTEN";
+    /// `mesh.join`, entries separated by commas.
+    pub const JOIN: &str = "NETBUILD_JOIN";
+    /// `run.jobs`.
+    pub const JOBS: &str = "NETBUILD_JOBS";
+    /// `log.filter`.
+    pub const LOG: &str = "NETBUILD_LOG";
+}
+
+/// What cannot be used as configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration `{path}`: {error}", path = .0.display(), error = .1)]
+    Read(PathBuf, #[source] io::Error),
+    /// The file is not what it should be; the error tells line, column and key.
+    #[error("`{file}`: {error}")]
+    Parse {
+        /// Name of the file.
+        file: String,
+        /// What is wrong.
+        error: Box<toml::de::Error>,
+    },
+    /// A value cannot be used.
+    #[error("{origin}: {problem}")]
+    Value {
+        /// Where it was said.
+        origin: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// There is no directory to keep anything in.
+    #[error("no data directory: neither HOME nor XDG_CACHE_HOME is set; say --data-dir")]
+    NoHome,
+}
+
+/// The file as a person writes it; every key may be left out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    agent: AgentSection,
+    mesh: MeshSection,
+    run: RunSection,
+    log: LogSection,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AgentSection {
+    region: Option<String>,
+    data_dir: Option<PathBuf>,
+    listen: Option<String>,
+    data_port: Option<u16>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct MeshSection {
+    join: Option<Vec<String>>,
+    peers: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RunSection {
+    jobs: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LogSection {
+    filter: Option<String>,
+}
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--region`.
+    pub region: Option<String>,
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--join`, all of them.
+    pub join: Vec<String>,
+    /// `-j`.
+    pub jobs: Option<usize>,
+}
+
+/// Who to meet first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Join {
+    /// A member, with the key of its mesh.
+    Ticket(Ticket),
+    /// An address; the mesh key is known already.
+    Address(Seed),
+}
+
+/// The configuration as the programs use it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Absolute path of the data directory, which need not exist.
+    pub data_dir: PathBuf,
+    /// Region; empty for none.
+    pub region: String,
+    /// UDP address of the mesh.
+    pub listen: SocketAddr,
+    /// UDP port of the data plane.
+    pub data_port: u16,
+    /// Whom to meet.
+    pub join: Vec<Join>,
+    /// The only peers to let in; `None` for every holder of the mesh key.
+    pub allowed: Option<BTreeSet<PeerId>>,
+    /// Most commands at once.
+    pub jobs: NonZeroUsize,
+    /// Directives for the log.
+    pub log_filter: String,
+}
+
+impl Settings {
+    /// The mesh key that a ticket among `join` brings.
+    pub fn joining_key(&self) -> Option<MeshKey> {
+        self.join.iter().find_map(|join| match join {
+            Join::Ticket(ticket) => Some(ticket.mesh_key),
+            Join::Address(_) => None,
+        })
+    }
+
+    /// The members to dial.
+    pub fn seeds(&self) -> Vec<Seed> {
+        let seed = |join: &Join| match join {
+            Join::Ticket(ticket) => {
+                Seed { peer: Some(ticket.peer), addresses: ticket.addresses.clone() }
+            }
+            Join::Address(seed) => seed.clone(),
+        };
+        self.join.iter().map(seed).collect()
+    }
+}
+
+/// A value with the place where it was said, for errors.
+struct Said<T> {
+    value: T,
+    origin: String,
+}
+
+impl<T> Said<T> {
+    fn parse<U, E: std::fmt::Display>(
+        self,
+        parse: impl FnOnce(T) -> Result<U, E>,
+    ) -> Result<U, ConfigError> {
+        let origin = self.origin;
+        parse(self.value).map_err(|error| ConfigError::Value { origin, problem: error.to_string() })
+    }
+}
+
+/// Resolves flags, environment, file and defaults, in this order.
+pub fn resolve(
+    flags: &Flags,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Settings, ConfigError> {
+    let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
+    let path = flags.config.clone().or_else(|| variable(variable::CONFIG).map(PathBuf::from));
+    let (file, file_name) = match &path {
+        Some(path) => {
+            let text =
+                fs::read_to_string(path).map_err(|error| ConfigError::Read(path.clone(), error))?;
+            let name = path.display().to_string();
+            (parse(&text, &name)?, name)
+        }
+        None => (File::default(), String::new()),
+    };
+    let resolver =
+        Resolver { variable: &variable, file_name, default: parse(DEFAULT, "built-in mesh.toml")? };
+    let default = resolver.default.clone();
+    let text = |flag: (&str, Option<String>), name, key, from_file, from_default| {
+        resolver.text(flag, name, key, from_file, from_default)
+    };
+
+    let region = text(
+        ("--region", flags.region.clone()),
+        variable::REGION,
+        "agent.region",
+        file.agent.region,
+        default.agent.region,
+    )
+    .parse(|region| check_region(&region).map(|()| region))?;
+    let listen = text(
+        ("--listen", flags.listen.clone()),
+        variable::LISTEN,
+        "agent.listen",
+        file.agent.listen,
+        default.agent.listen,
+    )
+    .parse(|text| {
+        text.parse::<SocketAddr>()
+            .map_err(|_| format!("`{text}` is not ADDRESS:PORT, such as 0.0.0.0:4001"))
+    })?;
+    let jobs = text(
+        ("-j", flags.jobs.map(|jobs| jobs.to_string())),
+        variable::JOBS,
+        "run.jobs",
+        file.run.jobs.map(|jobs| jobs.to_string()),
+        default.run.jobs.map(|jobs| jobs.to_string()),
+    )
+    .parse(|text| text.parse::<usize>().map_err(|_| format!("`{text}` is not a number of jobs")))?;
+    let log_filter =
+        text(("", None), variable::LOG, "log.filter", file.log.filter, default.log.filter).value;
+    let data_dir = flags
+        .data_dir
+        .clone()
+        .or_else(|| variable(variable::DATA_DIR).map(PathBuf::from))
+        .or(file.agent.data_dir)
+        .filter(|path| !path.as_os_str().is_empty());
+    let join = if !flags.join.is_empty() {
+        Said { value: flags.join.clone(), origin: "--join".to_owned() }
+    } else if let Some(list) = variable(variable::JOIN) {
+        let list = list.to_string_lossy();
+        let value = list.split(',').map(|entry| entry.trim().to_owned()).collect();
+        Said { value, origin: variable::JOIN.to_owned() }
+    } else {
+        let value = file.mesh.join.or(default.mesh.join).unwrap_or_default();
+        Said { value, origin: format!("`{}`, mesh.join", resolver.file_name) }
+    };
+    let peers = Said {
+        value: file.mesh.peers.or(default.mesh.peers).unwrap_or_default(),
+        origin: format!("`{}`, mesh.peers", resolver.file_name),
+    };
+    Ok(Settings {
+        data_dir: absolute(data_dir.map_or_else(|| default_data_dir(&variable), Ok)?)?,
+        region,
+        listen,
+        data_port: file.agent.data_port.or(default.agent.data_port).unwrap_or(0),
+        join: join.parse(parse_join)?,
+        allowed: peers.parse(parse_peers)?,
+        jobs: NonZeroUsize::new(jobs)
+            .or_else(|| std::thread::available_parallelism().ok())
+            .unwrap_or(NonZeroUsize::MIN),
+        log_filter,
+    })
+}
+
+struct Resolver<'a> {
+    variable: &'a dyn Fn(&str) -> Option<OsString>,
+    file_name: String,
+    default: File,
+}
+
+impl Resolver<'_> {
+    fn text(
+        &self,
+        (flag, value): (&str, Option<String>),
+        name: &str,
+        key: &str,
+        from_file: Option<String>,
+        from_default: Option<String>,
+    ) -> Said<String> {
+        if let Some(value) = value {
+            return Said { value, origin: flag.to_owned() };
+        }
+        if let Some(value) = (self.variable)(name) {
+            return Said { value: value.to_string_lossy().into_owned(), origin: name.to_owned() };
+        }
+        let origin = format!("`{}`, {key}", self.file_name);
+        Said { value: from_file.or(from_default).unwrap_or_default(), origin }
+    }
+}
+
+fn parse(text: &str, name: &str) -> Result<File, ConfigError> {
+    toml::from_str(text)
+        .map_err(|error| ConfigError::Parse { file: name.to_owned(), error: Box::new(error) })
+}
+
+fn parse_join(entries: Vec<String>) -> Result<Vec<Join>, String> {
+    let parse = |entry: &String| {
+        if entry.starts_with('/') {
+            let seed = parse_multiaddr(entry).map_err(|error| error.to_string())?;
+            return Ok(Join::Address(seed));
+        }
+        let ticket = entry.parse::<Ticket>().map_err(|error| {
+            format!("neither a ticket (netbuild1...) nor a multiaddress (/ip4/...): {error}")
+        })?;
+        Ok(Join::Ticket(ticket))
+    };
+    let joins: Vec<Join> = entries.iter().map(parse).collect::<Result<_, String>>()?;
+    let keys: BTreeSet<[u8; 32]> = joins
+        .iter()
+        .filter_map(|join| match join {
+            Join::Ticket(ticket) => Some(ticket.mesh_key.0),
+            Join::Address(_) => None,
+        })
+        .collect();
+    match keys.len() {
+        0 | 1 => Ok(joins),
+        count => Err(format!("the tickets are of {count} different meshes")),
+    }
+}
+
+fn parse_peers(peers: Vec<String>) -> Result<Option<BTreeSet<PeerId>>, String> {
+    let parse = |peer: &String| peer.parse::<PeerId>().map_err(|error| error.to_string());
+    let peers: BTreeSet<PeerId> = peers.iter().map(parse).collect::<Result<_, _>>()?;
+    Ok((!peers.is_empty()).then_some(peers))
+}
+
+fn default_data_dir(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, ConfigError> {
+    let cache = variable("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cache")));
+    cache.map(|cache| cache.join("netbuild")).ok_or(ConfigError::NoHome)
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(&path).map_err(|error| ConfigError::Value {
+        origin: format!("data directory `{}`", path.display()),
+        problem: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(variables: &[(&str, &str)], flags: &Flags) -> Result<Settings, ConfigError> {
+        resolve(flags, &|name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, Flags) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("my.toml");
+        fs::write(&path, text).unwrap();
+        let flags = Flags { config: Some(path), ..Flags::default() };
+        (dir, flags)
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+        let home = ("HOME", "/home/me");
+        assert_eq!(with(&[home], &Flags::default()).unwrap().region, "");
+        let (_dir, mut flags) = file("[agent]\nregion = \"file\"\n");
+        assert_eq!(with(&[home], &flags).unwrap().region, "file");
+        let environment = [home, (variable::REGION, "environment")];
+        assert_eq!(with(&environment, &flags).unwrap().region, "environment");
+        flags.region = Some("flag".into());
+        assert_eq!(with(&environment, &flags).unwrap().region, "flag");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let (_dir, flags) = file("[agent]\nregion = \"x\"\nregoin = \"y\"\n");
+        let error = with(&[("HOME", "/")], &flags).unwrap_err().to_string();
+        for part in ["my.toml", "line 3", "regoin", "region"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_says_where_it_stands() {
+        let error = |flags: &Flags, variables: &[(&str, &str)]| {
+            with(variables, flags).unwrap_err().to_string()
+        };
+        let flags = Flags { listen: Some("here".into()), ..Flags::default() };
+        assert!(error(&flags, &[("HOME", "/")]).starts_with("--listen: `here` is not"));
+        let bad_region = [("HOME", "/"), (variable::REGION, "a b")];
+        assert!(error(&Flags::default(), &bad_region).starts_with("NETBUILD_REGION:"));
+        let (_dir, flags) = file("[mesh]\njoin = [\"nonsense\"]\n");
+        let message = error(&flags, &[("HOME", "/")]);
+        assert!(message.contains("mesh.join") && message.contains("ticket"), "{message}");
+    }
+
+    #[test]
+    fn the_data_directory_follows_the_usual_places() {
+        let dir =
+            |variables: &[(&str, &str)]| with(variables, &Flags::default()).map(|s| s.data_dir);
+        assert_eq!(dir(&[("HOME", "/h")]).unwrap(), Path::new("/h/.cache/netbuild"));
+        let xdg = [("HOME", "/h"), ("XDG_CACHE_HOME", "/c")];
+        assert_eq!(dir(&xdg).unwrap(), Path::new("/c/netbuild"));
+        assert_eq!(dir(&[(variable::DATA_DIR, "/d")]).unwrap(), Path::new("/d"));
+        assert!(matches!(dir(&[]), Err(ConfigError::NoHome)));
+    }
+}

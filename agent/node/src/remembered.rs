@@ -1,0 +1,133 @@
+//! What an agent remembers over a restart: its ports, and the members that it met.
+
+use netbuild_core::peer::PeerId;
+use netbuild_mesh::{Seed, format_multiaddr, parse_multiaddr};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// Most members that are remembered, as many as a mesh meets.
+const MAX_MEMBERS: usize = 64;
+/// Most bytes of the file that are read: far more than are ever written.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Ports and members, as lines of text: `mesh PORT`, `data PORT`, `member MULTIADDRESS`.
+#[derive(Clone, Debug)]
+pub(crate) struct Remembered {
+    path: PathBuf,
+    mesh_port: u16,
+    data_port: u16,
+    members: BTreeMap<PeerId, Vec<SocketAddr>>,
+}
+
+impl Remembered {
+    /// Reads the file of a data directory. Lines that cannot be read are left out: everything in
+    /// it can be found out again.
+    pub(crate) fn load(data_dir: &Path) -> Self {
+        let path = data_dir.join("remembered");
+        let mut remembered = Self { path, mesh_port: 0, data_port: 0, members: BTreeMap::new() };
+        let small = fs::metadata(&remembered.path).is_ok_and(|meta| meta.len() <= MAX_FILE);
+        let text = if small { fs::read_to_string(&remembered.path) } else { Ok(String::new()) };
+        for line in text.unwrap_or_default().lines() {
+            match line.split_once(' ') {
+                Some(("mesh", port)) => remembered.mesh_port = port.parse().unwrap_or(0),
+                Some(("data", port)) => remembered.data_port = port.parse().unwrap_or(0),
+                Some(("member", address)) => {
+                    if let Ok(Seed { peer: Some(peer), addresses }) = parse_multiaddr(address) {
+                        remembered.members.entry(peer).or_default().extend(addresses);
+                    }
+                }
+                _ => {}
+            }
+        }
+        remembered
+    }
+
+    pub(crate) fn mesh_port(&self) -> Option<u16> {
+        (self.mesh_port != 0).then_some(self.mesh_port)
+    }
+
+    pub(crate) fn data_port(&self) -> Option<u16> {
+        (self.data_port != 0).then_some(self.data_port)
+    }
+
+    /// The members to dial.
+    pub(crate) fn seeds(&self) -> impl Iterator<Item = Seed> + '_ {
+        self.members
+            .iter()
+            .take(MAX_MEMBERS)
+            .map(|(peer, addresses)| Seed { peer: Some(*peer), addresses: addresses.clone() })
+    }
+
+    /// Takes the ports of this time, and keeps them.
+    pub(crate) fn with_ports(mut self, mesh_port: u16, data_port: u16) -> Self {
+        if (self.mesh_port, self.data_port) != (mesh_port, data_port) {
+            (self.mesh_port, self.data_port) = (mesh_port, data_port);
+            self.save();
+        }
+        self
+    }
+
+    /// Takes a member that was met; says whether that is news.
+    pub(crate) fn meet(&mut self, peer: PeerId, addresses: &[SocketAddr]) -> bool {
+        if addresses.is_empty() || self.members.get(&peer).is_some_and(|known| known == addresses) {
+            return false;
+        }
+        if self.members.len() >= MAX_MEMBERS && !self.members.contains_key(&peer) {
+            return false;
+        }
+        self.members.insert(peer, addresses.to_vec());
+        true
+    }
+
+    /// Writes the file, whole or not at all.
+    pub(crate) fn save(&self) {
+        let mut text = format!("mesh {}\ndata {}\n", self.mesh_port, self.data_port);
+        for (peer, addresses) in &self.members {
+            for address in addresses {
+                text += &format!("member {}\n", format_multiaddr(*address, Some(peer)));
+            }
+        }
+        let new = self.path.with_extension("new");
+        let write = || -> io::Result<()> {
+            fs::write(&new, text)?;
+            fs::rename(&new, &self.path)
+        };
+        if let Err(error) = write() {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remember the members");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netbuild_core::peer::Identity;
+
+    #[test]
+    fn ports_and_members_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = Identity::from_seed(&[1; 32]).peer_id();
+        let addresses = ["192.0.2.1:7".parse().unwrap(), "[2001:db8::1]:7".parse().unwrap()];
+        let mut remembered = Remembered::load(dir.path()).with_ports(4001, 4002);
+        assert!(remembered.meet(peer, &addresses));
+        assert!(!remembered.meet(peer, &addresses));
+        remembered.save();
+        let again = Remembered::load(dir.path());
+        assert_eq!((again.mesh_port(), again.data_port()), (Some(4001), Some(4002)));
+        let seeds: Vec<_> = again.seeds().collect();
+        assert_eq!(seeds, [Seed { peer: Some(peer), addresses: addresses.to_vec() }]);
+    }
+
+    #[test]
+    fn nonsense_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("remembered"), "mesh x\nmember /nope\n\u{1}\ndata 9").unwrap();
+        let remembered = Remembered::load(dir.path());
+        assert_eq!((remembered.mesh_port(), remembered.data_port()), (None, Some(9)));
+        assert_eq!(remembered.seeds().count(), 0);
+    }
+}

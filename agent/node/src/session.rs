@@ -1,0 +1,195 @@
+//! The cache as a command of netbuild sees it: the process that owns the data directory, or, when
+//! there is none, this one, which then serves the others.
+//!
+//! The owner may go away at any moment. Then the next operation looks again: another process may
+//! own the directory by now, or this one does.
+
+use crate::{chain::chain, disk_cache::DiskCache, keys, keys::KeyError};
+use netbuild_core::{
+    cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord},
+    digest::Digest,
+    key::ActionKey,
+};
+use netbuild_gateway::{ConnectError, ControlServer, Door, SocketCache, socket_path};
+use netbuild_proto::control::Status;
+use netbuild_store::{DiskStore, OpenError};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// What the lock file says of a command that owns the data directory.
+pub(crate) const RUN_ROLE: &str = "netbuild";
+/// How long a command looks for an owner that holds the lock and does not serve the socket: it is
+/// starting or stopping.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How often it looks.
+const POLL: Duration = Duration::from_millis(10);
+
+/// A data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The owner of the data directory does not answer.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A key cannot be read or made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The control socket cannot be served.
+    #[error("cannot serve the control socket `{path}`: {error}", path = .0.display(), error = .1)]
+    Serve(PathBuf, #[source] std::io::Error),
+}
+
+/// The cache of a data directory, wherever it is. Opened with the first operation.
+#[derive(Debug)]
+pub struct Session {
+    data_dir: PathBuf,
+    region: String,
+    backend: Mutex<Option<Arc<Backend>>>,
+}
+
+#[derive(Debug)]
+enum Backend {
+    /// This process owns the data directory.
+    Owner { cache: Arc<DiskCache>, _server: ControlServer },
+    /// Another one does.
+    Remote(SocketCache),
+}
+
+impl Backend {
+    fn cache(&self) -> &dyn Cache {
+        match self {
+            Self::Owner { cache, .. } => cache.as_ref(),
+            Self::Remote(cache) => cache,
+        }
+    }
+}
+
+impl Session {
+    /// A session with the data directory, an absolute path. Records that this process itself
+    /// writes say that they come from `region`.
+    ///
+    /// # Errors
+    /// When the directory belongs to a newer version, or to something else altogether. Whatever
+    /// else is wrong shows with the first operation.
+    pub fn new(data_dir: &Path, region: &str) -> Result<Self, SessionError> {
+        DiskStore::check(data_dir)?;
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+            region: region.to_owned(),
+            backend: Mutex::default(),
+        })
+    }
+
+    /// The state of the owner of the data directory; of this process when there is no other.
+    pub fn status(&self) -> Result<Status, CacheError> {
+        match self.backend()?.as_ref() {
+            Backend::Owner { cache, .. } => Ok(cache.status()),
+            Backend::Remote(cache) => cache.status(),
+        }
+    }
+
+    fn backend(&self) -> Result<Arc<Backend>, CacheError> {
+        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(backend) = &*backend {
+            return Ok(Arc::clone(backend));
+        }
+        match open(&self.data_dir, &self.region) {
+            Ok(opened) => Ok(Arc::clone(backend.insert(Arc::new(opened)))),
+            Err(error) => Err(CacheError::Unreachable(chain(&error))),
+        }
+    }
+
+    /// Does an operation, and again with another owner when the one before is gone.
+    fn with<T>(
+        &self,
+        mut operation: impl FnMut(&dyn Cache) -> Result<T, CacheError>,
+    ) -> Result<T, CacheError> {
+        let backend = self.backend()?;
+        match operation(backend.cache()) {
+            Err(CacheError::Unreachable(why)) => {
+                tracing::debug!(why, "looking for another owner of the data directory");
+                self.forget(&backend);
+                operation(self.backend()?.cache())
+            }
+            other => other,
+        }
+    }
+
+    fn forget(&self, gone: &Arc<Backend>) {
+        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        if backend.as_ref().is_some_and(|current| Arc::ptr_eq(current, gone)) {
+            *backend = None;
+        }
+    }
+}
+
+/// Finds the owner of the data directory, or becomes it.
+fn open(data_dir: &Path, region: &str) -> Result<Backend, SessionError> {
+    let deadline = Instant::now() + SETTLE;
+    let socket = socket_path(data_dir);
+    loop {
+        match SocketCache::connect(&socket) {
+            Ok(cache) => return Ok(Backend::Remote(cache)),
+            Err(ConnectError::NobodyThere(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match DiskStore::open(data_dir, RUN_ROLE) {
+            Ok(store) => return own(data_dir, region, store, &socket),
+            Err(OpenError::InUse { .. }) if Instant::now() < deadline => std::thread::sleep(POLL),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn own(
+    data_dir: &Path,
+    region: &str,
+    store: DiskStore,
+    socket: &Path,
+) -> Result<Backend, SessionError> {
+    let identity = keys::identity(data_dir)?;
+    let cache = Arc::new(DiskCache::new(Arc::new(store), identity, region.to_owned(), "run"));
+    let door: Arc<dyn Door> = Arc::<DiskCache>::clone(&cache);
+    let server = ControlServer::start(socket, door)
+        .map_err(|error| SessionError::Serve(socket.to_owned(), error))?;
+    Ok(Backend::Owner { cache, _server: server })
+}
+
+impl Cache for Session {
+    fn lookup(&self, key: &ActionKey) -> Result<Option<Hit>, CacheError> {
+        self.with(|cache| cache.lookup(key))
+    }
+
+    fn fetch(&self, blob: &Digest) -> Result<Option<Fetched>, CacheError> {
+        self.with(|cache| cache.fetch(blob))
+    }
+
+    fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
+        self.with(|cache| cache.open(blob))
+    }
+
+    fn put_blob(&self, blob: &Digest, content: Content<'_>) -> Result<(), CacheError> {
+        match content {
+            Content::Bytes(bytes) => self.with(|cache| cache.put_blob(blob, Content::Bytes(bytes))),
+            Content::File(path) => self.with(|cache| cache.put_blob(blob, Content::File(path))),
+            Content::Reader(reader) => {
+                self.backend()?.cache().put_blob(blob, Content::Reader(reader))
+            }
+        }
+    }
+
+    fn put_record(&self, record: NewRecord) -> Result<(), CacheError> {
+        self.with(|cache| cache.put_record(record.clone()))
+    }
+
+    fn flush(&self) -> Result<(), CacheError> {
+        let opened = self.backend.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if opened { self.with(|cache| cache.flush()) } else { Ok(()) }
+    }
+}

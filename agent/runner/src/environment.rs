@@ -1,0 +1,124 @@
+//! The environment of a command at level `env`: nothing of the caller's that the task does not ask
+//! for, except where to find programs.
+
+use netbuild_core::graph::Task;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::{Path, PathBuf},
+};
+
+/// Variables that say where programs and toolchains are. A command sees them, and they are not
+/// part of the key: two people with different home directories share results. What they lead to is
+/// keyed through `tools`.
+const LOCATIONS: [&str; 6] = ["PATH", "HOME", "USER", "LOGNAME", "RUSTUP_HOME", "CARGO_HOME"];
+/// Variables with one value everywhere, part of every key.
+const FIXED: [(&str, &str); 4] =
+    [("LANG", "C.UTF-8"), ("TZ", "UTC"), ("TERM", "dumb"), ("NO_COLOR", "1")];
+/// Set by the caller for reproducible time stamps; keyed when set.
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// Where programs are looked for when the caller has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// The variables of whoever started the run.
+#[derive(Clone, Debug, Default)]
+pub struct Caller(BTreeMap<OsString, OsString>);
+
+impl FromIterator<(OsString, OsString)> for Caller {
+    fn from_iter<T: IntoIterator<Item = (OsString, OsString)>>(variables: T) -> Self {
+        Self(variables.into_iter().collect())
+    }
+}
+
+/// What one task sees, by what it means for the key.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    /// Names and values are keyed.
+    pub(crate) keyed: BTreeMap<String, String>,
+    /// Taken from the caller, keyed with presence.
+    pub(crate) passed: BTreeMap<String, Option<Vec<u8>>>,
+    /// Taken from the caller, names keyed.
+    pub(crate) secret: BTreeMap<String, Option<Vec<u8>>>,
+    locations: BTreeMap<String, Vec<u8>>,
+}
+
+impl Caller {
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.0.get(OsStr::new(name)).map(|value| value.as_bytes().to_vec())
+    }
+
+    /// The environment of a task.
+    pub(crate) fn environment(&self, task: &Task) -> Environment {
+        let mut keyed: BTreeMap<String, String> =
+            FIXED.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        if let Some(Ok(epoch)) = self.get(SOURCE_DATE_EPOCH).map(String::from_utf8) {
+            keyed.insert(SOURCE_DATE_EPOCH.into(), epoch);
+        }
+        keyed.extend(task.env.clone());
+        let mut locations: BTreeMap<String, Vec<u8>> = LOCATIONS
+            .iter()
+            .filter(|name| !keyed.contains_key(**name))
+            .filter_map(|name| Some(((*name).to_owned(), self.get(name)?)))
+            .collect();
+        if !keyed.contains_key("PATH") {
+            locations.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
+        }
+        Environment {
+            passed: self.select(&task.pass_env),
+            secret: self.select(&task.secret_env),
+            keyed,
+            locations,
+        }
+    }
+
+    fn select(&self, wanted: &BTreeSet<String>) -> BTreeMap<String, Option<Vec<u8>>> {
+        let mut selected = BTreeMap::new();
+        for name in wanted {
+            let Some(prefix) = name.strip_suffix('*') else {
+                selected.insert(name.clone(), self.get(name));
+                continue;
+            };
+            for (name, value) in &self.0 {
+                if let Some(name) = name.to_str().filter(|name| name.starts_with(prefix)) {
+                    selected.insert(name.to_owned(), Some(value.as_bytes().to_vec()));
+                }
+            }
+        }
+        selected
+    }
+}
+
+impl Environment {
+    /// Every variable of the command, with its private directory for temporary files.
+    pub(crate) fn variables(&self, tmpdir: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut all: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
+        all.extend(self.locations.iter().map(|(name, value)| (name.as_str(), value.clone())));
+        all.insert("TMPDIR", tmpdir.as_os_str().as_bytes().to_vec());
+        for taken in [&self.passed, &self.secret] {
+            let set = taken.iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+            all.extend(set.map(|(name, value)| (name.as_str(), value)));
+        }
+        all.extend(self.keyed.iter().map(|(name, value)| (name.as_str(), value.clone().into())));
+        all.into_iter().map(|(name, value)| (name.into(), value)).collect()
+    }
+
+    /// Where the command finds a program; names with a `/` are paths from `working_dir`.
+    pub(crate) fn find_program(&self, name: &str, working_dir: &Path) -> Option<PathBuf> {
+        if name.contains('/') {
+            return Some(working_dir.join(name)).filter(|path| is_executable(path));
+        }
+        let path = match self.keyed.get("PATH") {
+            Some(path) => OsString::from(path),
+            None => OsString::from_vec(self.locations.get("PATH").cloned().unwrap_or_default()),
+        };
+        std::env::split_paths(&path)
+            .map(|directory| working_dir.join(directory).join(name))
+            .find(|path| is_executable(path))
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}

@@ -1,0 +1,60 @@
+//! What happens during a run, for whoever shows it.
+
+use netbuild_core::{cache::Source, graph::LogPolicy};
+use std::{fmt, time::Duration};
+
+/// How a task ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Its outputs stood in the workspace already.
+    UpToDate,
+    /// Its outputs were restored.
+    Hit {
+        /// From where.
+        source: Source,
+        /// Payload bytes that peers sent for it.
+        bytes: u64,
+    },
+    /// Its command ran and succeeded.
+    Executed,
+    /// It failed, for this reason.
+    Failed(String),
+    /// It did not run, for this reason.
+    Skipped(String),
+}
+
+/// One event.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A command is started.
+    Started {
+        /// The task.
+        task: &'a str,
+    },
+    /// A task has ended.
+    Finished {
+        /// The task.
+        task: &'a str,
+        /// How.
+        ended: Ended,
+        /// How long it took, from its turn to its end.
+        took: Duration,
+        /// What its command printed, both streams as they came; empty unless it ran now.
+        log: Vec<u8>,
+        /// How much of the log the graph wants shown.
+        log_policy: LogPolicy,
+    },
+    /// Something that a person should know and that fails nothing.
+    Warning {
+        /// The task, if it is about one.
+        task: Option<&'a str>,
+        /// What it is.
+        message: String,
+    },
+}
+
+/// Shows events. Called from several threads.
+pub trait Observer: Send + Sync + fmt::Debug {
+    /// Takes an event.
+    fn event(&self, event: Event<'_>);
+}

@@ -1,0 +1,343 @@
+//! Digests of files, read again only when a file may have changed.
+//!
+//! A digest is trusted as long as the file's stamp is the one it was read under, and that stamp
+//! was already [`RACY`] old when it was read: a file system with coarse time stamps may show the
+//! same stamp for two contents written shortly after one another.
+
+use memchr::memmem::Finder;
+use netbuild_core::{
+    digest::{Digest, DigestBuilder},
+    tree::Entry,
+};
+use netbuild_proto::workspace::{FileState, Stamp};
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs::{File, Metadata, OpenOptions},
+    io::{self, Read as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Two seconds: the coarsest time stamps in use (FAT) count in these.
+const RACY_NS: i64 = 2_000_000_000;
+/// Bytes read at once.
+const BUFFER: usize = 256 * 1024;
+/// How often a file that changes while it is read is read again.
+const ATTEMPTS: usize = 3;
+
+/// A file that cannot be digested.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    /// There is nothing at the path.
+    #[error("`{}` does not exist", .0.display())]
+    Missing(PathBuf),
+    /// It is neither a file nor a link nor a directory.
+    #[error("`{path}` is a {kind}, which cannot be cached", path = .0.display(), kind = .1)]
+    Special(PathBuf, &'static str),
+    /// It changes faster than it can be read.
+    #[error("`{}` is still being written", .0.display())]
+    Changing(PathBuf),
+    /// The operating system refused.
+    #[error("cannot read `{path}`: {error}", path = .0.display(), error = .1)]
+    Io(PathBuf, #[source] io::Error),
+}
+
+impl FileError {
+    fn from_io(path: &Path, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                Self::Missing(path.to_owned())
+            }
+            _ => Self::Io(path.to_owned(), error),
+        }
+    }
+}
+
+/// What stands at a path, with the stamp that says whether it still does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Seen {
+    pub(crate) entry: Entry,
+    pub(crate) stamp: Stamp,
+}
+
+/// Known digests by path. Used from several threads.
+#[derive(Debug)]
+pub(crate) struct FileTable {
+    root: PathBuf,
+    known: Mutex<HashMap<Vec<u8>, FileState>>,
+    changed: AtomicBool,
+}
+
+/// A file's digest, and whether its bytes contain what was searched for.
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    pub(crate) seen: Seen,
+    pub(crate) found: bool,
+}
+
+impl FileTable {
+    pub(crate) fn new(root: &Path, known: Vec<(Vec<u8>, FileState)>) -> Self {
+        Self {
+            root: root.to_owned(),
+            known: Mutex::new(known.into_iter().collect()),
+            changed: AtomicBool::new(false),
+        }
+    }
+
+    /// What is known, to be remembered.
+    pub(crate) fn snapshot(&self) -> Vec<(Vec<u8>, FileState)> {
+        self.known().iter().map(|(path, state)| (path.clone(), *state)).collect()
+    }
+
+    /// Whether something was read since the table was made.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    fn insert(&self, path: &[u8], state: FileState) {
+        self.changed.store(true, Ordering::Relaxed);
+        self.known().insert(path.to_vec(), state);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Vec<u8>, FileState>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The absolute path of a path relative to the workspace; absolute ones stay.
+    pub(crate) fn absolute(&self, path: &[u8]) -> PathBuf {
+        self.root.join(OsStr::from_bytes(path))
+    }
+
+    /// What stands at `path`; links are not followed.
+    pub(crate) fn see(&self, path: &[u8]) -> Result<Seen, FileError> {
+        let absolute = self.absolute(path);
+        let metadata =
+            absolute.symlink_metadata().map_err(|error| FileError::from_io(&absolute, error))?;
+        if metadata.is_file() {
+            let stamp = stamp_of(&metadata);
+            let trusted = self.known().get(path).filter(|known| is_trusted(known, &stamp)).copied();
+            if let Some(known) = trusted {
+                return Ok(Seen { entry: file_entry(known.digest, &stamp), stamp });
+            }
+        }
+        Ok(self.read(path, &absolute, &metadata, None)?.seen)
+    }
+
+    /// Reads the file at `path` whatever is known of it, and searches it.
+    pub(crate) fn scan(&self, path: &[u8], needle: &Finder<'_>) -> Result<Scanned, FileError> {
+        let absolute = self.absolute(path);
+        let metadata =
+            absolute.symlink_metadata().map_err(|error| FileError::from_io(&absolute, error))?;
+        self.read(path, &absolute, &metadata, Some(needle))
+    }
+
+    fn read(
+        &self,
+        path: &[u8],
+        absolute: &Path,
+        metadata: &Metadata,
+        needle: Option<&Finder<'_>>,
+    ) -> Result<Scanned, FileError> {
+        let io_error = |error| FileError::from_io(absolute, error);
+        let kind = metadata.file_type();
+        if kind.is_symlink() {
+            let target = std::fs::read_link(absolute).map_err(io_error)?;
+            let target = target.as_os_str().as_bytes().to_vec();
+            let found = needle.is_some_and(|needle| needle.find(&target).is_some());
+            let seen = Seen { entry: Entry::Symlink { target }, stamp: stamp_of(metadata) };
+            return Ok(Scanned { seen, found });
+        }
+        if kind.is_dir() {
+            let seen = Seen { entry: Entry::Directory, stamp: directory_stamp(metadata) };
+            return Ok(Scanned { seen, found: false });
+        }
+        if !kind.is_file() {
+            return Err(FileError::Special(absolute.to_owned(), special_name(metadata)));
+        }
+        for _ in 0..ATTEMPTS {
+            // Non-blocking, since the file may have become a pipe since it was looked at.
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(absolute)
+                .map_err(io_error)?;
+            let before = file.metadata().map_err(io_error)?;
+            if !before.is_file() {
+                return Err(FileError::Special(absolute.to_owned(), special_name(&before)));
+            }
+            let (digest, found) = digest_of(&file, needle).map_err(io_error)?;
+            let stamp = stamp_of(&before);
+            if stamp_of(&file.metadata().map_err(io_error)?) == stamp && digest.size == stamp.size {
+                let state = FileState { stamp, hashed_at_ns: now_ns(), digest };
+                self.insert(path, state);
+                return Ok(Scanned {
+                    seen: Seen { entry: file_entry(digest, &stamp), stamp },
+                    found,
+                });
+            }
+        }
+        Err(FileError::Changing(absolute.to_owned()))
+    }
+
+    /// Remembers a file that was just written with known content.
+    pub(crate) fn learn(&self, path: &[u8], digest: Digest) {
+        if let Ok(metadata) = self.absolute(path).symlink_metadata()
+            && metadata.is_file()
+        {
+            let state = FileState { stamp: stamp_of(&metadata), hashed_at_ns: now_ns(), digest };
+            self.insert(path, state);
+        }
+    }
+}
+
+fn is_trusted(known: &FileState, stamp: &Stamp) -> bool {
+    let newest = stamp.mtime_ns.max(stamp.ctime_ns);
+    known.stamp == *stamp && newest.saturating_add(RACY_NS) <= known.hashed_at_ns
+}
+
+fn file_entry(digest: Digest, stamp: &Stamp) -> Entry {
+    Entry::File { digest, executable: stamp.mode & 0o100 != 0 }
+}
+
+fn digest_of(mut file: &File, needle: Option<&Finder<'_>>) -> io::Result<(Digest, bool)> {
+    let overlap = needle.map_or(0, |needle| needle.needle().len().saturating_sub(1));
+    let mut builder = DigestBuilder::new();
+    let mut found = false;
+    // The end of what was read before stays in front, so that a match across two reads is found.
+    let mut buffer = vec![0; overlap + BUFFER];
+    let mut kept = 0;
+    loop {
+        let count = match file.read(&mut buffer[kept..]) {
+            Ok(0) => return Ok((builder.finish(), found)),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        builder.update(&buffer[kept..kept + count]);
+        let filled = kept + count;
+        found = found || needle.is_some_and(|needle| needle.find(&buffer[..filled]).is_some());
+        kept = overlap.min(filled);
+        buffer.copy_within(filled - kept..filled, 0);
+    }
+}
+
+/// The stamp of a file or a link.
+pub(crate) fn stamp_of(metadata: &Metadata) -> Stamp {
+    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000) + rest;
+    Stamp {
+        dev: metadata.dev(),
+        ino: metadata.ino(),
+        size: metadata.size(),
+        mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+        ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        mode: metadata.mode(),
+        nlink: metadata.nlink(),
+    }
+}
+
+/// A directory's own stamp changes with whatever happens in it; only that it is one counts.
+fn directory_stamp(metadata: &Metadata) -> Stamp {
+    let (dev, ino, mode) = (metadata.dev(), metadata.ino(), metadata.mode());
+    Stamp { dev, ino, size: 0, mtime_ns: 0, ctime_ns: 0, mode, nlink: 0 }
+}
+
+fn special_name(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    if kind.is_fifo() {
+        "named pipe"
+    } else if kind.is_socket() {
+        "socket"
+    } else if kind.is_block_device() || kind.is_char_device() {
+        "device"
+    } else {
+        "special file"
+    }
+}
+
+fn now_ns() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    fn table() -> (tempfile::TempDir, FileTable) {
+        let dir = tempfile::tempdir().unwrap();
+        let table = FileTable::new(dir.path(), Vec::new());
+        (dir, table)
+    }
+
+    fn file(content: &str, executable: bool) -> Entry {
+        Entry::File { digest: Digest::of(content.as_bytes()), executable }
+    }
+
+    #[test]
+    fn an_edit_of_the_same_size_in_the_same_instant_is_seen() {
+        let (dir, table) = table();
+        for content in ["one", "two", "six"] {
+            fs::write(dir.path().join("a"), content).unwrap();
+            assert_eq!(table.see(b"a").unwrap().entry, file(content, false));
+        }
+    }
+
+    #[test]
+    fn an_old_file_is_read_once_and_a_touched_one_again() {
+        let (dir, table) = table();
+        let path = dir.path().join("a");
+        fs::write(&path, "x").unwrap();
+        let seen = table.see(b"a").unwrap();
+        let wrong = Digest::of(b"a digest that only the table can know");
+        let old = Stamp { mtime_ns: 0, ctime_ns: 0, ..seen.stamp };
+        let state = FileState { stamp: old, hashed_at_ns: RACY_NS, digest: wrong };
+        assert!(is_trusted(&state, &old));
+        assert!(!is_trusted(&state, &Stamp { ctime_ns: 1, ..old }));
+        assert!(!is_trusted(&FileState { hashed_at_ns: RACY_NS - 1, ..state }, &old));
+    }
+
+    #[test]
+    fn the_owners_execute_bit_counts_and_others_do_not() {
+        let (dir, table) = table();
+        let path = dir.path().join("a");
+        fs::write(&path, "x").unwrap();
+        for (mode, executable) in [(0o644, false), (0o744, true), (0o655, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(table.see(b"a").unwrap().entry, file("x", executable));
+        }
+    }
+
+    #[test]
+    fn pipes_and_sockets_are_named_and_never_waited_for() {
+        let (dir, table) = table();
+        let socket = std::os::unix::net::UnixListener::bind(dir.path().join("s")).unwrap();
+        assert!(matches!(table.see(b"s"), Err(FileError::Special(_, "socket"))));
+        drop(socket);
+        assert!(matches!(table.see(b"none"), Err(FileError::Missing(_))));
+        assert!(matches!(table.see(b"s/x"), Err(FileError::Missing(_))));
+    }
+
+    #[test]
+    fn a_needle_across_two_reads_is_found() {
+        let (dir, table) = table();
+        let needle = Finder::new("/some/workspace");
+        for (at, expected) in [(BUFFER - 5, true), (BUFFER * 2 + 20, true), (0, true)] {
+            let mut content = vec![b'-'; BUFFER * 3];
+            content[at..at + 15].copy_from_slice(b"/some/workspace");
+            fs::write(dir.path().join("a"), &content).unwrap();
+            assert_eq!(table.scan(b"a", &needle).unwrap().found, expected, "{at}");
+        }
+        fs::write(dir.path().join("a"), vec![b'/'; BUFFER * 2]).unwrap();
+        assert!(!table.scan(b"a", &needle).unwrap().found);
+    }
+}

@@ -1,0 +1,225 @@
+//! Makes the outputs of a task exactly what a record says.
+//!
+//! First everything is brought into the staging directory, verified; only then is the workspace
+//! touched. What is right already keeps its place and its times.
+
+use crate::{
+    beneath::{BeneathError, join},
+    files::FileError,
+    inputs,
+    workspace::Workspace,
+};
+use netbuild_core::{
+    cache::{Cache, CacheError},
+    digest::Digest,
+    record::{Output, OutputKind},
+    tree::Entry,
+};
+use netbuild_proto::listing;
+use std::{
+    collections::BTreeSet,
+    fs::{self, OpenOptions, Permissions},
+    io::{self, Read as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+/// Bytes copied at once.
+const BUFFER: usize = 256 * 1024;
+
+/// Outputs that could not be restored. The workspace is untouched unless said otherwise; the
+/// task runs instead.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RestoreError {
+    #[error("blob {0} is not in the cache any more, or is damaged")]
+    Lost(Digest),
+    #[error("the record of the result is malformed: {0}")]
+    Malformed(String),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    #[error("cannot write `{path}`: {error}", path = .0.display(), error = .1)]
+    Staging(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Workspace(#[from] BeneathError),
+    #[error(transparent)]
+    Look(#[from] FileError),
+}
+
+/// Every file, link and directory that a record's outputs stand for, sorted by path.
+pub(crate) fn expand(
+    outputs: &[Output],
+    cache: &dyn Cache,
+) -> Result<Vec<(Vec<u8>, Entry)>, RestoreError> {
+    let mut entries = Vec::new();
+    for output in outputs {
+        let path = output.path.clone();
+        match &output.kind {
+            OutputKind::File { digest, executable } => {
+                entries.push((path, Entry::File { digest: *digest, executable: *executable }));
+            }
+            OutputKind::Symlink { target } => {
+                entries.push((path, Entry::Symlink { target: target.clone() }));
+            }
+            OutputKind::Tree { listing } => {
+                let below = read_listing(listing, cache)?;
+                entries.extend(below.into_iter().map(|(name, entry)| (join(&path, &name), entry)));
+                entries.push((path, Entry::Directory));
+            }
+            OutputKind::Files { listing } => entries.extend(read_listing(listing, cache)?),
+            OutputKind::Absent => {}
+        }
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+fn read_listing(digest: &Digest, cache: &dyn Cache) -> Result<Vec<(Vec<u8>, Entry)>, RestoreError> {
+    if digest.size > listing::MAX_LISTING as u64 {
+        return Err(RestoreError::Malformed(format!("listing {digest} is too large")));
+    }
+    let mut bytes = Vec::new();
+    let mut reader = cache.open(digest)?.ok_or(RestoreError::Lost(*digest))?;
+    reader.read_to_end(&mut bytes).map_err(|_| RestoreError::Lost(*digest))?;
+    listing::decode(&bytes).map_err(|error| RestoreError::Malformed(error.to_string()))
+}
+
+/// Whether the workspace has exactly these outputs.
+pub(crate) fn is_exact(
+    workspace: &Workspace,
+    outputs: &[Output],
+    entries: &[(Vec<u8>, Entry)],
+) -> Result<bool, FileError> {
+    for (path, expected) in entries {
+        match workspace.files.see(path) {
+            Ok(seen) if seen.entry == *expected => {}
+            Ok(_) | Err(FileError::Missing(_) | FileError::Special(..)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    for output in outputs {
+        match output.kind {
+            OutputKind::Absent => {
+                if workspace.files.absolute(&output.path).symlink_metadata().is_ok() {
+                    return Ok(false);
+                }
+            }
+            OutputKind::Tree { .. } => {
+                if !strangers(workspace, &output.path, entries)?.is_empty() {
+                    return Ok(false);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(true)
+}
+
+/// What is in the directory `root` and not in `entries`; of a directory with all that is in it,
+/// only the directory.
+fn strangers(
+    workspace: &Workspace,
+    root: &[u8],
+    entries: &[(Vec<u8>, Entry)],
+) -> Result<Vec<Vec<u8>>, FileError> {
+    let known: BTreeSet<&[u8]> = entries.iter().map(|(path, _)| path.as_slice()).collect();
+    let mut strangers = Vec::new();
+    let mut directories = vec![root.to_vec()];
+    while let Some(directory) = directories.pop() {
+        for (name, is_directory) in inputs::entries(&workspace.files, &directory)? {
+            let path = join(&directory, &name);
+            if !known.contains(path.as_slice()) {
+                strangers.push(path);
+            } else if is_directory {
+                directories.push(path);
+            }
+        }
+    }
+    Ok(strangers)
+}
+
+/// Restores the outputs. `entries` is what [`expand`] made of them.
+pub(crate) fn restore(
+    workspace: &Workspace,
+    outputs: &[Output],
+    entries: &[(Vec<u8>, Entry)],
+    cache: &dyn Cache,
+) -> Result<(), RestoreError> {
+    let mut staged = Vec::new();
+    for (path, entry) in entries {
+        match workspace.files.see(path) {
+            Ok(seen) if seen.entry == *entry => continue,
+            Ok(_) | Err(FileError::Missing(_) | FileError::Special(..)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        staged.push((path, entry, stage(workspace, entry, cache)?));
+    }
+    // From here on the workspace changes: first what is in the way goes, then directories come
+    // before what is in them, as the entries are sorted.
+    for output in outputs {
+        match output.kind {
+            OutputKind::Absent => workspace.beneath.remove(&output.path)?,
+            OutputKind::Tree { .. } => {
+                for path in strangers(workspace, &output.path, entries)? {
+                    workspace.beneath.remove(&path)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    for (path, entry, from) in staged {
+        match from {
+            None => workspace.beneath.make_directory(path)?,
+            Some(from) => workspace.beneath.place(&from, path)?,
+        }
+        if let Entry::File { digest, .. } = entry {
+            workspace.files.learn(path, *digest);
+        }
+    }
+    Ok(())
+}
+
+/// Brings one file or link into the staging directory; nothing for a directory.
+fn stage(
+    workspace: &Workspace,
+    entry: &Entry,
+    cache: &dyn Cache,
+) -> Result<Option<PathBuf>, RestoreError> {
+    let path = workspace.staging_path();
+    let staging = |error| RestoreError::Staging(path.clone(), error);
+    match entry {
+        Entry::Directory => return Ok(None),
+        Entry::Symlink { target } => {
+            use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+            symlink(OsStr::from_bytes(target), &path).map_err(staging)?;
+        }
+        Entry::File { digest, executable } => {
+            let reader = cache.open(digest)?.ok_or(RestoreError::Lost(*digest))?;
+            copy(reader, digest, &path)?;
+            // As if the file had been made under the umask of the commands.
+            let mode = if *executable { 0o755 } else { 0o644 };
+            fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(staging)?;
+        }
+    }
+    Ok(Some(path))
+}
+
+/// Copies a blob, telling apart that it cannot be read and that it cannot be written. The reader
+/// verifies the bytes.
+fn copy(
+    mut reader: Box<dyn io::Read + Send>,
+    digest: &Digest,
+    path: &Path,
+) -> Result<(), RestoreError> {
+    let staging = |error| RestoreError::Staging(path.to_owned(), error);
+    let options = OpenOptions::new().write(true).create_new(true).mode(0o600).clone();
+    let mut file = options.open(path).map_err(staging)?;
+    let mut buffer = vec![0; BUFFER.min(digest.size as usize + 1)];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => io::Write::write_all(&mut file, &buffer[..count]).map_err(staging)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(RestoreError::Lost(*digest)),
+        }
+    }
+}

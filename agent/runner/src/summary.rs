@@ -1,0 +1,68 @@
+//! What a run came to, in numbers.
+
+use netbuild_core::cache::Source;
+use std::{collections::BTreeMap, time::Duration};
+
+/// Hits by where their outputs came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hits {
+    /// This agent's disk, or already in the workspace.
+    pub disk: usize,
+    /// Another agent.
+    pub peer: usize,
+    /// A Redis tier.
+    pub redis: usize,
+    /// An S3 tier.
+    pub s3: usize,
+}
+
+impl Hits {
+    /// All of them.
+    pub fn total(self) -> usize {
+        self.disk + self.peer + self.redis + self.s3
+    }
+}
+
+/// What a run came to. Tasks without a command are not counted: they have nothing to do.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Summary {
+    /// Tasks that the targets need: executed, hit, failed or skipped, each in one of these.
+    pub tasks: usize,
+    /// Commands that ran and succeeded.
+    pub executed: usize,
+    /// Results that came from a cache.
+    pub hits: Hits,
+    /// Tasks that failed.
+    pub failed: usize,
+    /// Tasks that did not run: for their platform, a failure before them, or a cancellation.
+    pub skipped: usize,
+    /// Hits from peers, by region.
+    pub sources: BTreeMap<String, usize>,
+    /// Payload bytes that peers sent.
+    pub bytes_fetched: u64,
+    /// Wall time of the run.
+    pub elapsed: Duration,
+    /// What the commands of all hits took when they ran, less the time that the hits took now.
+    pub saved: Duration,
+    /// Whether the run was cancelled.
+    pub cancelled: bool,
+}
+
+impl Summary {
+    /// Whether all that was asked for is done.
+    pub fn is_success(&self) -> bool {
+        self.failed == 0 && !self.cancelled
+    }
+
+    pub(crate) fn hit(&mut self, source: &Source, bytes: u64, saved: Duration, spent: Duration) {
+        match source {
+            Source::Disk => self.hits.disk += 1,
+            Source::Peer { region, .. } => {
+                self.hits.peer += 1;
+                *self.sources.entry(region.clone()).or_default() += 1;
+            }
+        }
+        self.bytes_fetched += bytes;
+        self.saved += saved.saturating_sub(spent);
+    }
+}

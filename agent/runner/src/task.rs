@@ -1,0 +1,489 @@
+//! One task from its inputs to its outputs: up to date, restored, or executed.
+
+use crate::{
+    beneath::{join, shown},
+    environment::Environment,
+    event::{Ended, Event},
+    files::FileError,
+    inputs::{self, InputError, Inputs},
+    outputs::{self, Collected, OutputError},
+    process::{Ending, Finished},
+    restore,
+    run::Run,
+    tools::ToolError,
+};
+use memchr::memmem::Finder;
+use netbuild_core::{
+    cache::{CacheError, Content, NewRecord, Source},
+    digest::Digest,
+    glob::Glob,
+    graph::{CachePolicy, PlatformKey, Task, TaskId},
+    key::{Action, ActionKey, OutputDeclaration, OutputShape, Platform},
+    record::{ActionResult, Execution, Sandbox},
+    tree::{self, Entry},
+};
+use netbuild_proto::{log::Log, spawn::Command, workspace::TaskState};
+use std::{
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// How often a task whose inputs changed under it is run again.
+const RERUNS: usize = 1;
+
+/// What a task has become, with what its dependents read.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) ended: Ended,
+    pub(crate) entries: Vec<(Vec<u8>, Entry)>,
+    pub(crate) log: Vec<u8>,
+    /// What the command took when it ran, now or earlier.
+    pub(crate) duration: Duration,
+}
+
+/// Why a task failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TaskError {
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error("G030 working directory `{0}` does not exist")]
+    WorkingDir(String),
+    #[error("{0}")]
+    Output(#[from] OutputError),
+    #[error("the command {0}")]
+    Command(Ending),
+    #[error("the command could not be supervised: {0}")]
+    Supervise(std::io::Error),
+    #[error("cannot prepare the outputs: {0}")]
+    Prepare(String),
+    #[error(transparent)]
+    Workspace(#[from] crate::workspace::WorkspaceError),
+    #[error("the run was cancelled")]
+    Cancelled,
+}
+
+impl From<FileError> for TaskError {
+    fn from(error: FileError) -> Self {
+        Self::Input(error.into())
+    }
+}
+
+/// A failed task with what its command printed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: TaskError,
+    pub(crate) log: Vec<u8>,
+}
+
+impl<E: Into<TaskError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), log: Vec::new() }
+    }
+}
+
+/// All that the key of a task depends on, as it stands now.
+struct Prepared {
+    environment: Environment,
+    inputs: Inputs,
+    key: ActionKey,
+    working_dir: PathBuf,
+}
+
+/// Brings the outputs of a task about. `argv` is its command.
+pub(crate) fn process(
+    run: &Run<'_>,
+    id: TaskId,
+    task: &Task,
+    argv: &[String],
+) -> Result<Done, Failure> {
+    for attempt in 0..=RERUNS {
+        let prepared = prepare(run, id, task, argv)?;
+        if task.is_cacheable() {
+            if let Some(done) = up_to_date(run, task, &prepared)? {
+                return Ok(done);
+            }
+            let Some(lock) = run.workspace.lock(&task.name, run.cancel)? else {
+                return Err(TaskError::Cancelled.into());
+            };
+            if let Some(done) = from_cache(run, task, &prepared)? {
+                return Ok(done);
+            }
+            if let Some(done) = execute(run, task, argv, &prepared, attempt == RERUNS)? {
+                return Ok(done);
+            }
+            drop(lock);
+        } else {
+            let lock = run.workspace.lock(&task.name, run.cancel)?;
+            if lock.is_none() {
+                return Err(TaskError::Cancelled.into());
+            }
+            if let Some(done) = execute(run, task, argv, &prepared, true)? {
+                return Ok(done);
+            }
+        }
+    }
+    Err(TaskError::Prepare("its inputs never stood still".into()).into())
+}
+
+fn prepare(run: &Run<'_>, id: TaskId, task: &Task, argv: &[String]) -> Result<Prepared, TaskError> {
+    let environment = run.caller.environment(task);
+    let working_dir = run.workspace.files.absolute(task.working_dir.as_bytes());
+    if !working_dir.is_dir() {
+        return Err(TaskError::WorkingDir(task.working_dir.clone()));
+    }
+    let inputs = current_inputs(run, id, task)?;
+    let mut tools = std::collections::BTreeMap::new();
+    for tool in &task.tools {
+        let spawner = || run.spawner();
+        let digest = run.tools.digest(tool, &environment, &run.workspace, &spawner, run.cancel)?;
+        tools.insert(tool.name.clone(), digest);
+    }
+    let entries = inputs.iter().map(|(path, seen)| (path.as_slice(), &seen.entry));
+    let action = Action {
+        namespace: run.graph.namespace().map(str::to_owned),
+        salt: run.graph.salt().map(str::to_owned),
+        key_salt: task.key_salt.clone(),
+        argv: argv.to_vec(),
+        working_dir: task.working_dir.clone(),
+        env: environment.keyed.clone(),
+        pass_env: environment.passed.clone(),
+        secret_env: environment.secret.keys().cloned().collect(),
+        platform: platform(task.platform_key),
+        tools,
+        input_root: tree::root_hash(entries).map_err(InputError::from)?,
+        outputs: declared(task).iter().cloned().collect(),
+        clean: task.clean,
+    };
+    Ok(Prepared { environment, inputs, key: action.key(), working_dir })
+}
+
+fn declared(task: &Task) -> &[OutputDeclaration] {
+    task.outputs.as_deref().unwrap_or_default()
+}
+
+/// Declared inputs and the outputs of data dependencies.
+fn current_inputs(run: &Run<'_>, id: TaskId, task: &Task) -> Result<Inputs, InputError> {
+    let patterns = task.inputs.as_deref().unwrap_or_default();
+    let mut inputs = inputs::collect(&run.workspace.files, &run.ignored, patterns)?;
+    for (path, _) in run.data_of(id) {
+        if !inputs.contains_key(&path) {
+            let seen = run.workspace.files.see(&path)?;
+            inputs.insert(path, seen);
+        }
+    }
+    Ok(inputs)
+}
+
+fn platform(key: PlatformKey) -> Option<Platform> {
+    let (os, arch) = (std::env::consts::OS.to_owned(), std::env::consts::ARCH.to_owned());
+    match key {
+        PlatformKey::OsArch => Some(Platform { os, arch, libc: None }),
+        PlatformKey::OsArchLibc => Some(Platform { os, arch, libc: Some(libc_name()) }),
+        PlatformKey::Any => None,
+    }
+}
+
+/// The C library that programs of this system use, with its major version.
+fn libc_name() -> String {
+    let musl = |name: &std::ffi::OsStr| name.as_bytes().starts_with(b"ld-musl-");
+    let is_musl = std::fs::read_dir("/lib")
+        .is_ok_and(|list| list.flatten().any(|entry| musl(&entry.file_name())));
+    if is_musl { "musl1".into() } else { "glibc2".into() }
+}
+
+fn up_to_date(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<Done>, TaskError> {
+    let Some(state) = run.workspace.task(&task.name) else {
+        return Ok(None);
+    };
+    if state.key != prepared.key
+        || !restore::is_exact(&run.workspace, &state.outputs, &state.entries)?
+    {
+        return Ok(None);
+    }
+    Ok(Some(Done {
+        ended: Ended::UpToDate,
+        entries: state.entries,
+        log: Vec::new(),
+        duration: Duration::from_millis(state.duration_ms),
+    }))
+}
+
+/// Restores the outputs from the cache. Whatever is wrong with the cache is a miss.
+fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<Done>, TaskError> {
+    // A second look finds what a first one found damaged, if another agent has it whole.
+    for _ in 0..2 {
+        let hit = match run.cache.lookup(&prepared.key) {
+            Ok(Some(hit)) => hit,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                run.warn_of_cache(&error);
+                return Ok(None);
+            }
+        };
+        let execution = &hit.record.execution;
+        let elsewhere = execution.bound_to.is_some_and(|id| id != run.workspace.id);
+        if elsewhere || hit.record.result.exit_code != 0 {
+            return Ok(None);
+        }
+        let outputs = &hit.record.result.outputs;
+        let restored = restore::expand(outputs, run.cache).and_then(|entries| {
+            restore::restore(&run.workspace, outputs, &entries, run.cache)?;
+            Ok(entries)
+        });
+        match restored {
+            Ok(entries) => {
+                let duration_ms = execution.duration_ms;
+                let state = TaskState {
+                    key: prepared.key,
+                    duration_ms,
+                    outputs: outputs.clone(),
+                    entries: entries.clone(),
+                };
+                run.workspace.remember(&task.name, state);
+                return Ok(Some(Done {
+                    ended: Ended::Hit { source: hit.source, bytes: hit.bytes },
+                    entries,
+                    log: Vec::new(),
+                    duration: Duration::from_millis(duration_ms),
+                }));
+            }
+            Err(error) => run.observer.event(Event::Warning {
+                task: Some(&task.name),
+                message: format!("its result cannot be restored: {error}"),
+            }),
+        }
+    }
+    Ok(None)
+}
+
+/// Runs the command and keeps the result. `None` when the inputs changed meanwhile and the task
+/// should be looked at anew, which the `last` attempt never says.
+fn execute(
+    run: &Run<'_>,
+    task: &Task,
+    argv: &[String],
+    prepared: &Prepared,
+    last: bool,
+) -> Result<Option<Done>, Failure> {
+    if run.cancel.is_requested() {
+        return Err(TaskError::Cancelled.into());
+    }
+    run.observer.event(Event::Started { task: &task.name });
+    let (finished, flaky) = attempts(run, task, argv, prepared)?;
+    let log = finished.log.interleaved();
+    let with_log = |error: TaskError| Failure { error, log: log.clone() };
+    let root = run.workspace.root.as_os_str().as_bytes();
+    let collected = outputs::collect(&run.workspace.files, declared(task), &Finder::new(root))
+        .map_err(|error| with_log(error.into()))?;
+    let done = |entries| Done {
+        ended: Ended::Executed,
+        entries,
+        log: log.clone(),
+        duration: finished.duration,
+    };
+    if !task.is_cacheable() {
+        return Ok(Some(done(collected.entries)));
+    }
+    if let Some(what) = drift(run, task, prepared).map_err(with_log)? {
+        let then = if last { "its result is not kept" } else { "it runs again" };
+        run.warn(task, format!("{what}; {then}"));
+        return Ok(last.then(|| done(collected.entries)));
+    }
+    if let Some(why) = &collected.uncacheable {
+        run.warn(task, format!("{why}; its result is not kept"));
+        return Ok(Some(done(collected.entries)));
+    }
+    let state = TaskState {
+        key: prepared.key,
+        duration_ms: millis(finished.duration),
+        outputs: collected.outputs.clone(),
+        entries: collected.entries.clone(),
+    };
+    if task.cache != CachePolicy::ReadOnly
+        && let Err(error) = keep(run, task, prepared, &finished, flaky, &collected)
+    {
+        run.warn_of_cache(&error);
+    }
+    run.workspace.remember(&task.name, state);
+    Ok(Some(done(collected.entries)))
+}
+
+/// What changed among the inputs since they were read for the key.
+fn drift(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<String>, TaskError> {
+    let id = run.graph.find(&task.name).ok();
+    match id.map(|id| current_inputs(run, id, task)) {
+        Some(Ok(after)) => Ok(inputs::drift(&prepared.inputs, &after)),
+        Some(Err(error)) => Ok(Some(error.to_string())),
+        None => Ok(None),
+    }
+}
+
+/// Runs the command until it succeeds or no retry is left. Says whether it took a retry.
+fn attempts(
+    run: &Run<'_>,
+    task: &Task,
+    argv: &[String],
+    prepared: &Prepared,
+) -> Result<(Finished, bool), Failure> {
+    let mut failed = 0;
+    loop {
+        let finished = attempt(run, task, argv, prepared)?;
+        let retried = match &finished.ending {
+            Ending::Code(0) => return Ok((finished, failed > 0)),
+            Ending::Code(_) => task.retry.on.exit,
+            Ending::TimedOut => task.retry.on.timeout,
+            Ending::Signal(_) => task.retry.on.signal,
+            Ending::Cancelled | Ending::NotStarted(_) | Ending::Lost => false,
+        };
+        failed += 1;
+        let log = finished.log.interleaved();
+        let delay = task.retry.delay_after(failed).filter(|_| retried);
+        let Some(delay) = delay.filter(|_| !run.cancel.is_requested()) else {
+            let error = match finished.ending {
+                Ending::Cancelled => TaskError::Cancelled,
+                ending => TaskError::Command(ending),
+            };
+            return Err(Failure { error, log });
+        };
+        run.warn(task, format!("the command {}; trying again in {delay:?}", finished.ending));
+        if !run.pause(delay) {
+            return Err(Failure { error: TaskError::Cancelled, log });
+        }
+    }
+}
+
+fn attempt(
+    run: &Run<'_>,
+    task: &Task,
+    argv: &[String],
+    prepared: &Prepared,
+) -> Result<Finished, TaskError> {
+    let aside = make_way(run, task)?;
+    let tmpdir = run.workspace.staging_path();
+    std::fs::create_dir(&tmpdir).map_err(|error| TaskError::Prepare(error.to_string()))?;
+    let command = Command {
+        argv: argv.iter().map(|arg| arg.clone().into_bytes()).collect(),
+        env: prepared.environment.variables(&tmpdir),
+        working_dir: prepared.working_dir.as_os_str().as_bytes().to_vec(),
+    };
+    let secrets: Vec<Vec<u8>> = prepared.environment.secret.values().flatten().cloned().collect();
+    let finished = run
+        .spawner()
+        .and_then(|spawner| spawner.run(&command, task.timeout, run.cancel, &secrets))
+        .map_err(TaskError::Supervise);
+    let started = matches!(&finished, Ok(finished) if !is_not_started(&finished.ending));
+    for (path, from) in aside {
+        if started {
+            drop(std::fs::remove_dir_all(&from).or_else(|_| std::fs::remove_file(&from)));
+        } else if let Err(error) = run.workspace.beneath.place(&from, &path) {
+            run.warn(task, format!("cannot put `{}` back: {error}", shown(&path)));
+        }
+    }
+    // What a command leaves there is nobody's; the rest goes with the run's staging directory.
+    drop(std::fs::remove_dir_all(&tmpdir));
+    finished
+}
+
+fn is_not_started(ending: &Ending) -> bool {
+    matches!(ending, Ending::NotStarted(_))
+}
+
+/// Moves earlier outputs aside and makes the directories that new ones will stand in.
+fn make_way(run: &Run<'_>, task: &Task) -> Result<Vec<(Vec<u8>, PathBuf)>, TaskError> {
+    let fail = |error: crate::beneath::BeneathError| TaskError::Prepare(error.to_string());
+    let beneath = &run.workspace.beneath;
+    let mut aside = Vec::new();
+    for declaration in declared(task) {
+        let path = declaration.pattern.trim_end_matches('/').as_bytes();
+        let earlier = match declaration.shape {
+            OutputShape::Path | OutputShape::Tree => {
+                beneath.make_parent(path).map_err(fail)?;
+                vec![path.to_vec()]
+            }
+            OutputShape::Glob => {
+                let glob = Glob::new(&declaration.pattern).map_err(OutputError::from)?;
+                let start = join(glob.literal_prefix().as_bytes(), b"x");
+                beneath.make_parent(&start).map_err(fail)?;
+                outputs::matching(&run.workspace.files, &glob)?
+            }
+        };
+        if !task.clean {
+            continue;
+        }
+        for path in earlier {
+            let to = run.workspace.staging_path();
+            if beneath.take(&path, &to).map_err(fail)? {
+                aside.push((path, to));
+            }
+        }
+    }
+    Ok(aside)
+}
+
+/// Keeps a result: blobs first, the record last.
+fn keep(
+    run: &Run<'_>,
+    task: &Task,
+    prepared: &Prepared,
+    finished: &Finished,
+    flaky: bool,
+    collected: &Collected,
+) -> Result<(), CacheError> {
+    for (path, entry) in &collected.entries {
+        if let Entry::File { digest, .. } = entry {
+            let absolute = run.workspace.files.absolute(path);
+            run.cache.put_blob(digest, Content::File(&absolute))?;
+        }
+    }
+    for listing in &collected.listings {
+        run.cache.put_blob(&Digest::of(listing), Content::Bytes(listing))?;
+    }
+    let result = ActionResult {
+        exit_code: 0,
+        outputs: collected.outputs.clone(),
+        log: put_log(run, &finished.log)?,
+    };
+    let finished_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let execution = Execution {
+        duration_ms: millis(finished.duration),
+        finished_at_ms: millis(finished_at),
+        sandbox_asked: Sandbox::Env,
+        sandbox_obtained: Sandbox::Env,
+        tools: task.tools.iter().map(|tool| tool.name.clone()).collect(),
+        netbuild_version: env!("CARGO_PKG_VERSION").to_owned(),
+        flaky,
+        drift_checked: true,
+        bound_to: collected.bound.then_some(run.workspace.id),
+        local: task.cache == CachePolicy::Local,
+    };
+    if collected.bound {
+        let place = run.workspace.root.display();
+        tracing::info!(task = %task.name, "an output contains `{place}`: its result stays here");
+    }
+    run.cache.put_record(NewRecord { key: prepared.key, result, execution })
+}
+
+fn put_log(run: &Run<'_>, log: &Log) -> Result<Option<Digest>, CacheError> {
+    if log.is_empty() {
+        return Ok(None);
+    }
+    let digest = Digest::of(log.as_bytes());
+    run.cache.put_blob(&digest, Content::Bytes(log.as_bytes()))?;
+    Ok(Some(digest))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The source of a hit, for the summary.
+pub(crate) fn source_of(ended: &Ended) -> Option<(Source, u64)> {
+    match ended {
+        Ended::UpToDate => Some((Source::Disk, 0)),
+        Ended::Hit { source, bytes } => Some((source.clone(), *bytes)),
+        _ => None,
+    }
+}

@@ -1,0 +1,165 @@
+//! A store in a data directory: large blobs as files, records and small blobs in a journal, and an index
+//! that is made again from the two when it is lost.
+//!
+//! Durability is asked for with `flush`. Correctness never depends on it: everything is checked when it is
+//! read, and what a crash has torn is a miss.
+
+mod catalog;
+mod engine;
+mod entry;
+mod format;
+mod frame;
+mod incoming;
+mod index;
+mod inner;
+mod journal;
+mod layout;
+mod lock;
+mod open_error;
+mod payload;
+mod quarantine;
+mod read;
+mod recover;
+mod seal;
+
+pub use open_error::{Holder, OpenError};
+
+use crate::{PartialBlob, RecordHead, Stats, Store, StoreError, error::FileError};
+use format::Mark;
+use incoming::{DiskBlob, Received, receive};
+use inner::Inner;
+use layout::{DIRECTORIES, Layout, create_dir, remove_file, sync_dir};
+use lock::DirLock;
+use netbuild_core::{
+    chunk::{Chunk, Manifest},
+    digest::Digest,
+    key::ActionKey,
+};
+use netbuild_proto::record::SealedRecord;
+use quarantine::Quarantine;
+use std::{fs, io::Read, path::Path, sync::Arc};
+
+/// The store of a data directory. One process has it open at a time; it is closed when this and every
+/// reader and partial blob that came from it are dropped.
+#[derive(Debug)]
+pub struct DiskStore {
+    inner: Arc<Inner>,
+}
+
+impl DiskStore {
+    /// Says whether a data directory could be opened as far as its format goes: it is not there
+    /// yet, or this version knows it. Changes nothing and takes no lock.
+    pub fn check(dir: &Path) -> Result<(), OpenError> {
+        format::check(&Layout::new(dir)).map(drop)
+    }
+
+    /// Opens a data directory, or makes one. `role` is what [`OpenError::InUse`] calls this process to
+    /// others: a word or two.
+    pub fn open(dir: &Path, role: &str) -> Result<Self, OpenError> {
+        let layout = Layout::new(dir);
+        // Looked at before the lock too, whose file must not appear in a directory that is not ours.
+        format::check(&layout)?;
+        create_dir(dir)?;
+        let mut lock = DirLock::acquire(&layout)?;
+        let mark = format::check(&layout)?;
+        if mark == Mark::Missing {
+            format::write(&layout)?;
+        }
+        lock.announce(&layout, role)?;
+        for name in DIRECTORIES {
+            create_dir(&dir.join(name))?;
+        }
+        if mark == Mark::Missing {
+            sync_dir(dir)?;
+        }
+        empty(&layout.tmp())?;
+        let quarantine = Quarantine::new(layout.quarantine());
+        let recovered = recover::recover(&layout, &quarantine)?;
+        Ok(Self { inner: Arc::new(Inner::new(layout, lock, quarantine, recovered)) })
+    }
+
+    fn put(&self, content: &mut dyn Read, expected: Option<&Digest>) -> Result<Digest, StoreError> {
+        match receive(&self.inner, content, expected)? {
+            Received::Small(blob, bytes) => {
+                self.inner.keep_small(blob, &bytes)?;
+                Ok(blob)
+            }
+            Received::Large(manifest, tmp) => {
+                self.inner.keep_large(&manifest, tmp)?;
+                Ok(manifest.blob())
+            }
+        }
+    }
+}
+
+/// Removes what a killed process left behind.
+fn empty(tmp: &Path) -> Result<(), FileError> {
+    for entry in fs::read_dir(tmp).map_err(FileError::at(tmp))? {
+        let entry = entry.map_err(FileError::at(tmp))?;
+        remove_file(&entry.path())?;
+    }
+    Ok(())
+}
+
+impl Store for DiskStore {
+    fn put_blob(&self, blob: &Digest, content: &mut dyn Read) -> Result<(), StoreError> {
+        if self.inner.has(blob) {
+            return Ok(());
+        }
+        self.put(content, Some(blob)).map(drop)
+    }
+
+    fn put_content(&self, content: &mut dyn Read) -> Result<Digest, StoreError> {
+        self.put(content, None)
+    }
+
+    fn has_blob(&self, blob: &Digest) -> Result<bool, StoreError> {
+        Ok(self.inner.has(blob))
+    }
+
+    fn open_blob(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
+        self.inner.open(blob)
+    }
+
+    fn manifest(&self, blob: &Digest) -> Result<Option<Manifest>, StoreError> {
+        self.inner.manifest(blob)
+    }
+
+    fn chunk(&self, chunk: &Chunk) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.chunk(chunk)
+    }
+
+    fn begin_blob(&self, manifest: &Manifest) -> Result<Box<dyn PartialBlob>, StoreError> {
+        Ok(Box::new(DiskBlob::begin(self.inner.clone(), manifest)?))
+    }
+
+    fn put_record(&self, record: &SealedRecord) -> Result<(), StoreError> {
+        self.inner.keep_record(record)
+    }
+
+    fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError> {
+        self.inner.record(key)
+    }
+
+    fn records_after(
+        &self,
+        after: Option<&ActionKey>,
+        limit: usize,
+    ) -> Result<Vec<RecordHead>, StoreError> {
+        let records = self.inner.index.records_after(after, limit);
+        let heads = records.into_iter().map(|(key, entry)| RecordHead {
+            key,
+            hlc: entry.hlc,
+            shared: entry.shared,
+        });
+        Ok(heads.collect())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.inner.flush()
+    }
+
+    fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+}

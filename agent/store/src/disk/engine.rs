@@ -1,0 +1,265 @@
+//! The only code that names sled: ordered keys and checked values, with every failure contained.
+//!
+//! sled 0.34 may panic on a damaged file, when it opens it and later. Each call is therefore made where a
+//! panic is caught and becomes an error; after the first one the engine is not asked again.
+
+use std::{
+    any::Any,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Memory for pages, in bytes. sled's own default is a gigabyte, too much beside a build.
+const CACHE: u64 = 64 << 20;
+/// How long to wait for sled's own lock: a process that was killed keeps it until it is really gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Wait between two tries for sled's lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// Version of the envelope around each value, its first byte.
+const VERSION: u8 = 1;
+/// Version and CRC-32C before each value.
+const ENVELOPE: usize = 1 + 4;
+
+/// Why the engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EngineError {
+    #[error("engine failed: {0}")]
+    Failed(#[from] sled::Error),
+    #[error("engine panicked: {0}")]
+    Panicked(String),
+    #[error("a value is damaged")]
+    BadValue,
+    #[error("engine failed before")]
+    Broken,
+}
+
+impl EngineError {
+    /// The refusal of the operating system to let us read or write, which is no sign of damage.
+    pub(super) fn refusal(self) -> Result<io::Error, Self> {
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match self {
+            Self::Failed(sled::Error::Io(error))
+                if matches!(
+                    error.kind(),
+                    PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull
+                ) =>
+            {
+                Ok(error)
+            }
+            other => Err(other),
+        }
+    }
+}
+
+/// One write: a key with its new value, or with none to remove it.
+pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// A key with its value.
+pub(super) type Item = (Vec<u8>, Vec<u8>);
+
+/// An embedded ordered map. What is written is not durable until the engine is closed.
+#[derive(Debug)]
+pub(super) struct Engine {
+    /// `None` once closed.
+    db: Option<sled::Db>,
+    broken: AtomicBool,
+}
+
+impl Engine {
+    /// Opens or makes a database in `dir`.
+    pub(super) fn open(dir: &Path) -> Result<Self, EngineError> {
+        let patience = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match contain(|| open_db(dir)) {
+                Err(EngineError::Failed(error))
+                    if is_locked(&error) && Instant::now() < patience =>
+                {
+                    thread::sleep(LOCK_PAUSE);
+                }
+                opened => {
+                    return opened.map(|db| Self { db: Some(db), broken: AtomicBool::new(false) });
+                }
+            }
+        }
+    }
+
+    /// The value of a key.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        match self.ask(|db| db.get(key))? {
+            Some(sealed) => open_value(key, &sealed).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes all changes or none.
+    pub(super) fn write(&self, changes: &[Change]) -> Result<(), EngineError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key.as_slice(), seal_value(key, value)),
+                None => batch.remove(key.as_slice()),
+            }
+        }
+        self.ask(|db| db.apply_batch(batch.clone()))
+    }
+
+    /// At most `limit` keys with their values: those after `after` that start with `prefix`, in order. A
+    /// damaged value is left out and `on_bad` called.
+    pub(super) fn after(
+        &self,
+        prefix: u8,
+        after: &[u8],
+        limit: usize,
+        mut on_bad: impl FnMut(),
+    ) -> Result<Vec<Item>, EngineError> {
+        let start = [&[prefix], after].concat();
+        let found = self.ask(|db| {
+            db.range(start.as_slice()..[prefix + 1].as_slice())
+                .filter(|item| !matches!(item, Ok((key, _)) if **key == *start))
+                .take(limit)
+                .collect::<sled::Result<Vec<_>>>()
+        })?;
+        let mut values = Vec::with_capacity(found.len());
+        for (key, sealed) in found {
+            match open_value(&key, &sealed) {
+                Ok(value) => values.push((key.to_vec(), value)),
+                Err(_) => on_bad(),
+            }
+        }
+        Ok(values)
+    }
+
+    /// Writes everything out and lets the files go.
+    pub(super) fn close(&mut self) -> Result<(), EngineError> {
+        let Some(db) = self.db.take() else {
+            return Ok(());
+        };
+        if self.broken.load(Ordering::Relaxed) {
+            // Its threads may be gone, and dropping it would wait for them.
+            std::mem::forget(db);
+            return Err(EngineError::Broken);
+        }
+        contain(|| {
+            let flushed = db.flush().map(drop);
+            drop(db);
+            flushed
+        })
+    }
+
+    fn ask<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, EngineError> {
+        let db = self.db.as_ref().ok_or(EngineError::Broken)?;
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(EngineError::Broken);
+        }
+        let answer = contain(|| call(db));
+        if answer.is_err() {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::debug!(%error, "index was not closed cleanly");
+        }
+    }
+}
+
+fn open_db(dir: &Path) -> sled::Result<sled::Db> {
+    // No flushing in the background: the journal and the blob files are the truth, and a thread that
+    // wakes twice a second is a cost to every short run.
+    sled::Config::new()
+        .path(dir)
+        .cache_capacity(CACHE)
+        .mode(sled::Mode::LowSpace)
+        .flush_every_ms(None)
+        .open()
+}
+
+/// sled tells a held lock from other failures by its text only.
+fn is_locked(error: &sled::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
+}
+
+/// Turns a panic into an error. What sled leaves half done is never looked at again, see `Engine::ask`.
+fn contain<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(answer) => Ok(answer?),
+        Err(panic) => Err(EngineError::Panicked(panic_text(&*panic))),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("no message").to_owned()
+}
+
+/// The checksum covers the key too, so that a value never counts under another key.
+fn checksum(key: &[u8], value: &[u8]) -> [u8; 4] {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&[VERSION]), key);
+    crc32c::crc32c_append(crc, value).to_le_bytes()
+}
+
+fn seal_value(key: &[u8], value: &[u8]) -> Vec<u8> {
+    [&[VERSION], &checksum(key, value)[..], value].concat()
+}
+
+fn open_value(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, EngineError> {
+    let (head, value) = sealed.split_at_checked(ENVELOPE).ok_or(EngineError::BadValue)?;
+    if head[0] != VERSION || head[1..] != checksum(key, value) {
+        return Err(EngineError::BadValue);
+    }
+    Ok(value.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_a_close_and_come_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = Engine::open(dir.path()).unwrap();
+        let put = |key: &[u8]| (key.to_vec(), Some([key, b"!"].concat()));
+        engine.write(&[put(b"b2"), put(b"a9"), put(b"b1"), put(b"c0"), put(b"b3")]).unwrap();
+        engine.write(&[(b"b3".to_vec(), None)]).unwrap();
+        engine.close().unwrap();
+        let engine = Engine::open(dir.path()).unwrap();
+        let keys = |after: &[u8], limit| -> Vec<Vec<u8>> {
+            let found = engine.after(b'b', after, limit, || panic!("bad value"));
+            found.unwrap().into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(keys(b"", 9), [b"b1", b"b2"]);
+        assert_eq!(keys(b"", 1), [b"b1"]);
+        assert_eq!(keys(b"1", 9), [b"b2"]);
+        assert_eq!(engine.get(b"b2").unwrap().unwrap(), b"b2!");
+    }
+
+    #[test]
+    fn any_flipped_bit_of_a_value_is_noticed() {
+        let good = seal_value(b"key", b"value");
+        assert_eq!(open_value(b"key", &good).unwrap(), b"value");
+        assert!(open_value(b"kez", &good).is_err());
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(open_value(b"key", &bad).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_panic_inside_the_engine_is_an_error_and_the_last_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path()).unwrap();
+        let error = engine.ask(|_| -> sled::Result<()> { panic!("page {}", 7) });
+        assert!(matches!(error, Err(EngineError::Panicked(text)) if text == "page 7"));
+        assert!(matches!(engine.get(b"a"), Err(EngineError::Broken)));
+    }
+}

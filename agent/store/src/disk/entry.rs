@@ -1,0 +1,201 @@
+//! How the values of the index are laid out in bytes. Everything is little-endian and of fixed width.
+
+use super::journal::{Location, Position};
+use netbuild_core::{
+    chunk::{Chunk, Manifest},
+    digest::{Digest, Hash},
+    hlc::Hlc,
+};
+
+/// Bytes of one chunk in a manifest: hash and length.
+const CHUNK: usize = 32 + 4;
+
+/// Where a blob lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// In the file that is named after it.
+    File,
+    /// In the journal.
+    Journal(Location),
+}
+
+/// What the index knows of a blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct BlobEntry {
+    pub(super) size: u64,
+    pub(super) place: Place,
+}
+
+/// What the index knows of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct RecordEntry {
+    pub(super) location: Location,
+    pub(super) hlc: Hlc,
+    pub(super) shared: bool,
+}
+
+/// Which part of which blob a chunk is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ChunkEntry {
+    pub(super) blob: Hash,
+    pub(super) offset: u64,
+    pub(super) len: u32,
+}
+
+/// A value of the index.
+pub(super) trait Entry: Sized {
+    fn encode(&self) -> Vec<u8>;
+    /// `None` when the bytes are not such a value.
+    fn decode(bytes: &[u8]) -> Option<Self>;
+}
+
+impl Entry for Location {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.segment.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&self.offset.to_le_bytes());
+        bytes.extend_from_slice(&self.len.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (segment, rest) = bytes.split_first_chunk()?;
+        let (offset, len) = rest.split_first_chunk()?;
+        Some(Self {
+            segment: u32::from_le_bytes(*segment),
+            offset: u64::from_le_bytes(*offset),
+            len: u32::from_le_bytes(len.try_into().ok()?),
+        })
+    }
+}
+
+impl Entry for Position {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.segment.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&self.offset.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (segment, offset) = bytes.split_first_chunk()?;
+        Some(Self {
+            segment: u32::from_le_bytes(*segment),
+            offset: u64::from_le_bytes(offset.try_into().ok()?),
+        })
+    }
+}
+
+impl Entry for BlobEntry {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.size.to_le_bytes().to_vec();
+        match self.place {
+            Place::File => bytes.push(0),
+            Place::Journal(location) => {
+                bytes.push(1);
+                bytes.extend(location.encode());
+            }
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (size, rest) = bytes.split_first_chunk()?;
+        let place = match rest.split_first()? {
+            (0, []) => Place::File,
+            (1, location) => Place::Journal(Location::decode(location)?),
+            _ => return None,
+        };
+        Some(Self { size: u64::from_le_bytes(*size), place })
+    }
+}
+
+impl Entry for RecordEntry {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.hlc.0.to_le_bytes().to_vec();
+        bytes.push(u8::from(self.shared));
+        bytes.extend(self.location.encode());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (hlc, rest) = bytes.split_first_chunk()?;
+        let (shared, location) = rest.split_first()?;
+        Some(Self {
+            location: Location::decode(location)?,
+            hlc: Hlc(u64::from_le_bytes(*hlc)),
+            shared: *shared != 0,
+        })
+    }
+}
+
+impl Entry for ChunkEntry {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.blob.0.to_vec();
+        bytes.extend_from_slice(&self.offset.to_le_bytes());
+        bytes.extend_from_slice(&self.len.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (blob, rest) = bytes.split_first_chunk()?;
+        let (offset, len) = rest.split_first_chunk()?;
+        Some(Self {
+            blob: Hash(*blob),
+            offset: u64::from_le_bytes(*offset),
+            len: u32::from_le_bytes(len.try_into().ok()?),
+        })
+    }
+}
+
+/// The chunks of a manifest; its blob is in the key.
+pub(super) fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(manifest.chunks().len() * CHUNK);
+    for chunk in manifest.chunks() {
+        bytes.extend_from_slice(chunk.hash.as_bytes());
+        bytes.extend_from_slice(&chunk.len.to_le_bytes());
+    }
+    bytes
+}
+
+/// The manifest of `blob`; `None` when the bytes cannot be one.
+pub(super) fn decode_manifest(blob: Digest, bytes: &[u8]) -> Option<Manifest> {
+    let (entries, rest) = bytes.as_chunks::<CHUNK>();
+    let chunks = entries.iter().map(|entry| {
+        let (hash, len) = entry.split_first_chunk()?;
+        Some(Chunk { hash: Hash(*hash), len: u32::from_le_bytes(len.try_into().ok()?) })
+    });
+    let chunks = chunks.collect::<Option<Vec<_>>>()?;
+    rest.is_empty().then(|| Manifest::new(blob, chunks).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn round_trip<E: Entry + PartialEq + std::fmt::Debug>(entry: E) {
+        let bytes = entry.encode();
+        assert_eq!(E::decode(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(E::decode(&[&bytes[..], &[0]].concat()), None);
+        assert_eq!(E::decode(&bytes), Some(entry));
+    }
+
+    proptest! {
+        #[test]
+        fn entries_come_back_as_they_were(segment: u32, offset: u64, len: u32, hash: [u8; 32], shared: bool) {
+            let location = Location { segment, offset, len };
+            round_trip(location);
+            round_trip(Position { segment, offset });
+            round_trip(BlobEntry { size: offset, place: Place::File });
+            round_trip(BlobEntry { size: offset, place: Place::Journal(location) });
+            round_trip(RecordEntry { location, hlc: Hlc(offset), shared });
+            round_trip(ChunkEntry { blob: Hash(hash), offset, len });
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (Location::decode(&bytes), BlobEntry::decode(&bytes), RecordEntry::decode(&bytes));
+            let _ = (ChunkEntry::decode(&bytes), Position::decode(&bytes));
+            let _ = decode_manifest(Digest::of(&bytes), &bytes);
+        }
+    }
+}

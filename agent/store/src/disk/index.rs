@@ -1,0 +1,234 @@
+//! Where everything is: a map that can always be made again from the journal and the blob files.
+//!
+//! A value that cannot be read is a miss, and marks the index to be made again at the next opening. Nothing
+//! served is ever believed because the index says so: who reads, checks.
+
+use super::{
+    engine::{Change, Engine, EngineError, Item},
+    entry::{BlobEntry, ChunkEntry, Entry, RecordEntry, decode_manifest, encode_manifest},
+    journal::Position,
+    layout::{Layout, open_or_create},
+    seal,
+};
+use crate::StoreError;
+use netbuild_core::{
+    chunk::{MAX_CHUNK, Manifest},
+    digest::{Digest, Hash},
+    key::ActionKey,
+};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const BLOB: u8 = b'b';
+const CHUNK: u8 = b'c';
+const MANIFEST: u8 = b'm';
+const RECORD: u8 = b'r';
+/// Up to where the journal has been indexed.
+const POSITION: &[u8] = b"p";
+
+/// Most chunks of a manifest that is kept: a value of about one megabyte, for a blob of about 16 GiB. The
+/// manifest of a larger blob is made again when it is asked for.
+const MAX_KEPT_CHUNKS: usize = 32 * 1024;
+/// Entries taken from the engine at once when all are visited.
+const PAGE: usize = 1024;
+
+/// Typed access to the engine.
+#[derive(Debug)]
+pub(super) struct Index {
+    engine: Engine,
+    layout: Layout,
+    damaged: AtomicBool,
+}
+
+/// Counts of everything in the index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Totals {
+    pub(super) blobs: u64,
+    pub(super) blob_bytes: u64,
+    pub(super) records: u64,
+}
+
+impl Index {
+    pub(super) fn open(layout: &Layout) -> Result<Self, EngineError> {
+        Ok(Self {
+            engine: Engine::open(&layout.index())?,
+            layout: layout.clone(),
+            damaged: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn blob(&self, hash: &Hash) -> Option<BlobEntry> {
+        self.get(&key(BLOB, &hash.0))
+    }
+
+    pub(super) fn record(&self, action: &ActionKey) -> Option<RecordEntry> {
+        self.get(&key(RECORD, &action.0))
+    }
+
+    pub(super) fn chunk(&self, hash: &Hash) -> Option<ChunkEntry> {
+        self.get(&key(CHUNK, &hash.0))
+    }
+
+    pub(super) fn position(&self) -> Option<Position> {
+        self.get(POSITION)
+    }
+
+    pub(super) fn manifest(&self, blob: Digest) -> Option<Manifest> {
+        let value = self.value(&key(MANIFEST, &blob.hash.0))?;
+        decode_manifest(blob, &value)
+    }
+
+    /// At most `limit` records in the order of their keys, from the first after `after`.
+    pub(super) fn records_after(
+        &self,
+        after: Option<&ActionKey>,
+        limit: usize,
+    ) -> Vec<(ActionKey, RecordEntry)> {
+        let after = after.map_or(&[][..], |key| &key.0);
+        let found = self.page(RECORD, after, limit);
+        let records = found.iter().filter_map(|(key, value)| {
+            let action = ActionKey(key[1..].try_into().ok()?);
+            Some((action, RecordEntry::decode(value)?))
+        });
+        records.collect()
+    }
+
+    /// Notes a blob and, in the same write, how far the journal is indexed if that has changed.
+    pub(super) fn put_blob(
+        &self,
+        hash: &Hash,
+        entry: &BlobEntry,
+        indexed: Option<Position>,
+    ) -> Result<(), StoreError> {
+        let blob = (key(BLOB, &hash.0), Some(entry.encode()));
+        let position = indexed.map(|indexed| (POSITION.to_vec(), Some(indexed.encode())));
+        self.put([blob].into_iter().chain(position).collect())
+    }
+
+    /// Notes a record and, in the same write, how far the journal is indexed.
+    pub(super) fn put_record(
+        &self,
+        action: &ActionKey,
+        entry: &RecordEntry,
+        indexed: Position,
+    ) -> Result<(), StoreError> {
+        self.put(vec![
+            (key(RECORD, &action.0), Some(entry.encode())),
+            (POSITION.to_vec(), Some(indexed.encode())),
+        ])
+    }
+
+    pub(super) fn put_position(&self, indexed: Position) -> Result<(), StoreError> {
+        self.put(vec![(POSITION.to_vec(), Some(indexed.encode()))])
+    }
+
+    /// Notes the chunks of a blob of several; that of a smaller one is the blob itself.
+    pub(super) fn put_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let blob = manifest.blob();
+        if blob.size <= MAX_CHUNK as u64 || manifest.chunks().len() > MAX_KEPT_CHUNKS {
+            return Ok(());
+        }
+        let chunks = manifest.offsets().map(|(offset, chunk)| {
+            let entry = ChunkEntry { blob: blob.hash, offset, len: chunk.len };
+            (key(CHUNK, &chunk.hash.0), Some(entry.encode()))
+        });
+        let whole = (key(MANIFEST, &blob.hash.0), Some(encode_manifest(manifest)));
+        self.put(chunks.chain([whole]).collect())
+    }
+
+    pub(super) fn forget_blob(&self, hash: &Hash) -> Result<(), StoreError> {
+        self.put(vec![(key(BLOB, &hash.0), None)])
+    }
+
+    pub(super) fn forget_record(&self, action: &ActionKey) -> Result<(), StoreError> {
+        self.put(vec![(key(RECORD, &action.0), None)])
+    }
+
+    pub(super) fn forget_chunk(&self, hash: &Hash) -> Result<(), StoreError> {
+        self.put(vec![(key(CHUNK, &hash.0), None)])
+    }
+
+    /// Counts everything, which takes time in proportion.
+    pub(super) fn count(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.visit(BLOB, |value| {
+            if let Some(entry) = BlobEntry::decode(value) {
+                totals.blobs += 1;
+                totals.blob_bytes += entry.size;
+            }
+        });
+        self.visit(RECORD, |_| totals.records += 1);
+        totals
+    }
+
+    /// Whether something unreadable was met since it was opened.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Closes the engine, and seals its files unless the index has to be made again.
+    pub(super) fn close(&mut self) {
+        if let Err(error) = self.engine.close() {
+            self.mark_damaged(&error);
+        }
+        if !*self.damaged.get_mut() {
+            seal::write(&self.layout);
+        }
+    }
+
+    fn visit(&self, table: u8, mut each: impl FnMut(&[u8])) {
+        let mut after = Vec::new();
+        loop {
+            let page = self.page(table, &after, PAGE);
+            page.iter().for_each(|(_, value)| each(value));
+            match page.last() {
+                Some((key, _)) => after = key[1..].to_vec(),
+                None => return,
+            }
+        }
+    }
+
+    fn page(&self, table: u8, after: &[u8], limit: usize) -> Vec<Item> {
+        let on_bad = || self.mark_damaged(&EngineError::BadValue);
+        let found = self.engine.after(table, after, limit, on_bad);
+        found.inspect_err(|error| self.mark_damaged(error)).unwrap_or_default()
+    }
+
+    fn get<E: Entry>(&self, key: &[u8]) -> Option<E> {
+        let value = self.value(key)?;
+        let entry = E::decode(&value);
+        if entry.is_none() {
+            self.mark_damaged(&EngineError::BadValue);
+        }
+        entry
+    }
+
+    fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.engine.get(key).inspect_err(|error| self.mark_damaged(error)).ok().flatten()
+    }
+
+    fn put(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.engine.write(&changes).map_err(|error| {
+            self.mark_damaged(&error);
+            StoreError::Index(error.to_string())
+        })
+    }
+
+    /// Leaves a mark in the data directory, so that even a crash does not lose the finding.
+    fn mark_damaged(&self, error: &EngineError) {
+        if self.damaged.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::warn!(%error, dir = %self.layout.index().display(),
+            "index is damaged; it is made again when the store is next opened");
+        if let Err(error) = open_or_create(&self.layout.index_damaged()) {
+            tracing::debug!(path = %error.path.display(), error = %error.source, "no mark was left");
+        }
+    }
+}
+
+fn key(table: u8, name: &[u8; 32]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(33);
+    key.push(table);
+    key.extend_from_slice(name);
+    key
+}

@@ -1,0 +1,309 @@
+//! What all handles of one open data directory share, and the steps that change it.
+
+use super::{
+    catalog::{Catalog, Waiting},
+    entry::{BlobEntry, Place, RecordEntry},
+    frame::Kind,
+    incoming::TmpFile,
+    index::Index,
+    journal::{Location, Segments},
+    layout::{Layout, create_dir, sync_dir},
+    lock::DirLock,
+    payload::RecordHead,
+    quarantine::Quarantine,
+};
+use crate::{Stats, StoreError, error::FileError};
+use netbuild_core::{
+    chunk::Manifest,
+    digest::{Digest, Hash},
+};
+use netbuild_proto::record::SealedRecord;
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, Metadata},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// An open data directory.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) layout: Layout,
+    pub(super) index: Index,
+    pub(super) segments: Segments,
+    catalog: Mutex<Catalog>,
+    quarantine: Quarantine,
+    /// Held for a whole flush: one that finds nothing to do must not return before another has done it.
+    flushing: Mutex<()>,
+    tmp_names: AtomicU64,
+    quarantined: AtomicU64,
+    /// The last field, as it is given up last.
+    _lock: DirLock,
+}
+
+/// Which file it was that somebody opened, whatever has its name now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FileId(u64, u64);
+
+impl FileId {
+    pub(super) fn of(meta: &Metadata) -> Self {
+        Self(meta.dev(), meta.ino())
+    }
+}
+
+impl Inner {
+    pub(super) fn new(
+        layout: Layout,
+        lock: DirLock,
+        quarantine: Quarantine,
+        recovered: super::recover::Recovered,
+    ) -> Self {
+        Self {
+            layout,
+            index: recovered.index,
+            segments: recovered.segments,
+            catalog: Mutex::new(Catalog::new(recovered.tail)),
+            quarantine,
+            flushing: Mutex::default(),
+            tmp_names: AtomicU64::new(0),
+            quarantined: AtomicU64::new(0),
+            _lock: lock,
+        }
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A name in `tmp` that was not used before: `tmp` was emptied when the directory was locked.
+    pub(super) fn tmp_path(&self) -> PathBuf {
+        let number = self.tmp_names.fetch_add(1, Ordering::Relaxed);
+        self.layout.tmp().join(number.to_string())
+    }
+
+    /// Keeps a blob in the journal. `bytes` must be those of `blob`.
+    pub(super) fn keep_small(&self, blob: Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut catalog = self.catalog();
+        let old = self.index.blob(&blob.hash);
+        if old.is_some_and(|entry| entry.size == blob.size) {
+            return Ok(());
+        }
+        let location = self.append(&mut catalog, Kind::Blob, blob.hash.as_bytes(), bytes)?;
+        let entry = BlobEntry { size: blob.size, place: Place::Journal(location) };
+        let indexed = Some(catalog.tail.position());
+        self.index.put_blob(&blob.hash, &entry, indexed)?;
+        catalog.blob_changed(old, Some(entry));
+        Ok(())
+    }
+
+    /// Keeps a blob as a file. `tmp` must hold what `manifest` says.
+    pub(super) fn keep_large(&self, manifest: &Manifest, tmp: TmpFile) -> Result<(), StoreError> {
+        let blob = manifest.blob();
+        let path = self.layout.blob(&blob.hash);
+        if let Some(dir) = path.parent() {
+            create_dir(dir)?;
+        }
+        let full = {
+            let mut catalog = self.catalog();
+            // Over a file that may be there: it could be damaged without anybody knowing yet.
+            tmp.keep(&path)?;
+            self.note_file(&mut catalog, &blob);
+            catalog.waiting.blobs.push(blob.hash);
+            catalog.waiting.is_full()
+        };
+        // The manifest can be made again from the file; a failure has marked the index already.
+        let _ = self.index.put_manifest(manifest);
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    /// Notes a blob file that the index has lost.
+    pub(super) fn adopt(&self, blob: &Digest) {
+        self.note_file(&mut self.catalog(), blob);
+    }
+
+    fn note_file(&self, catalog: &mut Catalog, blob: &Digest) {
+        let old = self.index.blob(&blob.hash);
+        let entry = BlobEntry { size: blob.size, place: Place::File };
+        // A blob file is found by its name too; a failure has marked the index already.
+        if self.index.put_blob(&blob.hash, &entry, None).is_ok() {
+            catalog.blob_changed(old, Some(entry));
+        }
+    }
+
+    /// Keeps a record, unless the one that is here stays.
+    pub(super) fn keep_record(&self, sealed: &SealedRecord) -> Result<(), StoreError> {
+        let head = RecordHead::of(sealed);
+        let mut catalog = self.catalog();
+        let old = self.index.record(&head.key);
+        if let Some(old) = old {
+            let stays = old.hlc > head.hlc
+                || old.hlc == head.hlc && self.wins_tie(&head, old.location, sealed)?;
+            if stays {
+                return Ok(());
+            }
+        }
+        let location =
+            self.append(&mut catalog, Kind::Record, &head.encode(), sealed.as_bytes())?;
+        let entry = RecordEntry { location, hlc: head.hlc, shared: head.shared };
+        let indexed = catalog.tail.position();
+        self.index.put_record(&head.key, &entry, indexed)?;
+        catalog.record_changed(old.is_some(), true);
+        Ok(())
+    }
+
+    /// Whether the record at `old` stays although `new` has the same time.
+    fn wins_tie(
+        &self,
+        head: &RecordHead,
+        old: Location,
+        new: &SealedRecord,
+    ) -> Result<bool, StoreError> {
+        let payload = self.segments.read(old, Kind::Record)?;
+        let kept = payload.as_deref().and_then(RecordHead::split);
+        Ok(kept.is_some_and(|(kept, bytes)| {
+            kept == *head && Hash::of(bytes) >= Hash::of(new.as_bytes())
+        }))
+    }
+
+    fn append(
+        &self,
+        catalog: &mut Catalog,
+        kind: Kind,
+        head: &[u8],
+        body: &[u8],
+    ) -> Result<Location, FileError> {
+        let ended = self.segments.rotate(&mut catalog.tail)?;
+        catalog.waiting.ended.extend(ended);
+        let location = self.segments.append(&mut catalog.tail, kind, head, body)?;
+        catalog.waiting.journal = true;
+        Ok(location)
+    }
+
+    /// Forgets a small blob whose frame is damaged, unless it was put again meanwhile.
+    pub(super) fn lost_small(&self, blob: &Digest, location: Location) {
+        let mut catalog = self.catalog();
+        let old = self.index.blob(&blob.hash);
+        if old.is_some_and(|entry| entry.place == Place::Journal(location)) {
+            self.quarantined.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%blob, segment = location.segment, offset = location.offset,
+                "blob is damaged in the journal");
+            self.forget(&mut catalog, &blob.hash, old);
+        }
+    }
+
+    /// Forgets a record whose frame is damaged, unless it was put again meanwhile.
+    pub(super) fn lost_record(&self, key: &netbuild_core::key::ActionKey, location: Location) {
+        let mut catalog = self.catalog();
+        let old = self.index.record(key);
+        if old.is_some_and(|entry| entry.location == location) {
+            self.quarantined.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%key, segment = location.segment, offset = location.offset,
+                "record is damaged in the journal");
+            if self.index.forget_record(key).is_ok() {
+                catalog.record_changed(true, false);
+            }
+        }
+    }
+
+    /// Forgets a blob whose file is gone.
+    pub(super) fn lost_file(&self, hash: &Hash) {
+        let mut catalog = self.catalog();
+        let old = self.index.blob(hash);
+        let gone = !fs::exists(self.layout.blob(hash)).unwrap_or(true);
+        if gone && old.is_some_and(|entry| entry.place == Place::File) {
+            self.forget(&mut catalog, hash, old);
+        }
+    }
+
+    /// Puts a damaged blob file aside, unless its name means another file by now.
+    pub(super) fn quarantine(&self, hash: &Hash, id: FileId) {
+        let mut catalog = self.catalog();
+        let path = self.layout.blob(hash);
+        if !fs::symlink_metadata(&path).is_ok_and(|meta| FileId::of(&meta) == id) {
+            return;
+        }
+        self.quarantined.fetch_add(1, Ordering::Relaxed);
+        match self.quarantine.take(&path, &hash.to_string()) {
+            Ok(now) => {
+                tracing::warn!(blob = %hash, path = %now.display(), "damaged blob was put aside");
+            }
+            Err(FileError { path, source }) => {
+                tracing::warn!(blob = %hash, path = %path.display(), error = %source,
+                    "damaged blob cannot be put aside");
+            }
+        }
+        let old = self.index.blob(hash);
+        self.forget(&mut catalog, hash, old);
+    }
+
+    fn forget(&self, catalog: &mut Catalog, hash: &Hash, old: Option<BlobEntry>) {
+        // What the index cannot forget is found damaged again.
+        if self.index.forget_blob(hash).is_ok() {
+            catalog.blob_changed(old, None);
+        }
+    }
+
+    /// Makes everything that was put before durable.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (waiting, tail) = {
+            let mut catalog = self.catalog();
+            (std::mem::take(&mut catalog.waiting), catalog.tail.file())
+        };
+        self.sync(&waiting, &tail).map_err(|error| {
+            self.catalog().waiting.restore(waiting);
+            error.into()
+        })
+    }
+
+    fn sync(&self, waiting: &Waiting, tail: &File) -> Result<(), FileError> {
+        let mut dirs = BTreeSet::new();
+        for hash in &waiting.blobs {
+            let path = self.layout.blob(hash);
+            sync_file(&path)?;
+            dirs.extend(path.parent().map(Path::to_owned));
+        }
+        dirs.iter().try_for_each(|dir| sync_dir(dir))?;
+        if !dirs.is_empty() {
+            sync_dir(&self.layout.blobs())?;
+        }
+        let journal = self.layout.journal();
+        for file in waiting.ended.iter().map(|file| &**file) {
+            file.sync_data().map_err(FileError::at(&journal))?;
+        }
+        if waiting.journal {
+            tail.sync_data().map_err(FileError::at(&journal))?;
+            sync_dir(&journal)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let totals = self.catalog().totals(&self.index);
+        Stats {
+            blobs: totals.blobs,
+            blob_bytes: totals.blob_bytes,
+            records: totals.records,
+            quarantined: self.quarantined.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Makes a blob file durable; one that was put aside meanwhile needs it no more.
+fn sync_file(path: &Path) -> Result<(), FileError> {
+    match File::open(path).and_then(|file| file.sync_data()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::at(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.index.close();
+    }
+}

@@ -1,0 +1,104 @@
+//! One process per data directory: an advisory lock that dies with its holder.
+
+use super::{
+    layout::{Layout, open_or_create},
+    open_error::{Holder, OpenError},
+};
+use crate::error::FileError;
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+};
+
+/// Bytes of the lock file that are read and written; a process id and a role need fewer.
+const MAX_LEN: usize = 256;
+
+/// The lock on a data directory, held until it is dropped or the process ends in any way.
+#[derive(Debug)]
+pub(super) struct DirLock {
+    file: File,
+}
+
+impl DirLock {
+    /// Takes the lock without waiting, and writes nothing yet.
+    pub(super) fn acquire(layout: &Layout) -> Result<Self, OpenError> {
+        let path = layout.lock();
+        let file = open_or_create(&path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(OpenError::InUse { dir: layout.root().to_owned(), holder: read_holder(&file) })
+            }
+            Err(error) => Err(FileError::at(&path)(error.into()).into()),
+        }
+    }
+
+    /// Says who holds the lock, for those who come while it is held.
+    pub(super) fn announce(&mut self, layout: &Layout, role: &str) -> Result<(), FileError> {
+        let role: String = role
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || " ._-".contains(*c))
+            .take(MAX_LEN / 2)
+            .collect();
+        let text = format!("{{\"pid\":{},\"role\":\"{role}\"}}\n", std::process::id());
+        let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
+        written.map_err(FileError::at(&layout.lock()))
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // So that the next holder is not mistaken for this one before it has announced itself.
+        if let Err(error) = self.file.set_len(0) {
+            tracing::debug!(%error, "lock file cannot be emptied");
+        }
+    }
+}
+
+/// What the lock file says; it may be empty or stale for a moment, so nothing depends on it.
+fn read_holder(file: &File) -> Holder {
+    let mut text = Vec::new();
+    let read: io::Result<usize> = file.take(MAX_LEN as u64).read_to_end(&mut text);
+    match read {
+        Ok(_) => parse_holder(&String::from_utf8_lossy(&text)),
+        Err(_) => Holder::default(),
+    }
+}
+
+fn parse_holder(text: &str) -> Holder {
+    let after = |label: &str| text.split_once(label).map(|(_, rest)| rest);
+    let pid = after("\"pid\":").and_then(|rest| rest.split([',', '}']).next()?.parse().ok());
+    let role = after("\"role\":\"")
+        .and_then(|rest| Some(rest.split_once('"')?.0))
+        .filter(|role| !role.is_empty() && role.chars().all(|c| !c.is_control()))
+        .map(str::to_owned);
+    Holder { pid, role }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_to_come_is_told_who_was_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let mut first = DirLock::acquire(&layout).unwrap();
+        first.announce(&layout, "agent \"x\"\n").unwrap();
+        let Err(OpenError::InUse { holder, .. }) = DirLock::acquire(&layout) else {
+            panic!("two processes hold one lock");
+        };
+        assert_eq!(holder.pid, Some(std::process::id()));
+        assert_eq!(holder.role.as_deref(), Some("agent x"));
+        drop(first);
+        DirLock::acquire(&layout).unwrap();
+    }
+
+    #[test]
+    fn garbage_in_the_lock_file_names_nobody() {
+        for text in ["", "{", "{\"pid\":-1}", "{\"pid\":99999999999}", "{\"role\":\"a"] {
+            assert_eq!(parse_holder(text), Holder::default(), "{text}");
+        }
+    }
+}

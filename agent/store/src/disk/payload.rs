@@ -1,0 +1,54 @@
+//! What the payloads of journal frames hold: the name first, so that the index can be made again
+//! without hashing blobs or checking signatures.
+
+use netbuild_core::{digest::Hash, hlc::Hlc, key::ActionKey};
+use netbuild_proto::record::{MAX_RECORD, SealedRecord};
+
+use super::frame::MAX_PAYLOAD;
+
+/// Largest blob in bytes that lies in the journal: a file of its own would take more room, and more
+/// time to make durable, than its content.
+pub(super) const INLINE_MAX: usize = 16 * 1024;
+/// Key, time and whether the record may be shared, before the sealed record.
+const RECORD_HEAD: usize = 32 + 8 + 1;
+
+const _: () = assert!(RECORD_HEAD + MAX_RECORD <= MAX_PAYLOAD);
+const _: () = assert!(32 + INLINE_MAX <= MAX_PAYLOAD);
+
+/// The head of a record's payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct RecordHead {
+    pub(super) key: ActionKey,
+    pub(super) hlc: Hlc,
+    pub(super) shared: bool,
+}
+
+impl RecordHead {
+    pub(super) fn of(sealed: &SealedRecord) -> Self {
+        let record = sealed.record();
+        Self { key: record.key, hlc: record.hlc, shared: record.execution.is_shared() }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.key.0.to_vec();
+        bytes.extend_from_slice(&self.hlc.0.to_le_bytes());
+        bytes.push(u8::from(self.shared));
+        bytes
+    }
+
+    /// The head and the sealed record behind it.
+    pub(super) fn split(payload: &[u8]) -> Option<(Self, &[u8])> {
+        let (key, rest) = payload.split_first_chunk()?;
+        let (hlc, rest) = rest.split_first_chunk()?;
+        let (shared, sealed) = rest.split_first()?;
+        let head =
+            Self { key: ActionKey(*key), hlc: Hlc(u64::from_le_bytes(*hlc)), shared: *shared != 0 };
+        Some((head, sealed))
+    }
+}
+
+/// The hash and the bytes of a small blob.
+pub(super) fn split_blob(payload: &[u8]) -> Option<(Hash, &[u8])> {
+    let (hash, bytes) = payload.split_first_chunk()?;
+    Some((Hash(*hash), bytes))
+}

@@ -1,0 +1,199 @@
+//! Reading from a data directory. Whatever comes out was checked; what fails the check is put aside.
+
+use super::{
+    entry::Place,
+    frame::Kind,
+    incoming::cut,
+    inner::{FileId, Inner},
+    journal::Location,
+    payload::{INLINE_MAX, RecordHead, split_blob},
+};
+use crate::{StoreError, error::FileError, verify::VerifyingReader};
+use netbuild_core::{
+    chunk::{Chunk, MAX_CHUNK, Manifest},
+    digest::{Digest, Hash},
+    key::ActionKey,
+};
+use netbuild_proto::record::SealedRecord;
+use std::{
+    fs::{self, File},
+    io::{self, Cursor, Read},
+    os::unix::fs::FileExt,
+    sync::Arc,
+};
+
+impl Inner {
+    /// Where a blob lies; a file that the index has lost is found by its name.
+    fn locate(&self, blob: &Digest) -> Option<Place> {
+        if let Some(entry) = self.index.blob(&blob.hash) {
+            return (entry.size == blob.size).then_some(entry.place);
+        }
+        let found = blob.size > INLINE_MAX as u64 && self.has_file(blob);
+        found.then(|| {
+            self.adopt(blob);
+            Place::File
+        })
+    }
+
+    fn has_file(&self, blob: &Digest) -> bool {
+        fs::symlink_metadata(self.layout.blob(&blob.hash))
+            .is_ok_and(|meta| meta.is_file() && meta.len() == blob.size)
+    }
+
+    pub(super) fn has(&self, blob: &Digest) -> bool {
+        match self.locate(blob) {
+            Some(Place::Journal(_)) => true,
+            Some(Place::File) => self.has_file(blob),
+            None => false,
+        }
+    }
+
+    pub(super) fn open(
+        self: &Arc<Self>,
+        blob: &Digest,
+    ) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
+        match self.locate(blob) {
+            None => Ok(None),
+            Some(Place::Journal(location)) => {
+                let bytes = self.small(blob, location)?;
+                Ok(bytes.map(|bytes| Box::new(Cursor::new(bytes)) as Box<dyn Read + Send>))
+            }
+            Some(Place::File) => {
+                let Some((file, id)) = self.file(blob)? else {
+                    return Ok(None);
+                };
+                let (inner, hash) = (self.clone(), blob.hash);
+                let on_damage = Box::new(move || inner.quarantine(&hash, id));
+                Ok(Some(Box::new(VerifyingReader::new(file, *blob, on_damage))))
+            }
+        }
+    }
+
+    /// The bytes of a blob in the journal.
+    fn small(&self, blob: &Digest, location: Location) -> Result<Option<Vec<u8>>, StoreError> {
+        let payload = self.segments.read(location, Kind::Blob)?;
+        let bytes = payload
+            .as_deref()
+            .and_then(split_blob)
+            .filter(|(_, bytes)| blob.matches(bytes))
+            .map(|(_, bytes)| bytes.to_vec());
+        if bytes.is_none() {
+            self.lost_small(blob, location);
+        }
+        Ok(bytes)
+    }
+
+    /// The file of a blob that the index knows, if its length is right.
+    fn file(&self, blob: &Digest) -> Result<Option<(File, FileId)>, StoreError> {
+        let Some((file, meta)) = self.open_file(&blob.hash)? else {
+            self.lost_file(&blob.hash);
+            return Ok(None);
+        };
+        let id = FileId::of(&meta);
+        if meta.len() != blob.size {
+            self.quarantine(&blob.hash, id);
+            return Ok(None);
+        }
+        Ok(Some((file, id)))
+    }
+
+    fn open_file(&self, hash: &Hash) -> Result<Option<(File, fs::Metadata)>, StoreError> {
+        let path = self.layout.blob(hash);
+        let opened = File::open(&path).and_then(|file| {
+            let meta = file.metadata()?;
+            Ok((file, meta))
+        });
+        match opened {
+            Ok(opened) => Ok(Some(opened)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(FileError::at(&path)(error).into()),
+        }
+    }
+
+    pub(super) fn manifest(&self, blob: &Digest) -> Result<Option<Manifest>, StoreError> {
+        if !self.has(blob) {
+            return Ok(None);
+        }
+        if let Some(manifest) = Manifest::single(*blob).or_else(|| self.index.manifest(*blob)) {
+            return Ok(Some(manifest));
+        }
+        let Some((mut file, id)) = self.file(blob)? else {
+            return Ok(None);
+        };
+        let path = self.layout.blob(&blob.hash);
+        let manifest = cut(&mut file).map_err(FileError::at(&path))?;
+        if manifest.blob() != *blob {
+            self.quarantine(&blob.hash, id);
+            return Ok(None);
+        }
+        // It can be made again; a failure has marked the index already.
+        let _ = self.index.put_manifest(&manifest);
+        Ok(Some(manifest))
+    }
+
+    pub(super) fn chunk(&self, chunk: &Chunk) -> Result<Option<Vec<u8>>, StoreError> {
+        if chunk.len as usize > MAX_CHUNK {
+            return Ok(None);
+        }
+        let whole = Digest { hash: chunk.hash, size: u64::from(chunk.len) };
+        let bytes = match self.locate(&whole) {
+            Some(Place::Journal(location)) => self.small(&whole, location)?,
+            Some(Place::File) => self.range(&whole.hash, 0, chunk)?,
+            None => None,
+        };
+        if bytes.is_some() {
+            return Ok(bytes);
+        }
+        let Some(entry) = self.index.chunk(&chunk.hash) else {
+            return Ok(None);
+        };
+        if entry.len != chunk.len {
+            return Ok(None);
+        }
+        let bytes = self.range(&entry.blob, entry.offset, chunk)?;
+        if bytes.is_none() {
+            // The next blob with this chunk takes its place; a failure has marked the index already.
+            let _ = self.index.forget_chunk(&chunk.hash);
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes of a chunk that is known to lie at `offset` of a blob file.
+    fn range(
+        &self,
+        blob: &Hash,
+        offset: u64,
+        chunk: &Chunk,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some((file, meta)) = self.open_file(blob)? else {
+            self.lost_file(blob);
+            return Ok(None);
+        };
+        let mut bytes = vec![0; chunk.len as usize];
+        let good = match file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => Hash::of(&bytes) == chunk.hash,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+            Err(error) => return Err(FileError::at(&self.layout.blob(blob))(error).into()),
+        };
+        if !good {
+            self.quarantine(blob, FileId::of(&meta));
+        }
+        Ok(good.then_some(bytes))
+    }
+
+    pub(super) fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError> {
+        let Some(entry) = self.index.record(key) else {
+            return Ok(None);
+        };
+        let payload = self.segments.read(entry.location, Kind::Record)?;
+        let sealed = payload
+            .as_deref()
+            .and_then(RecordHead::split)
+            .and_then(|(_, bytes)| SealedRecord::open(bytes).ok())
+            .filter(|sealed| sealed.record().key == *key);
+        if sealed.is_none() {
+            self.lost_record(key, entry.location);
+        }
+        Ok(sealed)
+    }
+}

@@ -1,0 +1,185 @@
+//! Opening the index, and making it again from the journal and the blob files when it is lost.
+
+use super::{
+    engine::EngineError,
+    entry::{BlobEntry, Place, RecordEntry},
+    frame::{Frame, HEADER, Kind},
+    index::Index,
+    journal::{Location, Position, Segments, Tail},
+    layout::{Layout, remove_file},
+    open_error::OpenError,
+    payload::{RecordHead, split_blob},
+    quarantine::Quarantine,
+    seal::{self, Verdict},
+};
+use crate::{StoreError, error::FileError};
+use netbuild_core::digest::Hash;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// An index that knows everything in the journal, and where the journal goes on.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) index: Index,
+    pub(super) segments: Segments,
+    pub(super) tail: Tail,
+}
+
+/// Opens the index and brings it up to date.
+pub(super) fn recover(layout: &Layout, quarantine: &Quarantine) -> Result<Recovered, OpenError> {
+    let segments = Segments::new(layout.journal());
+    let index = match usable(layout, &segments)? {
+        Ok(index) => index,
+        Err(reason) => replace(layout, quarantine, &reason)?,
+    };
+    let from = match index.position() {
+        Some(position) => position,
+        None => {
+            add_files(layout, &index)?;
+            Position::default()
+        }
+    };
+    let end = add_journal(layout, &segments, &index, from)?;
+    remove_file(&layout.index_damaged())?;
+    let (tail, cut) = segments.tail(end)?;
+    if cut > 0 {
+        tracing::warn!(dir = %layout.journal().display(), bytes = cut, "torn end of the journal was cut");
+    }
+    if index.position() != Some(tail.position()) {
+        index.put_position(tail.position()).map_err(|error| index_error(layout, &error))?;
+    }
+    Ok(Recovered { index, segments, tail })
+}
+
+/// The index as it is, or why it cannot be used.
+fn usable(layout: &Layout, segments: &Segments) -> Result<Result<Index, String>, OpenError> {
+    let sealed = seal::check_and_remove(layout);
+    if fs::symlink_metadata(layout.index_damaged()).is_ok() {
+        return Ok(Err("it was found damaged before".to_owned()));
+    }
+    if sealed == Verdict::Damaged {
+        return Ok(Err("its files are not those that were closed".to_owned()));
+    }
+    let index = match Index::open(layout) {
+        Ok(index) => index,
+        Err(error) => return refused(layout, error).map(|error| Err(error.to_string())),
+    };
+    let list = segments.list()?;
+    let fits = index
+        .position()
+        .is_none_or(|at| list.get(&at.segment).is_some_and(|len| *len >= at.offset));
+    Ok(if fits && !index.is_damaged() {
+        Ok(index)
+    } else {
+        Err("it does not fit the journal".to_owned())
+    })
+}
+
+/// Puts the index aside and makes an empty one.
+fn replace(layout: &Layout, quarantine: &Quarantine, reason: &str) -> Result<Index, OpenError> {
+    match quarantine.take(&layout.index(), "index") {
+        Ok(path) => {
+            tracing::warn!(reason, old = %path.display(), "index is made again");
+        }
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
+            tracing::warn!(reason, "index is made again");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    // An empty seal of the index that was put aside must not be taken for this one's.
+    remove_file(&layout.index_seal())?;
+    match Index::open(layout) {
+        Ok(index) => Ok(index),
+        Err(error) => Err(index_error(layout, &refused(layout, error)?)),
+    }
+}
+
+/// Fails when the system refused; gives other errors back. A full disk must not cost a good index.
+fn refused(layout: &Layout, error: EngineError) -> Result<EngineError, OpenError> {
+    match error.refusal() {
+        Ok(source) => Err(FileError::at(&layout.index())(source).into()),
+        Err(other) => Ok(other),
+    }
+}
+
+/// Notes every blob that has a file. What the files hold is checked when they are read.
+fn add_files(layout: &Layout, index: &Index) -> Result<(), OpenError> {
+    for dir in entries(&layout.blobs())? {
+        if !dir.is_dir() {
+            continue;
+        }
+        for path in entries(&dir)? {
+            let hash = path
+                .file_name()
+                .and_then(|name| name.to_str()?.parse::<Hash>().ok())
+                .filter(|hash| layout.blob(hash) == path);
+            let meta = fs::symlink_metadata(&path).map_err(FileError::at(&path))?;
+            if let Some(hash) = hash.filter(|_| meta.is_file()) {
+                let entry = BlobEntry { size: meta.len(), place: Place::File };
+                index.put_blob(&hash, &entry, None).map_err(|error| index_error(layout, &error))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let read = fs::read_dir(dir)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>());
+    read.map_err(FileError::at(dir))
+}
+
+/// Notes everything in the journal from `from` on; says where the journal ends.
+fn add_journal(
+    layout: &Layout,
+    segments: &Segments,
+    index: &Index,
+    from: Position,
+) -> Result<Position, OpenError> {
+    let mut noted = Ok(());
+    let replayed = segments.replay(from, |location, frame| {
+        if noted.is_ok() {
+            noted = add_frame(index, location, frame);
+        }
+    })?;
+    noted.map_err(|error| index_error(layout, &error))?;
+    if replayed.damaged > 0 {
+        tracing::warn!(dir = %layout.journal().display(), places = replayed.damaged,
+            "damaged bytes in the journal were skipped");
+    }
+    Ok(replayed.end)
+}
+
+fn add_frame(index: &Index, location: Location, frame: Frame<'_>) -> Result<(), StoreError> {
+    let end = Position {
+        segment: location.segment,
+        offset: location.offset + (HEADER + frame.payload.len()) as u64,
+    };
+    match frame.kind {
+        Kind::Blob => {
+            let Some((hash, bytes)) = split_blob(frame.payload) else {
+                return Ok(());
+            };
+            let entry = BlobEntry { size: bytes.len() as u64, place: Place::Journal(location) };
+            index.put_blob(&hash, &entry, Some(end))
+        }
+        Kind::Record => {
+            let Some((head, _)) = RecordHead::split(frame.payload) else {
+                return Ok(());
+            };
+            // The journal has records in the order in which they won, so an equal time is a later win.
+            let older = index.record(&head.key).is_some_and(|old| old.hlc > head.hlc);
+            if older {
+                return Ok(());
+            }
+            let entry = RecordEntry { location, hlc: head.hlc, shared: head.shared };
+            index.put_record(&head.key, &entry, end)
+        }
+    }
+}
+
+fn index_error(layout: &Layout, reason: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Index { dir: layout.index(), reason: reason.to_string() }
+}

@@ -1,0 +1,185 @@
+//! A store in memory: for tests, and for agents that must leave nothing on a disk.
+
+use crate::{PartialBlob, RecordHead, Stats, Store, StoreError, arrival::Arrival, store::MAX_BLOB};
+use netbuild_core::{
+    chunk::{Chunk, Chunker, Manifest},
+    digest::{Digest, Hash},
+    key::ActionKey,
+};
+use netbuild_proto::record::SealedRecord;
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{Cursor, Read},
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Keeps everything in memory, without a bound of its own. A clone is another handle to the same store.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore(Arc<Mutex<Shelves>>);
+
+#[derive(Debug, Default)]
+struct Shelves {
+    blobs: HashMap<Hash, (Arc<[u8]>, Manifest)>,
+    chunks: HashMap<Hash, (Hash, usize, usize)>,
+    records: BTreeMap<ActionKey, SealedRecord>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn shelves(&self) -> MutexGuard<'_, Shelves> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, bytes: Vec<u8>, expected: Option<&Digest>) -> Result<Digest, StoreError> {
+        let mut chunker = Chunker::new();
+        chunker.update(&bytes);
+        let manifest = chunker.finish();
+        let blob = manifest.blob();
+        if let Some(expected) = expected.filter(|expected| **expected != blob) {
+            return Err(StoreError::Mismatch(*expected));
+        }
+        let mut shelves = self.shelves();
+        for (offset, chunk) in manifest.offsets() {
+            let place = (blob.hash, offset as usize, chunk.len as usize);
+            shelves.chunks.insert(chunk.hash, place);
+        }
+        shelves.blobs.insert(blob.hash, (bytes.into(), manifest));
+        Ok(blob)
+    }
+}
+
+impl Store for MemoryStore {
+    fn put_blob(&self, blob: &Digest, content: &mut dyn Read) -> Result<(), StoreError> {
+        if self.has_blob(blob)? {
+            return Ok(());
+        }
+        let bytes = read_all(content, blob.size)?.ok_or(StoreError::Mismatch(*blob))?;
+        self.keep(bytes, Some(blob)).map(drop)
+    }
+
+    fn put_content(&self, content: &mut dyn Read) -> Result<Digest, StoreError> {
+        let limit = MAX_BLOB;
+        let bytes = read_all(content, limit)?.ok_or(StoreError::TooLarge { limit })?;
+        self.keep(bytes, None)
+    }
+
+    fn has_blob(&self, blob: &Digest) -> Result<bool, StoreError> {
+        Ok(self.manifest(blob)?.is_some())
+    }
+
+    fn open_blob(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
+        let shelves = self.shelves();
+        let found = shelves.blobs.get(&blob.hash);
+        Ok(found
+            .filter(|(_, manifest)| manifest.blob() == *blob)
+            .map(|(bytes, _)| Box::new(Cursor::new(bytes.clone())) as Box<dyn Read + Send>))
+    }
+
+    fn manifest(&self, blob: &Digest) -> Result<Option<Manifest>, StoreError> {
+        let shelves = self.shelves();
+        let found = shelves.blobs.get(&blob.hash).map(|(_, manifest)| manifest);
+        Ok(found.filter(|manifest| manifest.blob() == *blob).cloned())
+    }
+
+    fn chunk(&self, chunk: &Chunk) -> Result<Option<Vec<u8>>, StoreError> {
+        let shelves = self.shelves();
+        let Some((blob, offset, len)) = shelves.chunks.get(&chunk.hash) else {
+            return Ok(None);
+        };
+        let bytes =
+            shelves.blobs.get(blob).and_then(|(bytes, _)| bytes.get(*offset..*offset + *len));
+        Ok(bytes.filter(|bytes| bytes.len() as u64 == u64::from(chunk.len)).map(<[u8]>::to_vec))
+    }
+
+    fn begin_blob(&self, manifest: &Manifest) -> Result<Box<dyn PartialBlob>, StoreError> {
+        Ok(Box::new(MemoryBlob {
+            store: self.clone(),
+            arrival: Arrival::new(manifest),
+            bytes: Vec::new(),
+        }))
+    }
+
+    fn put_record(&self, record: &SealedRecord) -> Result<(), StoreError> {
+        let rank = |sealed: &SealedRecord| (sealed.record().hlc, Hash::of(sealed.as_bytes()));
+        let mut shelves = self.shelves();
+        let key = record.record().key;
+        let newer = shelves.records.get(&key).is_none_or(|old| rank(record) > rank(old));
+        if newer {
+            shelves.records.insert(key, record.clone());
+        }
+        Ok(())
+    }
+
+    fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError> {
+        Ok(self.shelves().records.get(key).cloned())
+    }
+
+    fn records_after(
+        &self,
+        after: Option<&ActionKey>,
+        limit: usize,
+    ) -> Result<Vec<RecordHead>, StoreError> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let shelves = self.shelves();
+        let range = shelves.records.range::<ActionKey, _>((start, Bound::Unbounded));
+        let heads = range.take(limit).map(|(key, sealed)| RecordHead {
+            key: *key,
+            hlc: sealed.record().hlc,
+            shared: sealed.record().execution.is_shared(),
+        });
+        Ok(heads.collect())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn stats(&self) -> Stats {
+        let shelves = self.shelves();
+        Stats {
+            blobs: shelves.blobs.len() as u64,
+            blob_bytes: shelves.blobs.values().map(|(_, m)| m.blob().size).sum(),
+            records: shelves.records.len() as u64,
+            quarantined: 0,
+        }
+    }
+}
+
+/// Reads to the end; `None` when there are more than `limit` bytes.
+fn read_all(content: &mut dyn Read, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    let mut bytes = Vec::new();
+    content.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(StoreError::Content)?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
+}
+
+#[derive(Debug)]
+struct MemoryBlob {
+    store: MemoryStore,
+    arrival: Arrival,
+    bytes: Vec<u8>,
+}
+
+impl PartialBlob for MemoryBlob {
+    fn write_chunk(&mut self, index: usize, bytes: &[u8]) -> Result<(), StoreError> {
+        if let Some(offset) = self.arrival.admit(index, bytes)? {
+            let (start, end) = (offset as usize, offset as usize + bytes.len());
+            // Grown with what came, as the size is a stranger's word.
+            if self.bytes.len() < end {
+                self.bytes.resize(end, 0);
+            }
+            self.bytes[start..end].copy_from_slice(bytes);
+            self.arrival.wrote(index);
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), StoreError> {
+        self.arrival.complete()?;
+        self.store.keep(self.bytes, Some(&self.arrival.blob())).map(drop)
+    }
+}

@@ -1,0 +1,94 @@
+//! The seam between those who need bytes and records and the backends that keep them.
+
+use crate::StoreError;
+use netbuild_core::{
+    chunk::{Chunk, MAX_CHUNKS, MIN_CHUNK, Manifest},
+    digest::Digest,
+    hlc::Hlc,
+    key::ActionKey,
+};
+use netbuild_proto::record::SealedRecord;
+use std::{fmt::Debug, io::Read};
+
+/// Largest blob in bytes: one whose chunks, were they all the smallest, still fit one manifest.
+pub const MAX_BLOB: u64 = MIN_CHUNK as u64 * MAX_CHUNKS as u64;
+
+/// What a listing of records says of each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordHead {
+    /// The action.
+    pub key: ActionKey,
+    /// When the record was written, in mesh time.
+    pub hlc: Hlc,
+    /// Whether other agents may hear of the result.
+    pub shared: bool,
+}
+
+/// How much a store holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Blobs.
+    pub blobs: u64,
+    /// Sum of their sizes in bytes.
+    pub blob_bytes: u64,
+    /// Records.
+    pub records: u64,
+    /// Blobs and records found damaged since the store was opened; each is a miss since then.
+    pub quarantined: u64,
+}
+
+/// Keeps blobs and records. May be used from many threads at once.
+pub trait Store: Send + Sync + Debug {
+    /// Keeps bytes that must be those `blob` names, else [`StoreError::Mismatch`] and nothing is kept.
+    /// A blob that is already here costs nothing: `content` is then left unread.
+    fn put_blob(&self, blob: &Digest, content: &mut dyn Read) -> Result<(), StoreError>;
+
+    /// Keeps bytes whose name is not known yet, at most [`MAX_BLOB`] of them, and says the name.
+    fn put_content(&self, content: &mut dyn Read) -> Result<Digest, StoreError>;
+
+    /// Whether the blob is here, as far as can be told without reading it.
+    fn has_blob(&self, blob: &Digest) -> Result<bool, StoreError>;
+
+    /// The bytes of a blob. The reader checks what it reads: instead of a blob's last bytes it gives
+    /// `InvalidData` when they are not those of `blob`. A damaged blob is a miss from then on.
+    fn open_blob(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, StoreError>;
+
+    /// The chunks of a blob that is here.
+    fn manifest(&self, blob: &Digest) -> Result<Option<Manifest>, StoreError>;
+
+    /// The checked bytes of a chunk, from whichever blob holds it. Damage is a miss.
+    fn chunk(&self, chunk: &Chunk) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Starts a blob that arrives chunk by chunk in any order.
+    fn begin_blob(&self, manifest: &Manifest) -> Result<Box<dyn PartialBlob>, StoreError>;
+
+    /// Keeps a record, unless a newer one is here for its key. Of two with the same time the one whose
+    /// bytes have the greater hash stays, so that all agents agree.
+    fn put_record(&self, record: &SealedRecord) -> Result<(), StoreError>;
+
+    /// The record of an action. A damaged record is a miss.
+    fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError>;
+
+    /// At most `limit` records in the order of their keys, from the first key after `after`.
+    fn records_after(
+        &self,
+        after: Option<&ActionKey>,
+        limit: usize,
+    ) -> Result<Vec<RecordHead>, StoreError>;
+
+    /// Returns when all that was put before survives the loss of power.
+    fn flush(&self) -> Result<(), StoreError>;
+
+    /// How much is here.
+    fn stats(&self) -> Stats;
+}
+
+/// A blob on its way in. Dropping it unfinished leaves nothing behind.
+pub trait PartialBlob: Send + Debug {
+    /// Keeps the chunk at place `index` of the manifest, from 0, if the bytes are those it names. A
+    /// chunk that came before is not written again.
+    fn write_chunk(&mut self, index: usize, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Checks the whole against the digest, as the manifest may be a stranger's, and keeps the blob.
+    fn finish(self: Box<Self>) -> Result<(), StoreError>;
+}

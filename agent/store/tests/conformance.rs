@@ -1,0 +1,254 @@
+//! What every store promises, asked of each backend.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod common;
+
+use common::{noise, read, record};
+use netbuild_core::{
+    chunk::{Chunk, Chunker, MAX_CHUNK, Manifest},
+    digest::{Digest, Hash},
+    key::ActionKey,
+};
+use netbuild_store::{DiskStore, MAX_BLOB, MemoryStore, Store, StoreError};
+use std::io::{self, Read};
+
+/// Sizes on both sides of every boundary inside a store.
+const SIZES: [usize; 8] =
+    [0, 1, 16 * 1024, 16 * 1024 + 1, 300_000, MAX_CHUNK, MAX_CHUNK + 1, 7 << 20];
+
+fn manifest_of(bytes: &[u8]) -> Manifest {
+    let mut chunker = Chunker::new();
+    chunker.update(bytes);
+    chunker.finish()
+}
+
+fn blobs_come_back_as_they_were_put(store: &dyn Store) {
+    for size in SIZES {
+        let bytes = noise(size, size as u64);
+        let blob = Digest::of(&bytes);
+        assert!(!store.has_blob(&blob).unwrap());
+        assert!(store.open_blob(&blob).unwrap().is_none());
+        assert!(store.manifest(&blob).unwrap().is_none());
+        store.put_blob(&blob, &mut &bytes[..]).unwrap();
+        store.put_blob(&blob, &mut &bytes[..]).unwrap();
+        assert_eq!(store.put_content(&mut &bytes[..]).unwrap(), blob);
+        assert!(store.has_blob(&blob).unwrap());
+        assert_eq!(read(store, &blob).as_ref(), Some(&bytes));
+        assert_eq!(store.manifest(&blob).unwrap(), Some(manifest_of(&bytes)));
+    }
+    store.flush().unwrap();
+    store.flush().unwrap();
+    let stats = store.stats();
+    assert_eq!(stats.blobs, SIZES.len() as u64);
+    assert_eq!(stats.blob_bytes, SIZES.iter().sum::<usize>() as u64);
+}
+
+fn a_digest_with_another_size_is_another_blob(store: &dyn Store) {
+    for size in [100, 100_000] {
+        let bytes = noise(size, 5);
+        let blob = store.put_content(&mut &bytes[..]).unwrap();
+        for size in [0, blob.size - 1, blob.size + 1, 20_000, u64::MAX] {
+            let other = Digest { size, ..blob };
+            assert!(!store.has_blob(&other).unwrap());
+            assert!(store.open_blob(&other).unwrap().is_none());
+            assert!(store.manifest(&other).unwrap().is_none());
+        }
+        assert_eq!(read(store, &blob).as_ref(), Some(&bytes));
+    }
+    assert_eq!(store.stats().quarantined, 0);
+}
+
+fn wrong_content_is_refused_and_not_kept(store: &dyn Store) {
+    for size in [100, 100_000, 3 << 20] {
+        let bytes = noise(size, 1);
+        let blob = Digest::of(&bytes);
+        let longer = [&bytes[..], b"x"].concat();
+        let mut flipped = bytes.clone();
+        flipped[size / 2] ^= 1;
+        for bad in [&bytes[1..], &longer, &flipped, b""] {
+            let refused = store.put_blob(&blob, &mut &bad[..]);
+            assert!(matches!(refused, Err(StoreError::Mismatch(named)) if named == blob));
+            assert!(!store.has_blob(&Digest::of(bad)).unwrap());
+        }
+        // Content without an end is given up, not stored.
+        assert!(store.put_blob(&blob, &mut io::repeat(7)).is_err());
+        assert!(!store.has_blob(&blob).unwrap());
+    }
+    assert_eq!(store.stats().blobs, 0);
+}
+
+fn a_reader_that_fails_leaves_nothing(store: &dyn Store) {
+    struct Failing;
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("gone"))
+        }
+    }
+    for size in [100, 100_000] {
+        let bytes = noise(size, 1);
+        let failed = store.put_content(&mut (&bytes[..]).chain(Failing));
+        assert!(matches!(failed, Err(StoreError::Content(_))));
+    }
+    assert_eq!(store.stats().blobs, 0);
+}
+
+fn every_chunk_of_every_blob_is_served(store: &dyn Store) {
+    for size in SIZES {
+        let bytes = noise(size, 9);
+        store.put_content(&mut &bytes[..]).unwrap();
+        for (offset, chunk) in manifest_of(&bytes).offsets() {
+            let part = &bytes[offset as usize..][..chunk.len as usize];
+            assert_eq!(store.chunk(&chunk).unwrap().as_deref(), Some(part));
+            for len in [0, chunk.len - 1, chunk.len + 1, u32::MAX] {
+                assert_eq!(store.chunk(&Chunk { len, ..chunk }).unwrap(), None);
+            }
+        }
+    }
+    let unknown = Chunk { hash: Hash([9; 32]), len: 5 };
+    assert_eq!(store.chunk(&unknown).unwrap(), None);
+}
+
+fn a_blob_arrives_chunk_by_chunk_in_any_order(store: &dyn Store) {
+    for size in SIZES {
+        let bytes = noise(size, 3);
+        let manifest = manifest_of(&bytes);
+        let mut partial = store.begin_blob(&manifest).unwrap();
+        let parts: Vec<_> = manifest.offsets().collect();
+        for (index, (offset, chunk)) in parts.iter().enumerate().rev() {
+            let part = &bytes[*offset as usize..][..chunk.len as usize];
+            let mut wrong = part.to_vec();
+            wrong[0] ^= 1;
+            for bad in [&wrong[..], &part[1..], b""] {
+                assert!(matches!(
+                    partial.write_chunk(index, bad),
+                    Err(StoreError::ChunkMismatch { .. })
+                ));
+            }
+            partial.write_chunk(index, part).unwrap();
+            partial.write_chunk(index, part).unwrap();
+        }
+        assert!(matches!(
+            partial.write_chunk(parts.len(), b"x"),
+            Err(StoreError::NoSuchChunk { .. })
+        ));
+        assert!(!store.has_blob(&manifest.blob()).unwrap());
+        partial.finish().unwrap();
+        assert_eq!(read(store, &manifest.blob()), Some(bytes));
+    }
+}
+
+fn an_unfinished_or_lying_arrival_leaves_nothing(store: &dyn Store) {
+    for size in [100, 100_000, 7 << 20] {
+        let bytes = noise(size, 3);
+        let honest = manifest_of(&bytes);
+        let partial = store.begin_blob(&honest).unwrap();
+        assert!(matches!(partial.finish(), Err(StoreError::Incomplete { .. })));
+
+        let lie = Digest { hash: Hash([1; 32]), ..honest.blob() };
+        let lying = Manifest::new(lie, honest.chunks().to_vec()).unwrap();
+        let mut partial = store.begin_blob(&lying).unwrap();
+        for (index, (offset, chunk)) in honest.offsets().enumerate() {
+            let part = &bytes[offset as usize..][..chunk.len as usize];
+            partial.write_chunk(index, part).unwrap();
+        }
+        assert!(matches!(partial.finish(), Err(StoreError::Mismatch(blob)) if blob == lie));
+        assert!(!store.has_blob(&lie).unwrap());
+    }
+    let huge = Digest { hash: Hash([1; 32]), size: MAX_BLOB };
+    let chunk = Chunk { hash: Hash([2; 32]), len: MAX_CHUNK as u32 };
+    let chunks = vec![chunk; (MAX_BLOB / MAX_CHUNK as u64) as usize];
+    drop(store.begin_blob(&Manifest::new(huge, chunks).unwrap()).unwrap());
+    assert_eq!(store.stats().blobs, 0);
+}
+
+fn the_newest_record_stays_whatever_the_order(store: &dyn Store) {
+    let key = ActionKey([1; 32]);
+    assert_eq!(store.record(&key).unwrap(), None);
+    for (hlc, exit_code, expected) in [(5, 1, 1), (4, 2, 1), (6, 3, 3), (5, 4, 3)] {
+        store.put_record(&record(1, hlc, exit_code)).unwrap();
+        let kept = store.record(&key).unwrap().unwrap();
+        assert_eq!(kept.record().result.exit_code, expected);
+    }
+    let (one, two) = (record(2, 7, 1), record(2, 7, 2));
+    let winner = std::cmp::max_by_key(&one, &two, |sealed| Hash::of(sealed.as_bytes()));
+    for order in [[&one, &two], [&two, &one]] {
+        for sealed in order {
+            store.put_record(sealed).unwrap();
+        }
+        let kept = store.record(&ActionKey([2; 32])).unwrap();
+        assert_eq!(kept.as_ref(), Some(winner));
+    }
+    assert_eq!(store.stats().records, 2);
+}
+
+fn records_are_listed_in_pages(store: &dyn Store) {
+    for key in [5, 1, 255, 3, 0] {
+        store.put_record(&record(key, u64::from(key) + 7, 0)).unwrap();
+    }
+    let mut listed = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.records_after(after.as_ref(), 2).unwrap();
+        let Some(last) = page.last() else { break };
+        assert!(page.len() <= 2);
+        after = Some(last.key);
+        listed.extend(page.iter().map(|head| (head.key.0[0], head.hlc.0, head.shared)));
+    }
+    let expected = [0, 1, 3, 5, 255u8].map(|key| (key, u64::from(key) + 7, key % 2 == 0));
+    assert_eq!(listed, expected);
+    assert!(store.records_after(None, 0).unwrap().is_empty());
+}
+
+fn many_threads_may_use_it_at_once(store: &dyn Store) {
+    std::thread::scope(|scope| {
+        for thread in 0..16u64 {
+            scope.spawn(move || {
+                for round in 0..12u64 {
+                    // Half of the blobs are everybody's, so that equal puts meet.
+                    let seed = if round % 2 == 0 { round } else { thread * 100 + round };
+                    let bytes = noise(5_000 * (round as usize + 1), seed);
+                    let blob = Digest::of(&bytes);
+                    store.put_blob(&blob, &mut &bytes[..]).unwrap();
+                    assert_eq!(read(store, &blob), Some(bytes));
+                    let sealed = record(thread as u8, round + 1, round as i32);
+                    store.put_record(&sealed).unwrap();
+                    assert_eq!(store.record(&sealed.record().key).unwrap(), Some(sealed));
+                    store.flush().unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(store.stats().blobs, 6 + 16 * 6);
+    assert_eq!(store.stats().records, 16);
+    assert_eq!(store.stats().quarantined, 0);
+}
+
+macro_rules! conformance {
+    ($($promise:ident)*) => {
+        mod memory {
+            $(#[test] fn $promise() { super::$promise(&super::MemoryStore::new()); })*
+        }
+        mod disk {
+            $(#[test] fn $promise() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$promise(&super::DiskStore::open(dir.path(), "test").unwrap());
+                let left = std::fs::read_dir(dir.path().join("tmp")).unwrap().count();
+                assert_eq!(left, 0, "files in tmp");
+            })*
+        }
+    };
+}
+
+conformance! {
+    blobs_come_back_as_they_were_put
+    a_digest_with_another_size_is_another_blob
+    wrong_content_is_refused_and_not_kept
+    a_reader_that_fails_leaves_nothing
+    every_chunk_of_every_blob_is_served
+    a_blob_arrives_chunk_by_chunk_in_any_order
+    an_unfinished_or_lying_arrival_leaves_nothing
+    the_newest_record_stays_whatever_the_order
+    records_are_listed_in_pages
+    many_threads_may_use_it_at_once
+}

@@ -1,0 +1,54 @@
+//! What an endpoint has done since it was bound.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A snapshot of the counts of one endpoint; they start at zero and only grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Peers turned away: not admitted, without a key, or over a limit of connections.
+    pub connections_refused: u64,
+    /// Requests of others that were answered to the end.
+    pub requests_served: u64,
+    /// Requests of others that were malformed.
+    pub requests_refused: u64,
+    /// Payload bytes handed to QUIC for others: records, manifests and chunks.
+    pub bytes_served: u64,
+    /// Connections that this endpoint tried to open.
+    pub dials: u64,
+    /// Requests that this endpoint made.
+    pub requests_made: u64,
+    /// Payload bytes of records, manifests and chunks that arrived, verified or not.
+    pub bytes_fetched: u64,
+}
+
+/// The live counts behind [`Counters`].
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) connections_refused: AtomicU64,
+    pub(crate) requests_served: AtomicU64,
+    pub(crate) requests_refused: AtomicU64,
+    pub(crate) bytes_served: AtomicU64,
+    pub(crate) dials: AtomicU64,
+    pub(crate) requests_made: AtomicU64,
+    pub(crate) bytes_fetched: AtomicU64,
+}
+
+impl Tally {
+    pub(crate) fn snapshot(&self) -> Counters {
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Counters {
+            connections_refused: get(&self.connections_refused),
+            requests_served: get(&self.requests_served),
+            requests_refused: get(&self.requests_refused),
+            bytes_served: get(&self.bytes_served),
+            dials: get(&self.dials),
+            requests_made: get(&self.requests_made),
+            bytes_fetched: get(&self.bytes_fetched),
+        }
+    }
+}
+
+/// Adds to a count.
+pub(crate) fn add(count: &AtomicU64, more: u64) {
+    count.fetch_add(more, Ordering::Relaxed);
+}

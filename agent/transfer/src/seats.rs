@@ -1,0 +1,73 @@
+//! Room for the connections of others: so many in all, so many for one peer.
+
+use netbuild_core::peer::PeerId;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Most connections that are served at once: a mesh of hundreds of agents, each with one, within
+/// the memory that their windows may take.
+pub(crate) const MAX_CONNECTIONS: usize = 256;
+/// Most connections of one peer: it needs one, and a few while dead ones of a process that was
+/// killed are not yet noticed.
+pub(crate) const MAX_CONNECTIONS_PER_PEER: usize = 8;
+
+/// Who is connected how often.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seats(Arc<Mutex<HashMap<PeerId, usize>>>);
+
+/// Room for one connection of one peer, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    seats: Seats,
+    peer: PeerId,
+}
+
+impl Seats {
+    /// Room for one more connection of `peer`, if there is any.
+    pub(crate) fn take(&self, peer: PeerId) -> Option<Seat> {
+        let mut taken = self.lock();
+        let count = taken.entry(peer).or_default();
+        if *count >= MAX_CONNECTIONS_PER_PEER {
+            return None;
+        }
+        *count += 1;
+        Some(Seat { seats: self.clone(), peer })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.lock();
+        if let Some(count) = taken.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.peer);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_peer_cannot_take_the_room_of_others() {
+        let seats = Seats::default();
+        let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
+        let mut taken: Vec<_> =
+            (0..MAX_CONNECTIONS_PER_PEER).map(|_| seats.take(a).unwrap()).collect();
+        assert!(seats.take(a).is_none());
+        assert!(seats.take(b).is_some());
+        taken.pop();
+        assert!(seats.take(a).is_some());
+        taken.clear();
+        assert!(seats.lock().is_empty());
+    }
+}

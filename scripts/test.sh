@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Runs all checks of the repository, the cheap ones first; the first that fails ends the run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+    cat <<'USAGE'
+usage: scripts/test.sh [--fast] [-- FILTER...]
+
+Runs every check: formatting, clippy, documentation, tests.
+
+  --fast      only formatting and tests
+  -- FILTER   passes the rest to the test runner, for example a part of a test's name
+  --help      this text
+
+Needs a Rust toolchain and a C compiler. Uses cargo-nextest when it is installed, else cargo test.
+USAGE
+}
+
+fail() {
+    echo "scripts/test.sh: $*" >&2
+    exit 2
+}
+
+fast=false
+filter=()
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        --fast) fast=true ;;
+        --help | -h)
+            usage
+            exit 0
+            ;;
+        --)
+            shift
+            filter=("$@")
+            break
+            ;;
+        *) fail "unknown argument '$1' (see --help; a filter goes after --)" ;;
+    esac
+    shift
+done
+
+# need HINT COMMAND...: ends the run with the hint when the command does not work.
+need() {
+    local hint=$1
+    shift
+    "$@" --version >/dev/null 2>&1 || fail "'$*' does not work here; $hint"
+}
+
+need 'install Rust from https://rustup.rs' cargo
+need 'install it with: rustup component add rustfmt' cargo fmt
+if ! $fast; then
+    need 'install it with: rustup component add clippy' cargo clippy
+fi
+command -v "${CC:-cc}" >/dev/null ||
+    fail "there is no C compiler '${CC:-cc}'; on Debian: apt-get install gcc libc6-dev"
+
+step() {
+    local name=$1 from=$SECONDS
+    shift
+    echo "== $name"
+    if ! "$@"; then
+        echo "== $name: FAILED after $((SECONDS - from)) s" >&2
+        exit 1
+    fi
+    echo "== $name: ok, $((SECONDS - from)) s"
+}
+
+# The example application is no cargo package. `settings` includes generated files, so it is left out.
+format_example() {
+    rustfmt --edition 2021 --check tests/workload/packages/{cache,models,network}/src/lib.rs \
+        tests/workload/services/{api,frontend,worker}/main.rs
+}
+
+documentation() {
+    RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
+}
+
+run_tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --workspace --locked ${filter[@]+"${filter[@]}"}
+    else
+        cargo test --workspace --locked --lib --bins --tests -- ${filter[@]+"${filter[@]}"}
+    fi
+}
+
+step format cargo fmt --all --check
+step 'format of the example' format_example
+if ! $fast; then
+    step clippy cargo clippy --workspace --all-targets --locked -- -D warnings
+    step documentation documentation
+fi
+step tests run_tests
+if ! $fast && [[ ${#filter[@]} -eq 0 ]]; then
+    step 'examples in the documentation' cargo test --workspace --locked --doc
+fi
+
+echo "== all checks passed in $SECONDS s"
