@@ -1,1 +1,3 @@
-fn main() {}
+//! netbuild as its users meet it: real processes, real sockets, real files.
+
+mod support;
