@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Print the ticket with which another agent joins the mesh of this one
     Ticket(ReportArgs),
+    /// Stop the agent of this data directory, in order
+    Stop(StopArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -91,6 +93,12 @@ pub(crate) struct ReportArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct PutArgs {
     /// The file
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -133,6 +141,9 @@ pub(crate) struct AgentArgs {
     /// Meet this member first: a ticket or a multiaddress; repeatable [env: NETBUILD_JOIN]
     #[arg(long, value_name = "TICKET|MULTIADDR")]
     join: Vec<String>,
+    /// Go on in the background once it serves; the log goes to agent.log in the data directory
+    #[arg(long)]
+    pub(crate) detach: bool,
     #[command(flatten)]
     common: Common,
 }

@@ -5,7 +5,7 @@ mod blob;
 mod run;
 mod status;
 
-pub(crate) use agent::agent;
+pub(crate) use agent::{agent, stop};
 pub(crate) use blob::{get, put};
 pub(crate) use run::run;
 pub(crate) use status::{status, ticket};

@@ -35,6 +35,11 @@ impl CliError {
         self
     }
 
+    pub(crate) fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
     pub(crate) fn io(action: &str, path: &Path, error: &std::io::Error) -> Self {
         let message = format!("cannot {action} `{}`: {error}", path.display());
         Self { message, hint: None, code: EXIT_USAGE }

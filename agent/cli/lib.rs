@@ -25,6 +25,7 @@ pub fn netbuild_main() -> ExitCode {
         Command::Put(args) => commands::put(&args),
         Command::Get(args) => commands::get(&args),
         Command::Ticket(args) => commands::ticket(&args),
+        Command::Stop(args) => commands::stop(&args),
         Command::Completions { shell } => commands::completions(shell),
     };
     result.unwrap_or_else(|error| error.print("netbuild"))
