@@ -119,7 +119,7 @@ impl Chunker {
 
     fn cut(&mut self, start: usize) -> usize {
         let rest = &self.pending[start..];
-        let len = first_cut(rest, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK, 0);
+        let len = first_cut(rest, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK);
         self.chunks.push(Chunk { hash: Hash::of(&rest[..len]), len: len as u32 });
         len
     }
@@ -139,9 +139,8 @@ impl Chunker {
 }
 
 /// Length of the first FastCDC-2020 chunk (normalization level 2) of non-empty `bytes`.
-fn first_cut(bytes: &[u8], min: usize, avg: usize, max: usize, seed: u64) -> usize {
-    let mut cutter =
-        FastCDC::with_level_and_seed(bytes, min, avg, max, Normalization::Level2, seed);
+fn first_cut(bytes: &[u8], min: usize, avg: usize, max: usize) -> usize {
+    let mut cutter = FastCDC::with_level(bytes, min, avg, max, Normalization::Level2);
     cutter.next().map_or(bytes.len(), |chunk| chunk.length)
 }
 
@@ -168,6 +167,44 @@ mod tests {
         let mut chunker = Chunker::new();
         bytes.chunks(piece.max(1)).for_each(|piece| chunker.update(piece));
         chunker.finish()
+    }
+
+    fn cuts(bytes: &[u8], min: usize, avg: usize, max: usize) -> Vec<usize> {
+        let mut lengths = Vec::new();
+        let mut start = 0;
+        while start < bytes.len() {
+            let len = first_cut(&bytes[start..], min, avg, max);
+            lengths.push(len);
+            start += len;
+        }
+        lengths
+    }
+
+    /// The lengths come from an implementation of FastCDC-2020 of our own in another language, byte
+    /// by byte and with its table made from MD5, which gives every offset and SHA-256 of the vectors
+    /// that REAPI publishes (fastcdc2020_test_vectors.txt, seed 0; their input is an image that
+    /// is not ours to include, so the vectors here are over bytes that anyone can make).
+    #[test]
+    fn cut_points_are_those_of_fastcdc_2020() {
+        assert_eq!(
+            cuts(&noise(200_001, 1), 4096, 16384, 65534),
+            [
+                16594, 11534, 16852, 17194, 19591, 26473, 7440, 16946, 19436, 20507, 8036, 17012,
+                2386
+            ]
+        );
+        assert_eq!(
+            cuts(&vec![0; 300_000], 4096, 16384, 65534),
+            [65534, 65534, 65534, 65534, 37864]
+        );
+        let bytes = noise(6_000_001, 7);
+        let ours = [
+            590_547, 398_241, 629_566, 575_282, 760_984, 855_651, 693_946, 821_670, 568_082,
+            106_032,
+        ];
+        assert_eq!(cuts(&bytes, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK), ours);
+        let manifest = manifest_of(&bytes, 100_000);
+        assert_eq!(manifest.chunks().iter().map(|c| c.len as usize).collect::<Vec<_>>(), ours);
     }
 
     #[test]
