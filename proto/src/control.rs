@@ -102,7 +102,7 @@ pub struct Status {
     pub region: String,
     /// Peer id in text form.
     pub peer: String,
-    /// UDP addresses of the mesh port; empty without a mesh.
+    /// Multiaddresses of the mesh port; empty without a mesh.
     pub mesh_addresses: Vec<String>,
     /// UDP address of the data plane; empty without a mesh.
     pub data_address: String,

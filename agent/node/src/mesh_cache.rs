@@ -17,7 +17,7 @@ use netbuild_core::{
     peers::Candidate,
 };
 use netbuild_gateway::Door;
-use netbuild_mesh::{Catalog, Mesh};
+use netbuild_mesh::{Catalog, Mesh, format_multiaddr};
 use netbuild_proto::{
     control::Status,
     membership::Held,
@@ -81,6 +81,13 @@ impl MeshCache {
             addresses: self.mesh.addresses(),
             mesh_key: self.mesh_key,
         }
+    }
+
+    /// Where the mesh port is, as others may `--join` it once they have the mesh key.
+    fn multiaddresses(&self) -> Vec<String> {
+        let peer = self.disk.peer_id();
+        let addresses = self.mesh.addresses();
+        addresses.iter().map(|address| format_multiaddr(*address, Some(&peer))).collect()
     }
 
     fn announce(&self, record: &SealedRecord) {
@@ -368,7 +375,7 @@ impl Door for MeshCache {
             ("mesh_rejected_messages", mesh.rejected_messages),
         ];
         Status {
-            mesh_addresses: self.mesh.addresses().iter().map(ToString::to_string).collect(),
+            mesh_addresses: self.multiaddresses(),
             data_address: self.endpoint.local_addr().to_string(),
             ticket: self.ticket().to_string(),
             members: self.view.members(),

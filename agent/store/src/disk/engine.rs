@@ -5,10 +5,14 @@
 
 use std::{
     any::Any,
+    collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +23,9 @@ const CACHE: u64 = 64 << 20;
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Wait between two tries for sled's lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// Most changes that wait to be written together: about 400 kB, and what an opening after a crash indexes
+/// again from the journal. sled writes through for each batch, so many small ones cost a disk access each.
+const MAX_PENDING: usize = 4096;
 /// Version of the envelope around each value, its first byte.
 const VERSION: u8 = 1;
 /// Version and CRC-32C before each value.
@@ -61,11 +68,14 @@ pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 /// A key with its value.
 pub(super) type Item = (Vec<u8>, Vec<u8>);
 
-/// An embedded ordered map. What is written is not durable until the engine is closed.
+/// An embedded ordered map. What is written is not durable until the engine is closed; after a crash all
+/// changes up to some moment are there, and none after it.
 #[derive(Debug)]
 pub(super) struct Engine {
     /// `None` once closed.
     db: Option<sled::Db>,
+    /// The newest changes, not written to `db` yet.
+    pending: Mutex<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     broken: AtomicBool,
 }
 
@@ -81,7 +91,11 @@ impl Engine {
                     thread::sleep(LOCK_PAUSE);
                 }
                 opened => {
-                    return opened.map(|db| Self { db: Some(db), broken: AtomicBool::new(false) });
+                    return opened.map(|db| Self {
+                        db: Some(db),
+                        pending: Mutex::default(),
+                        broken: AtomicBool::new(false),
+                    });
                 }
             }
         }
@@ -89,22 +103,47 @@ impl Engine {
 
     /// The value of a key.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        if let Some(pending) = self.pending().get(key) {
+            return Ok(pending.clone());
+        }
         match self.ask(|db| db.get(key))? {
             Some(sealed) => open_value(key, &sealed).map(Some),
             None => Ok(None),
         }
     }
 
-    /// Writes all changes or none.
-    pub(super) fn write(&self, changes: &[Change]) -> Result<(), EngineError> {
+    /// Takes all changes or none.
+    pub(super) fn write(&self, changes: Vec<Change>) -> Result<(), EngineError> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(EngineError::Broken);
+        }
+        let mut pending = self.pending();
+        pending.extend(changes);
+        if pending.len() < MAX_PENDING { Ok(()) } else { self.write_out(&mut pending) }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is pending, in one batch and so all or nothing.
+    fn write_out(
+        &self,
+        pending: &mut BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    ) -> Result<(), EngineError> {
+        if pending.is_empty() {
+            return Ok(());
+        }
         let mut batch = sled::Batch::default();
-        for (key, value) in changes {
+        for (key, value) in &*pending {
             match value {
                 Some(value) => batch.insert(key.as_slice(), seal_value(key, value)),
                 None => batch.remove(key.as_slice()),
             }
         }
-        self.ask(|db| db.apply_batch(batch.clone()))
+        self.ask(|db| db.apply_batch(batch))?;
+        pending.clear();
+        Ok(())
     }
 
     /// At most `limit` keys with their values: those after `after` that start with `prefix`, in order. A
@@ -116,6 +155,7 @@ impl Engine {
         limit: usize,
         mut on_bad: impl FnMut(),
     ) -> Result<Vec<Item>, EngineError> {
+        self.write_out(&mut self.pending())?;
         let start = [&[prefix], after].concat();
         let found = self.ask(|db| {
             db.range(start.as_slice()..[prefix + 1].as_slice())
@@ -135,6 +175,7 @@ impl Engine {
 
     /// Writes everything out and lets the files go.
     pub(super) fn close(&mut self) -> Result<(), EngineError> {
+        let written = if self.db.is_some() { self.write_out(&mut self.pending()) } else { Ok(()) };
         let Some(db) = self.db.take() else {
             return Ok(());
         };
@@ -147,7 +188,8 @@ impl Engine {
             let flushed = db.flush().map(drop);
             drop(db);
             flushed
-        })
+        })?;
+        written
     }
 
     fn ask<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, EngineError> {
@@ -228,8 +270,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut engine = Engine::open(dir.path()).unwrap();
         let put = |key: &[u8]| (key.to_vec(), Some([key, b"!"].concat()));
-        engine.write(&[put(b"b2"), put(b"a9"), put(b"b1"), put(b"c0"), put(b"b3")]).unwrap();
-        engine.write(&[(b"b3".to_vec(), None)]).unwrap();
+        engine.write(["b2", "a9", "b1", "c0", "b3"].map(|key| put(key.as_bytes())).into()).unwrap();
+        engine.write(vec![(b"b3".to_vec(), None)]).unwrap();
+        assert_eq!(engine.get(b"b2").unwrap().unwrap(), b"b2!");
+        assert_eq!(engine.get(b"b3").unwrap(), None);
         engine.close().unwrap();
         let engine = Engine::open(dir.path()).unwrap();
         let keys = |after: &[u8], limit| -> Vec<Vec<u8>> {

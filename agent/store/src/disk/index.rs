@@ -207,7 +207,7 @@ impl Index {
     }
 
     fn put(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        self.engine.write(&changes).map_err(|error| {
+        self.engine.write(changes).map_err(|error| {
             self.mark_damaged(&error);
             StoreError::Index(error.to_string())
         })
