@@ -92,8 +92,5 @@ if ! $fast; then
     step documentation documentation
 fi
 step tests run_tests
-if ! $fast && [[ ${#filter[@]} -eq 0 ]]; then
-    step 'examples in the documentation' cargo test --workspace --locked --doc
-fi
 
 echo "== all checks passed in $SECONDS s"

@@ -13,6 +13,7 @@ pub(crate) use status::{status, ticket};
 use crate::{args::Args, errors::CliError};
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use netbuild_node::{Session, config::Settings};
 use std::{io::Write as _, process::ExitCode};
 
 /// Prints a completion script.
@@ -21,6 +22,16 @@ pub(crate) fn completions(shell: Shell) -> Result<ExitCode, CliError> {
     clap_complete::generate(shell, &mut Args::command(), "netbuild", &mut script);
     print(&String::from_utf8_lossy(&script));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A session with the data directory of the settings, for a command that must not make one.
+fn existing(settings: &Settings) -> Result<Session, CliError> {
+    if settings.data_dir.exists() {
+        return Ok(Session::new(&settings.data_dir, &settings.region)?);
+    }
+    let dir = settings.data_dir.display();
+    Err(CliError::failed(format!("there is no data directory `{dir}`"))
+        .hint("the first `netbuild run`, `netbuild put` or `netbuild-agent` makes it"))
 }
 
 /// Prints data on standard output. A reader that has gone away has read enough.

@@ -4,9 +4,9 @@ use netbuild_core::{
     cache::CacheError,
     graph::{Problems, UnknownTask},
 };
-use netbuild_node::{AgentError, RunError, SessionError};
+use netbuild_node::{AgentError, RunError, SessionError, chain};
 use netbuild_runner::WorkspaceError;
-use std::{error::Error, path::Path, process::ExitCode};
+use std::{error::Error, io::Write as _, path::Path, process::ExitCode};
 
 /// A task failed, or what was asked for is not to be had.
 pub(crate) const EXIT_FAILED: u8 = 1;
@@ -50,30 +50,12 @@ impl CliError {
         Self { message, hint: None, code: EXIT_USAGE }
     }
 
-    /// Prints the error and returns its exit code.
-    #[expect(clippy::print_stderr, reason = "errors of both programs are printed here only")]
+    /// Prints the error and returns its exit code, which tells enough when nobody reads the rest.
     pub(crate) fn print(self, program: &str) -> ExitCode {
-        eprintln!("{program}: {}", self.message);
-        if let Some(hint) = self.hint {
-            eprintln!("  hint: {hint}");
-        }
+        let hint = self.hint.map(|hint| format!("  hint: {hint}\n")).unwrap_or_default();
+        drop(write!(std::io::stderr().lock(), "{program}: {}\n{hint}", self.message));
         ExitCode::from(self.code)
     }
-}
-
-/// The error and its sources, joined by colons; a source whose text is in the line already is
-/// left out.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 impl From<UnknownTask> for CliError {
@@ -97,9 +79,13 @@ impl From<RunError> for CliError {
     fn from(error: RunError) -> Self {
         let hint = match &error {
             RunError::Agent(AgentError::Open(error)) => open_hint(error),
-            RunError::Agent(AgentError::Mesh(_) | AgentError::Bind(_)) => {
+            RunError::Agent(AgentError::Mesh(_)) => {
                 Some("another program may use the port; choose one with --listen".to_owned())
             }
+            RunError::Agent(AgentError::Bind(_)) => Some(
+                "choose the address with --listen, and the port with data_port in the configuration"
+                    .to_owned(),
+            ),
             _ => None,
         };
         Self { hint, ..Self::usage(error) }

@@ -9,7 +9,10 @@ mod progress;
 use args::{AgentArgs, Args, Command};
 use clap::Parser as _;
 use errors::CliError;
-use netbuild_node::config::{Settings, resolve};
+use netbuild_node::{
+    config::{Settings, resolve},
+    hush_contained_panics,
+};
 use std::process::ExitCode;
 
 /// The program `netbuild`.
@@ -18,8 +21,15 @@ pub fn netbuild_main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == netbuild_runner::SPAWN_COMMAND) {
         return ExitCode::from(u8::from(netbuild_runner::spawner_main() != 0));
     }
+    hush_contained_panics();
     let args = Args::parse();
-    let result = match args.command {
+    log::start_command()
+        .and_then(|()| run(args.command))
+        .unwrap_or_else(|error| error.print("netbuild"))
+}
+
+fn run(command: Command) -> Result<ExitCode, CliError> {
+    match command {
         Command::Run(args) => commands::run(&args),
         Command::Status(args) => commands::status(&args),
         Command::Put(args) => commands::put(&args),
@@ -27,12 +37,12 @@ pub fn netbuild_main() -> ExitCode {
         Command::Ticket(args) => commands::ticket(&args),
         Command::Stop(args) => commands::stop(&args),
         Command::Completions { shell } => commands::completions(shell),
-    };
-    result.unwrap_or_else(|error| error.print("netbuild"))
+    }
 }
 
 /// The program `netbuild-agent`.
 pub fn agent_main() -> ExitCode {
+    hush_contained_panics();
     let args = AgentArgs::parse();
     commands::agent(&args).unwrap_or_else(|error| error.print("netbuild-agent"))
 }

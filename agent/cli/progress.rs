@@ -164,7 +164,7 @@ fn seconds(duration: Duration) -> String {
     match duration.as_secs_f64() {
         short if short < 1.0 => format!("{:.0} ms", short * 1e3),
         medium if medium < 100.0 => format!("{medium:.1} s"),
-        long => format!("{:.0} min {:.0} s", (long / 60.0).floor(), long % 60.0),
+        long => format!("{} min {} s", long.round() as u64 / 60, long.round() as u64 % 60),
     }
 }
 
@@ -194,13 +194,13 @@ mod tests {
             sources: [("us-east".to_owned(), 12)].into(),
             bytes_fetched: 3_456_789,
             elapsed: Duration::from_millis(1234),
-            saved: Duration::from_secs(130),
+            saved: Duration::from_millis(119_700),
             ..Summary::default()
         };
         assert_eq!(
             describe(&summary),
             "18 tasks in 1.2 s: 2 executed, 3 from disk, 12 from peers (12 us-east), 1 failed; \
-             fetched 3.5 MB; saved 2 min 10 s"
+             fetched 3.5 MB; saved 2 min 0 s"
         );
     }
 }

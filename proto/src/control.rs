@@ -4,7 +4,7 @@
 //! Both ends send frames: the length as 32-bit little-endian, then that many bytes. A connection
 //! starts with [`Request::Hello`] and [`Response::Welcome`]; then requests are answered one by
 //! one. Blob content goes as raw frames of at most [`MAX_DATA`] bytes, ended by an empty one, or by
-//! [`ABORT`] when the sender cannot go on.
+//! one of impossible length when the sender cannot go on.
 
 use crate::{
     codec::{self, DecodeError},

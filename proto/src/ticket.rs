@@ -7,7 +7,7 @@ use netbuild_core::peer::PeerId;
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// What every ticket starts with; the number is the format's.
-const PREFIX: &str = "netbuild1";
+pub const PREFIX: &str = "netbuild1";
 /// Most addresses in a ticket.
 pub const MAX_ADDRESSES: usize = 16;
 const MAX_BYTES: usize = 1024;

@@ -1,9 +1,10 @@
 //! What the tests are told with: a place, the two programs in it, and waiting for what must happen.
 
+use rustix::process::Signal;
 use serde_json::Value;
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -116,9 +117,26 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn of(command: &mut Command) -> Self {
-        let Output { status, stdout, stderr } = command.output().expect("netbuild runs");
+        Self::from(command.output().expect("netbuild runs"))
+    }
+
+    pub(crate) fn from(Output { status, stdout, stderr }: Output) -> Self {
         let stderr = String::from_utf8_lossy(&stderr).into_owned();
-        Self { status, summary: serde_json::from_slice(&stdout).unwrap_or_default(), stderr }
+        let run =
+            Self { status, summary: serde_json::from_slice(&stdout).unwrap_or_default(), stderr };
+        run.check_counts();
+        run
+    }
+
+    /// Every task of a run is counted in exactly one place.
+    pub(crate) fn check_counts(&self) {
+        if !self.summary.get("tasks").is_some_and(Value::is_number) {
+            return;
+        }
+        let hits = ["disk", "peer", "redis", "s3"].map(|tier| self.count(&format!("/hits/{tier}")));
+        let ended = ["/executed", "/failed", "/skipped"].map(|way| self.count(way));
+        let sum = hits.iter().chain(&ended).sum::<u64>();
+        assert_eq!(sum, self.count("/tasks"), "{}", self.summary);
     }
 
     pub(crate) fn code(&self) -> Option<i32> {
@@ -144,6 +162,45 @@ impl Run {
     }
 }
 
+/// A run that goes on beside the test; killed when dropped.
+pub(crate) struct Running(Option<Child>);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(Some(command.spawn().expect("netbuild starts")))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.as_ref().expect("it runs").id()
+    }
+
+    /// Waits for its end. What it says must fit into a pipe.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> Run {
+        let child = self.0.as_mut().expect("it runs");
+        wait_until("the command has ended", || child.try_wait().expect("a child").is_some());
+        Run::from(self.0.take().expect("it runs").wait_with_output().expect("its output"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// A command that must refuse to start: an agent that starts nevertheless does not stay.
+#[track_caller]
+pub(crate) fn refused(command: &mut Command) -> Run {
+    let run = Running::start(command).wait();
+    assert!(!run.status.success(), "{}", run.stderr);
+    run
+}
+
 /// A running agent; killed when dropped.
 pub(crate) struct Agent {
     child: Child,
@@ -157,29 +214,31 @@ impl Agent {
         let mut command = netbuild_agent();
         command.arg("--region").arg(region).arg("--data-dir").arg(data_dir);
         command.args(["--listen", "127.0.0.1:0"]);
-        join.iter().for_each(|ticket| drop(command.arg("--join").arg(ticket)));
+        for ticket in join {
+            command.arg("--join").arg(ticket);
+        }
         Self::spawn(command, data_dir)
     }
 
-    /// Starts an agent by a command line of the test's own.
+    /// Starts an agent by a command line of the test's own, and waits until it serves.
     pub(crate) fn spawn(mut command: Command, data_dir: &Path) -> Self {
+        let log = Self::log(data_dir);
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(fs::File::create(&log).expect("a file"))
             .spawn()
             .expect("netbuild-agent starts");
         let mut ticket = String::new();
         let stdout = child.stdout.take().expect("standard output is piped");
         BufReader::new(stdout).read_line(&mut ticket).expect("a line");
-        if ticket.is_empty() {
-            let mut stderr = String::new();
-            drop(child.stderr.take().expect("piped").read_to_string(&mut stderr));
-            panic!("the agent ended: {stderr}");
-        }
-        // The log must not fill its pipe and stop the agent.
-        let mut log = child.stderr.take().expect("standard error is piped");
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        assert!(!ticket.is_empty(), "the agent ended: {}", said());
         Self { child, ticket: ticket.trim().to_owned(), data_dir: data_dir.to_owned() }
+    }
+
+    /// Where the log of the agent of a data directory is: beside it.
+    pub(crate) fn log(data_dir: &Path) -> PathBuf {
+        data_dir.with_extension("log")
     }
 
     pub(crate) fn status(&self) -> Value {
@@ -209,7 +268,12 @@ impl Agent {
 
     /// SIGTERM, and waits for the end.
     pub(crate) fn stop(&mut self) -> ExitStatus {
-        signal(self.child.id(), rustix::process::Signal::TERM);
+        self.end(Signal::TERM)
+    }
+
+    /// Sends a signal, and waits for the end.
+    pub(crate) fn end(&mut self, with: Signal) -> ExitStatus {
+        signal(self.child.id(), with);
         let child = &mut self.child;
         let mut status = None;
         wait_until("the agent has stopped", || {
@@ -227,7 +291,7 @@ impl Drop for Agent {
     }
 }
 
-pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
     rustix::process::kill_process(pid, signal).expect("the process is there");
 }
@@ -239,5 +303,55 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Counts executions in a file outside of the workspace, which no task declares.
+pub(crate) struct Ledger(PathBuf);
+
+impl Ledger {
+    pub(crate) fn new(place: &Place) -> Self {
+        Self::named(place, "ledger")
+    }
+
+    pub(crate) fn named(place: &Place, name: &str) -> Self {
+        Self(place.path(name))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// What a script says to be counted.
+    pub(crate) fn line(&self) -> String {
+        format!("echo x >> {}", self.0.display())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        fs::read_to_string(&self.0).map_or(0, |text| text.lines().count())
+    }
+}
+
+pub(crate) fn make_fifo(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o644), 0).expect("a named pipe");
+}
+
+/// The same command, started by another program that takes it as its last arguments.
+pub(crate) fn through(starter: &[&str], command: &Command) -> Command {
+    let mut whole = clean(Command::new(starter[0]));
+    whole.args(&starter[1..]).arg(command.get_program()).args(command.get_args());
+    if let Some(directory) = command.get_current_dir() {
+        whole.current_dir(directory);
+    }
+    whole
+}
+
+/// The same command, obeying the permissions of files, which root does not.
+pub(crate) fn without_privileges(command: &Command) -> Command {
+    if rustix::process::geteuid().is_root() {
+        through(&["setpriv", "--bounding-set=-dac_override,-dac_read_search"], command)
+    } else {
+        through(&["env"], command)
     }
 }

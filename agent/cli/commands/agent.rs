@@ -1,12 +1,12 @@
 //! `netbuild-agent`, and `netbuild stop`, which ends one.
 
-use super::print;
+use super::{existing, print};
 use crate::{
     args::{AgentArgs, StopArgs},
     errors::{CliError, EXIT_USAGE},
     log, settings,
 };
-use netbuild_node::{Session, config::Settings, run_agent};
+use netbuild_node::{config::Settings, run_agent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     fs::{self, OpenOptions},
@@ -84,9 +84,8 @@ fn detach(settings: &Settings) -> Result<ExitCode, CliError> {
 
 pub(crate) fn stop(args: &StopArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
-    let status = || Session::new(&settings.data_dir, &settings.region)?.status().map_err(CliError::from);
     let dir = settings.data_dir.display();
-    let first = status()?;
+    let first = existing(&settings)?.status()?;
     if first.role != "agent" {
         return Err(CliError::failed(format!("no agent runs on `{dir}`")));
     }
@@ -97,8 +96,8 @@ pub(crate) fn stop(args: &StopArgs) -> Result<ExitCode, CliError> {
         CliError::failed(format!("cannot stop the agent on `{dir}`, pid {pid}: {error}"))
     };
     // A handle, so that another process that gets the number meanwhile is not waited for.
-    let agent = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-        .map_err(failed)?;
+    let agent =
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(failed)?;
     rustix::process::pidfd_send_signal(&agent, rustix::process::Signal::TERM).map_err(failed)?;
     // It becomes readable when the process ends.
     let mut ended = [PollFd::new(&agent, PollFlags::IN)];

@@ -63,16 +63,31 @@ pub(crate) fn get(args: &GetArgs) -> Result<ExitCode, CliError> {
         CliError::failed(format!("blob {digest} is not to be had"))
             .hint("neither this data directory nor a member that can be reached has it")
     };
-    let fetched = session.fetch(&digest)?.ok_or_else(missing)?;
-    let mut content = session.open(&digest)?.ok_or_else(missing)?;
+    let open = || -> Result<_, CliError> {
+        let fetched = session.fetch(&digest)?.ok_or_else(missing)?;
+        Ok((fetched, session.open(&digest)?.ok_or_else(missing)?))
+    };
+    let (mut fetched, mut content) = open()?;
     let Some(output) = &args.output else {
         let mut stdout = io::stdout().lock();
-        io::copy(&mut content, &mut stdout)
-            .and_then(|_| stdout.flush())
-            .map_err(|error| CliError::failed(format!("blob {digest}: {error}")))?;
-        return Ok(ExitCode::SUCCESS);
+        let copied = io::copy(&mut content, &mut stdout).and_then(|_| stdout.flush());
+        return match copied {
+            // A reader that has gone away has read enough.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(not_written(&digest, Path::new("standard output"), &error))
+            }
+            _ => Ok(ExitCode::SUCCESS),
+        };
     };
-    write(&mut *content, output).map_err(|error| CliError::io("write", output, &error))?;
+    let mut written = write(&mut *content, output);
+    if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData)
+        && !is_stream(output)
+    {
+        // The copy on this disk was damaged and is put aside by now; a member may have a whole one.
+        (fetched, content) = open()?;
+        written = write(&mut *content, output);
+    }
+    written.map_err(|error| not_written(&digest, output, &error))?;
     if args.json {
         let (source, region) = match &fetched.source {
             Source::Disk => ("disk", None),
@@ -90,10 +105,23 @@ pub(crate) fn get(args: &GetArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Why a blob did not get to `output`, or not whole.
+fn not_written(digest: &Digest, output: &Path, error: &io::Error) -> CliError {
+    if error.kind() == io::ErrorKind::InvalidData {
+        return CliError::failed(format!("blob {digest} is damaged on this disk"))
+            .hint("get it again: it was put aside, and another agent may have it");
+    }
+    CliError::io("write", output, error)
+}
+
+/// A device or a pipe is written as it is: there is nothing to be replaced.
+fn is_stream(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| !metadata.is_file())
+}
+
 /// Writes a file so that it is there whole or not at all.
 fn write(content: &mut dyn io::Read, path: &Path) -> io::Result<()> {
-    // A device or a pipe is written as it is: there is nothing to be replaced.
-    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+    if is_stream(path) {
         return io::copy(content, &mut File::create(path)?).map(drop);
     }
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();

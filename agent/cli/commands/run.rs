@@ -3,15 +3,11 @@
 use crate::{
     args::RunArgs,
     errors::{CliError, EXIT_FAILED},
-    log,
     progress::{Detail, Progress},
     settings,
 };
 use netbuild_core::graph::{self, Graph, TaskId};
-use netbuild_node::{
-    Session,
-    config::{Flags, variable},
-};
+use netbuild_node::{Session, config::Flags};
 use netbuild_runner::{Cancel, Options, Summary};
 use serde_json::json;
 use signal_hook::{
@@ -27,11 +23,7 @@ use std::{
     },
 };
 
-/// What is logged when nobody says: what a person should know is printed by the run itself.
-const QUIET_LOG: &str = "error";
-
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
-    log::start(&std::env::var(variable::LOG).unwrap_or_else(|_| QUIET_LOG.to_owned()))?;
     let jobs = args.jobs.map(|jobs| jobs as usize);
     let settings = settings(&Flags { jobs, ..args.common.flags() })?;
     let graph = load(&args.graph)?;

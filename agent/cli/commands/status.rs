@@ -1,22 +1,14 @@
 //! `netbuild status` and `netbuild ticket`.
 
-use super::{print, print_json};
+use super::{existing, print, print_json};
 use crate::{args::ReportArgs, errors::CliError, settings};
-use netbuild_node::Session;
 use netbuild_proto::control::{Member, Status};
 use serde_json::json;
 use std::{fmt::Write as _, process::ExitCode};
 
 pub(crate) fn status(args: &ReportArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
-    if !settings.data_dir.exists() {
-        return Err(CliError::failed(format!(
-            "there is no data directory `{}`",
-            settings.data_dir.display()
-        ))
-        .hint("the first `netbuild run`, `netbuild put` or `netbuild-agent` makes it"));
-    }
-    let status = Session::new(&settings.data_dir, &settings.region)?.status()?;
+    let status = existing(&settings)?.status()?;
     if args.json {
         print_json(&to_json(&status));
     } else {
@@ -27,7 +19,7 @@ pub(crate) fn status(args: &ReportArgs) -> Result<ExitCode, CliError> {
 
 pub(crate) fn ticket(args: &ReportArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
-    let status = Session::new(&settings.data_dir, &settings.region)?.status()?;
+    let status = existing(&settings)?.status()?;
     if status.ticket.is_empty() {
         let dir = settings.data_dir.display();
         return Err(CliError::failed(format!("no agent runs on `{dir}`"))

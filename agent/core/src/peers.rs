@@ -85,15 +85,28 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// A peer joined, or told anew where it is. What failed before is forgotten.
+    /// A peer joined. What failed before is forgotten. When there is no room, one that left makes
+    /// it; a mesh of so many members is not fully known.
     pub fn handle_joined(&mut self, peer: PeerId, region: String, addresses: Vec<SocketAddr>) {
         if self.known.len() >= MAX_PEERS && !self.known.contains_key(&peer) {
-            return;
+            let left = self.known.iter().find(|(_, known)| !known.connected);
+            let Some(left) = left.map(|(left, _)| *left) else { return };
+            self.known.remove(&left);
         }
         let rtt = self.known.get(&peer).and_then(Peer::rtt);
         let joined =
             Peer { region, addresses, connected: true, rtt, failures: 0, rests_until: None };
         self.known.insert(peer, joined);
+    }
+
+    /// A peer says something else of itself. What failed is forgotten only when it failed elsewhere.
+    pub fn handle_updated(&mut self, peer: &PeerId, region: String, addresses: Vec<SocketAddr>) {
+        if let Some(known) = self.known.get_mut(peer) {
+            if known.addresses != addresses {
+                (known.failures, known.rests_until) = (0, None);
+            }
+            (known.region, known.addresses) = (region, addresses);
+        }
     }
 
     /// The mesh lost its connection to a peer.
@@ -209,6 +222,28 @@ mod tests {
         assert_eq!(order(&peers, &[A, B], true, now), [A, C]);
         peers.handle_joined(B, String::new(), Vec::new());
         assert_eq!(order(&peers, &[A, B], true, now), [B, A, C]);
+    }
+
+    #[test]
+    fn a_peer_that_fails_rests_on_whatever_it_says_until_it_is_elsewhere() {
+        let (mut peers, now) = (peers(), Instant::now());
+        peers.handle_failure(&B, now);
+        peers.handle_updated(&B, "eu".into(), Vec::new());
+        assert_eq!(order(&peers, &[B], false, now), []);
+        peers.handle_updated(&B, "eu".into(), vec!["192.0.2.1:7".parse().unwrap()]);
+        assert_eq!(order(&peers, &[B], false, now), [B]);
+    }
+
+    #[test]
+    fn a_peer_that_left_makes_room_for_one_that_joins() {
+        let peer = |number: usize| PeerId([number as u8; 32]);
+        let mut peers = Peers::default();
+        (0..=MAX_PEERS).for_each(|n| peers.handle_joined(peer(n), String::new(), Vec::new()));
+        assert!(!peers.contains(&peer(MAX_PEERS)), "nobody left, so there was no room");
+        peers.handle_left(&peer(7));
+        peers.handle_joined(peer(MAX_PEERS), String::new(), Vec::new());
+        assert!(peers.contains(&peer(MAX_PEERS)) && !peers.contains(&peer(7)));
+        assert_eq!(peers.iter().count(), MAX_PEERS);
     }
 
     #[test]

@@ -335,7 +335,7 @@ fn a_whole_graph_is_read() {
     let task = &graph[dep];
     assert_eq!(task.command.as_deref().unwrap(), ["./run", "a b"]);
     assert_eq!((task.working_dir.as_str(), task.timeout), ("sub", Some(Duration::from_secs(600))));
-    assert_eq!((task.retry.max_attempts, task.clean, task.is_cacheable()), (3, true, false));
+    assert_eq!((task.retry.max_attempts, task.clean, task.is_cacheable()), (3, true, true));
     assert!(task.inputs.is_none());
 
     let task = &graph[t];

@@ -8,22 +8,23 @@ use netbuild_core::{
 use netbuild_proto::control::{ContentReader, Request, Response, Status, VERSION, write_content};
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 /// How long the other process may stay silent: it says every second that it is still at work.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Most idle connections that are kept.
-const MAX_IDLE: usize = 64;
+/// Most connections of one cache: more requests at once would not get done any sooner, and the
+/// owner of the data directory has room for those of other commands.
+const MAX_OPEN: usize = 32;
 
 /// Nobody serves the control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// There is no socket, or nobody listens on it.
+    /// There is no socket, or nobody listens on it, or not to one more.
     #[error("nobody listens on `{}`", .0.display())]
     NobodyThere(PathBuf),
     /// The process there speaks another version.
@@ -31,6 +32,9 @@ pub enum ConnectError {
         "the process that owns the data directory speaks control version {0}, this is version {VERSION}; restart it"
     )]
     Version(u32),
+    /// The process there belongs to somebody else, and could tell anything.
+    #[error("`{path}` is served by user {uid}, who is another", path = .0.display(), uid = .1)]
+    Stranger(PathBuf, u32),
     /// Something else.
     #[error("cannot talk to `{path}`: {error}", path = .0.display(), error = .1)]
     Io(PathBuf, #[source] io::Error),
@@ -42,22 +46,52 @@ pub struct SocketCache {
     pool: Arc<Pool>,
 }
 
+/// The connections, kept for the next request.
 #[derive(Debug)]
 struct Pool {
     path: PathBuf,
-    idle: Mutex<Vec<UnixStream>>,
+    silence: Duration,
+    state: Mutex<PoolState>,
+    /// A connection became idle, or was closed.
+    freed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct PoolState {
+    idle: Vec<UnixStream>,
+    /// How many are in use.
+    used: usize,
+}
+
+/// A connection in use. Closed when dropped, unless it was put back.
+#[derive(Debug)]
+struct Connection {
+    /// `None` once put back.
+    socket: Option<UnixStream>,
+    pool: Arc<Pool>,
 }
 
 impl SocketCache {
     /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// When nobody of this user listens there, or one who speaks another version.
     pub fn connect(path: &Path) -> Result<Self, ConnectError> {
-        let pool = Arc::new(Pool { path: path.to_owned(), idle: Mutex::default() });
+        Self::with_silence(path, SILENCE)
+    }
+
+    pub(crate) fn with_silence(path: &Path, silence: Duration) -> Result<Self, ConnectError> {
+        let (state, freed) = (Mutex::default(), Condvar::new());
+        let pool = Arc::new(Pool { path: path.to_owned(), silence, state, freed });
         let first = pool.connect()?;
-        pool.put_back(first);
+        pool.state().idle.push(first);
         Ok(Self { pool })
     }
 
     /// The state of the process.
+    ///
+    /// # Errors
+    /// When the process does not answer, or not rightly.
     pub fn status(&self) -> Result<Status, CacheError> {
         match self.ask(&Request::Status)? {
             Response::Status(status) => Ok(*status),
@@ -67,77 +101,158 @@ impl SocketCache {
 
     /// Sends a request and returns its answer.
     fn ask(&self, request: &Request) -> Result<Response, CacheError> {
-        let mut socket = self.pool.take()?;
-        request.write(&mut socket).map_err(|error| self.pool.lost(&error))?;
-        let response = self.pool.answer(&mut socket)?;
-        self.pool.put_back(socket);
-        match response {
-            Response::Failed(reason) => Err(CacheError::Failed(reason)),
-            other => Ok(other),
-        }
+        let mut connection = self.pool.take()?;
+        connection.send(request)?;
+        let response = connection.answer()?;
+        connection.put_back();
+        done(response)
+    }
+}
+
+/// The answer, unless it is that the request failed.
+fn done(response: Response) -> Result<Response, CacheError> {
+    match response {
+        Response::Failed(reason) => Err(CacheError::Failed(reason)),
+        other => Ok(other),
     }
 }
 
 impl Pool {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn connect(&self) -> Result<UnixStream, ConnectError> {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof,
+        };
         let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            // The last three: it is shutting down, or has no room. As good as gone.
+            NotFound | ConnectionRefused | BrokenPipe | ConnectionReset | UnexpectedEof => {
                 ConnectError::NobodyThere(self.path.clone())
             }
-            _ => ConnectError::Io(self.path.clone(), error),
+            _ => ConnectError::Io(self.path.clone(), silent(error)),
         };
         let mut socket = UnixStream::connect(&self.path).map_err(failed)?;
-        socket.set_read_timeout(Some(SILENCE)).map_err(failed)?;
-        socket.set_write_timeout(Some(SILENCE)).map_err(failed)?;
+        let there = rustix::net::sockopt::socket_peercred(&socket);
+        let there = there.map_err(|error| failed(error.into()))?.uid;
+        if there != rustix::process::geteuid() {
+            return Err(ConnectError::Stranger(self.path.clone(), there.as_raw()));
+        }
+        socket.set_read_timeout(Some(self.silence)).map_err(failed)?;
+        socket.set_write_timeout(Some(self.silence)).map_err(failed)?;
         Request::Hello { version: VERSION }.write(&mut socket).map_err(failed)?;
-        match Response::read(&mut socket) {
-            Ok(Response::Welcome { version: VERSION }) => Ok(socket),
-            Ok(Response::Welcome { version }) => Err(ConnectError::Version(version)),
-            Ok(other) => Err(failed(io::Error::other(format!("answered {other:?}")))),
-            // It is shutting down: as good as gone.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(ConnectError::NobodyThere(self.path.clone()))
-            }
-            Err(error) => Err(failed(error)),
+        match Response::read(&mut socket).map_err(failed)? {
+            Response::Welcome { version: VERSION } => Ok(socket),
+            Response::Welcome { version } => Err(ConnectError::Version(version)),
+            other => Err(failed(io::Error::other(format!("greeted with {}", kind(&other))))),
         }
     }
 
-    fn take(&self) -> Result<UnixStream, CacheError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match idle {
-            Some(socket) => Ok(socket),
-            None => self.connect().map_err(|error| CacheError::Unreachable(error.to_string())),
+    /// An idle connection, or a new one, or, when there are as many as may be, the next to become
+    /// idle.
+    fn take(self: &Arc<Self>) -> Result<Connection, CacheError> {
+        let taken = |socket| Connection { socket, pool: Arc::clone(self) };
+        let full = |state: &mut PoolState| state.idle.is_empty() && state.used >= MAX_OPEN;
+        let waited = self.freed.wait_timeout_while(self.state(), self.silence, full);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if full(&mut state) {
+            return Err(CacheError::Failed(format!("{MAX_OPEN} requests are under way already")));
         }
+        state.used += 1;
+        let mut connection = taken(state.idle.pop());
+        drop(state);
+        if connection.socket.is_none() {
+            let connected = self.connect();
+            connection.socket =
+                Some(connected.map_err(|error| CacheError::Unreachable(error.to_string()))?);
+        }
+        Ok(connection)
     }
 
-    fn put_back(&self, socket: UnixStream) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
-            idle.push(socket);
-        }
+    /// A connection broke: the others go the same way, most likely.
+    fn lost(&self, error: io::Error) -> CacheError {
+        self.state().idle.clear();
+        CacheError::Unreachable(format!("`{}`: {}", self.path.display(), silent(error)))
+    }
+}
+
+impl Connection {
+    fn send(&mut self, request: &Request) -> Result<(), CacheError> {
+        request.write(self).map_err(|error| self.pool.lost(error))
     }
 
-    fn answer(&self, socket: &mut UnixStream) -> Result<Response, CacheError> {
+    fn answer(&mut self) -> Result<Response, CacheError> {
         loop {
-            match Response::read(socket) {
+            match Response::read(self) {
                 Ok(Response::Working) => {}
                 Ok(response) => return Ok(response),
-                Err(error) => return Err(self.lost(&error)),
+                Err(error) => return Err(self.pool.lost(error)),
             }
         }
     }
 
-    /// The connection broke: the others go the same way, most likely.
-    fn lost(&self, error: &io::Error) -> CacheError {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let silent = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-        let why = if silent { "it does not answer".to_owned() } else { error.to_string() };
-        CacheError::Unreachable(format!("`{}`: {why}", self.path.display()))
+    /// Keeps the connection for the next request: the answer to this one was read to its end.
+    fn put_back(mut self) {
+        if let Some(socket) = self.socket.take() {
+            self.pool.state().idle.push(socket);
+        }
+    }
+
+    fn socket(&self) -> io::Result<&UnixStream> {
+        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket()?.read(buffer)
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket()?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket()?.flush()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.pool.state().used -= 1;
+        self.pool.freed.notify_one();
+    }
+}
+
+/// Says what a timeout of the socket means.
+fn silent(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            io::Error::new(io::ErrorKind::TimedOut, "it does not answer")
+        }
+        _ => error,
     }
 }
 
 fn unexpected(response: &Response) -> CacheError {
-    CacheError::Failed(format!("the agent gave an answer that does not fit: {response:?}"))
+    CacheError::Failed(format!("the agent gave an answer that does not fit: {}", kind(response)))
+}
+
+/// An answer without what it carries, for messages.
+fn kind(response: &Response) -> &'static str {
+    match response {
+        Response::Welcome { .. } => "a greeting",
+        Response::Working => "that it is at work",
+        Response::Missing => "that it is missing",
+        Response::Hit { .. } => "a record",
+        Response::Fetched { .. } => "that it is fetched",
+        Response::Done => "that it is done",
+        Response::Failed(_) => "a failure",
+        Response::Status(_) => "its state",
+    }
 }
 
 impl Cache for SocketCache {
@@ -160,24 +275,21 @@ impl Cache for SocketCache {
     }
 
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
-        let mut socket = self.pool.take()?;
-        Request::Open(*blob).write(&mut socket).map_err(|error| self.pool.lost(&error))?;
-        match self.pool.answer(&mut socket)? {
+        let mut connection = self.pool.take()?;
+        connection.send(&Request::Open(*blob))?;
+        match connection.answer()? {
             Response::Done => Ok(Some(Box::new(Opened {
                 expected: *blob,
                 seen: DigestBuilder::new(),
-                content: Some(ContentReader::new(socket)),
-                pool: Arc::clone(&self.pool),
+                content: Some(ContentReader::new(connection)),
             }))),
-            Response::Missing => {
-                self.pool.put_back(socket);
-                Ok(None)
+            response => {
+                connection.put_back();
+                match done(response)? {
+                    Response::Missing => Ok(None),
+                    other => Err(unexpected(&other)),
+                }
             }
-            Response::Failed(reason) => {
-                self.pool.put_back(socket);
-                Err(CacheError::Failed(reason))
-            }
-            other => Err(unexpected(&other)),
         }
     }
 
@@ -211,17 +323,16 @@ impl Cache for SocketCache {
 
 impl SocketCache {
     fn send_blob(&self, blob: &Digest, content: &mut dyn Read) -> Result<(), CacheError> {
-        let mut socket = self.pool.take()?;
-        let lost = |error: io::Error| self.pool.lost(&error);
-        Request::PutBlob(*blob).write(&mut socket).map_err(lost)?;
-        let read = write_content(&mut socket, content).map_err(lost)?;
-        let response = self.pool.answer(&mut socket)?;
-        self.pool.put_back(socket);
-        match (read, response) {
-            (Err(error), _) => Err(CacheError::Failed(format!("cannot read blob {blob}: {error}"))),
-            (_, Response::Done) => Ok(()),
-            (_, Response::Failed(reason)) => Err(CacheError::Failed(reason)),
-            (_, other) => Err(unexpected(&other)),
+        let mut connection = self.pool.take()?;
+        connection.send(&Request::PutBlob(*blob))?;
+        let read = write_content(&mut connection, content);
+        let read = read.map_err(|error| self.pool.lost(error))?;
+        let response = connection.answer()?;
+        connection.put_back();
+        read.map_err(|error| CacheError::Failed(format!("cannot read blob {blob}: {error}")))?;
+        match done(response)? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
         }
     }
 }
@@ -230,23 +341,24 @@ impl SocketCache {
 struct Opened {
     expected: Digest,
     seen: DigestBuilder,
-    content: Option<ContentReader<UnixStream>>,
-    pool: Arc<Pool>,
+    /// `None` once read to its end.
+    content: Option<ContentReader<Connection>>,
 }
 
 impl Read for Opened {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(content) = &mut self.content else { return Ok(0) };
-        let count = content.read(buffer)?;
-        if count > 0 {
-            self.seen.update(&buffer[..count]);
-            return Ok(count);
-        }
         if buffer.is_empty() {
             return Ok(0);
         }
+        if let Some(content) = &mut self.content {
+            let count = content.read(buffer).map_err(silent)?;
+            if count > 0 {
+                self.seen.update(&buffer[..count]);
+                return Ok(count);
+            }
+        }
         if let Some(content) = self.content.take() {
-            self.pool.put_back(content.into_inner());
+            content.into_inner().put_back();
         }
         if self.seen.finish() == self.expected {
             return Ok(0);

@@ -4,6 +4,8 @@
 mod client;
 mod server;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use client::{ConnectError, SocketCache};
 pub use server::{ControlServer, Door};

@@ -9,18 +9,20 @@ use netbuild_proto::{
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
     collections::HashMap,
-    fs::{self, Permissions},
-    io::{self, BufReader, Write as _},
+    fs::{self, DirBuilder, Permissions},
+    io::{self, BufReader},
+    net::Shutdown,
     os::{
         fd::OwnedFd,
         unix::{
-            fs::PermissionsExt as _,
+            fs::{DirBuilderExt as _, PermissionsExt as _},
             net::{UnixListener, UnixStream},
         },
     },
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
@@ -59,19 +61,24 @@ pub struct ControlServer {
 /// The open connections, so that they can be shut down from outside.
 #[derive(Debug, Default)]
 struct Connections {
-    open: Mutex<HashMap<u64, (UnixStream, Option<JoinHandle<()>>)>>,
+    open: Mutex<HashMap<u64, Served>>,
+}
+
+/// An open connection with the thread that serves it.
+#[derive(Debug)]
+struct Served {
+    stream: Arc<UnixStream>,
+    thread: JoinHandle<()>,
 }
 
 impl ControlServer {
     /// Binds the socket at `path`, replacing one that a killed process left. The caller owns the
     /// data directory, so no other process serves it.
+    ///
+    /// # Errors
+    /// When the socket cannot be made there.
     pub fn start(path: &Path, door: Arc<dyn Door>) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        let listener = bind(path)?;
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let connections = Arc::new(Connections::default());
         let accepting = {
@@ -89,6 +96,24 @@ impl ControlServer {
     }
 }
 
+/// Binds the socket where nobody else gets in, and moves it to its place when it is as closed as
+/// it shall be.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    // No longer than `control.sock`, as there is a limit to the length of a path.
+    let private = path.with_extension("d");
+    match fs::remove_dir_all(&private) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    DirBuilder::new().mode(0o700).create(&private)?;
+    let inside = private.join("s");
+    let listener = UnixListener::bind(&inside)?;
+    fs::set_permissions(&inside, Permissions::from_mode(0o600))?;
+    fs::rename(&inside, path)?;
+    fs::remove_dir(&private)?;
+    Ok(listener)
+}
+
 impl Drop for ControlServer {
     fn drop(&mut self) {
         drop(fs::remove_file(&self.path));
@@ -98,19 +123,22 @@ impl Drop for ControlServer {
         {
             tracing::error!("the thread that accepts control connections panicked");
         }
-        let open: Vec<_> = {
-            let mut open = self.connections.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.drain().map(|(_, connection)| connection).collect()
-        };
-        for (stream, _) in &open {
+        let open = std::mem::take(&mut *self.connections.list());
+        for served in open.values() {
             // Clients see the end, and look for another owner of the data directory.
-            drop(stream.shutdown(std::net::Shutdown::Both));
+            drop(served.stream.shutdown(Shutdown::Both));
         }
-        for (_, thread) in open {
-            if thread.is_some_and(|thread| thread.join().is_err()) {
+        for served in open.into_values() {
+            if served.thread.join().is_err() {
                 tracing::error!("the thread of a control connection panicked");
             }
         }
+    }
+}
+
+impl Connections {
+    fn list(&self) -> MutexGuard<'_, HashMap<u64, Served>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,9 +150,13 @@ fn accept(
 ) {
     for id in 0_u64.. {
         let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-        if poll(&mut ready, None).is_err_and(|error| error != rustix::io::Errno::INTR)
-            || !ready[1].revents().is_empty()
-        {
+        match poll(&mut ready, None) {
+            // A signal was handled on this thread; nothing is known to be ready.
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return tracing::error!(%error, "no more control connections"),
+            Ok(_) => {}
+        }
+        if !ready[1].revents().is_empty() {
             return;
         }
         match listener.accept() {
@@ -142,40 +174,44 @@ fn accept(
     }
 }
 
+/// Removes a connection from the list when its thread ends, however it ends. The thread must have
+/// let go of the door by then: whoever waits for the threads on the list wants it closed.
+struct Listed(u64, Arc<Connections>);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.1.list().remove(&self.0);
+    }
+}
+
 fn open(
     id: u64,
     stream: UnixStream,
     door: &Arc<dyn Door>,
     connections: &Arc<Connections>,
 ) -> io::Result<()> {
+    stream.set_read_timeout(Some(STALL))?;
     stream.set_write_timeout(Some(STALL))?;
-    let mut list = connections.open.lock().unwrap_or_else(PoisonError::into_inner);
+    let stream = Arc::new(stream);
+    // Held until the connection is on the list, so that its thread finds it there.
+    let mut list = connections.list();
     if list.len() >= MAX_CONNECTIONS {
-        let full = format!("{MAX_CONNECTIONS} control connections are open already");
-        return Response::Failed(full).write(&mut &stream);
+        // The client sees the end of the connection, and tries again.
+        tracing::warn!("{MAX_CONNECTIONS} control connections are open already");
+        return Ok(());
     }
-    list.insert(id, (stream.try_clone()?, None));
-    let thread = {
-        let (door, connections) = (Arc::clone(door), Arc::clone(connections));
+    let (served, door, listed) = (Arc::clone(&stream), Arc::clone(door), Arc::clone(connections));
+    let thread =
         std::thread::Builder::new().name("control connection".into()).spawn(move || {
-            if let Err(error) = serve(&stream, door.as_ref()) {
+            let _listed = Listed(id, listed);
+            // Moved in here to be dropped before the one above.
+            let (served, door) = (served, door);
+            if let Err(error) = serve(&served, door.as_ref()) {
                 tracing::debug!(%error, "a control connection ended");
             }
-            connections.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        })
-    };
-    match thread {
-        Ok(thread) => {
-            if let Some((_, slot)) = list.get_mut(&id) {
-                *slot = Some(thread);
-            }
-            Ok(())
-        }
-        Err(error) => {
-            list.remove(&id);
-            Err(error)
-        }
-    }
+        })?;
+    list.insert(id, Served { stream, thread });
+    Ok(())
 }
 
 fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
@@ -188,7 +224,7 @@ fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
     if version != VERSION {
         return Ok(());
     }
-    while let Some(request) = Request::read(&mut reader)? {
+    while let Some(request) = next(&mut reader)? {
         match request {
             Request::Hello { .. } => Response::Failed("greeted twice".into()).write(&mut writer)?,
             Request::Lookup(key) => {
@@ -207,7 +243,7 @@ fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
                     None => Ok(Response::Missing),
                 })?;
             }
-            Request::Open(blob) => match door.open(&blob) {
+            Request::Open(blob) => match contained(|| door.open(&blob)) {
                 Ok(Some(mut content)) => {
                     Response::Done.write(&mut writer)?;
                     if let Err(error) = write_content(&mut writer, &mut *content)? {
@@ -217,35 +253,45 @@ fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
                 Ok(None) => Response::Missing.write(&mut writer)?,
                 Err(error) => Response::Failed(error.to_string()).write(&mut writer)?,
             },
-            Request::PutBlob(blob) => put_blob(stream, &mut reader, door, &blob)?,
+            Request::PutBlob(blob) => {
+                let mut content = ContentReader::new(&mut reader);
+                let mut rest = Ok(0);
+                working(&mut writer, || {
+                    let result = contained(|| door.put_blob(&blob, Content::Reader(&mut content)));
+                    // What the cache did not want to read must not be taken for the next request.
+                    rest = io::copy(&mut content, &mut io::sink());
+                    result.map(|()| Response::Done)
+                })?;
+                rest?;
+            }
             Request::PutRecord(record) => {
-                working(&mut writer, || door.put_record(record.clone()).map(|()| Response::Done))?;
+                working(&mut writer, || door.put_record(record).map(|()| Response::Done))?;
             }
             Request::Flush => working(&mut writer, || door.flush().map(|()| Response::Done))?,
-            Request::Status => Response::Status(Box::new(door.status())).write(&mut writer)?,
+            Request::Status => {
+                working(&mut writer, || Ok(Response::Status(Box::new(door.status()))))?;
+            }
         }
-        writer.flush()?;
     }
     Ok(())
 }
 
-fn put_blob(
-    stream: &UnixStream,
-    reader: &mut BufReader<&UnixStream>,
-    door: &dyn Door,
-    blob: &netbuild_core::digest::Digest,
-) -> io::Result<()> {
-    stream.set_read_timeout(Some(STALL))?;
-    let mut content = ContentReader::new(reader);
-    let result = door.put_blob(blob, Content::Reader(&mut content));
-    // What the cache did not want to read must not be taken for the next request.
-    io::copy(&mut content, &mut io::sink())?;
-    stream.set_read_timeout(None)?;
-    match result {
-        Ok(()) => Response::Done,
-        Err(error) => Response::Failed(error.to_string()),
+/// The next request, however long the client thinks about it; but once begun it must come.
+fn next(reader: &mut BufReader<&UnixStream>) -> io::Result<Option<Request>> {
+    while reader.buffer().is_empty() {
+        match poll(&mut [PollFd::new(*reader.get_ref(), PollFlags::IN)], None) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => break,
+        }
     }
-    .write(&mut &*stream)
+    Request::read(reader)
+}
+
+/// A panic of the cache as an error, so that it costs one request and not the connection.
+fn contained<T>(work: impl FnOnce() -> Result<T, CacheError>) -> Result<T, CacheError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(CacheError::Failed("the request panicked".into())))
 }
 
 /// Answers with what `work` comes to, and lets the client know meanwhile that it goes on.
@@ -255,15 +301,14 @@ fn working(
 ) -> io::Result<()> {
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(1);
-        scope.spawn(move || drop(sender.send(work())));
+        scope.spawn(move || drop(sender.send(contained(work))));
         loop {
             match receiver.recv_timeout(HEARTBEAT) {
                 Ok(Ok(response)) => return response.write(writer),
                 Ok(Err(error)) => return Response::Failed(error.to_string()).write(writer),
                 Err(RecvTimeoutError::Timeout) => Response::Working.write(writer)?,
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Response::Failed("the request panicked".into()).write(writer);
-                }
+                // The thread sends before it ends.
+                Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::Other.into()),
             }
         }
     })

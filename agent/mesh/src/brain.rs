@@ -196,8 +196,13 @@ impl Brain {
             },
         };
         let peer = self.peers.entry_or(id, fresh);
-        let Standing::Probation { asked, .. } = &mut peer.standing else {
-            return;
+        let asked = match &mut peer.standing {
+            Standing::Probation { asked, .. } => asked,
+            Standing::Member(member) => {
+                member.dialled_again |= dialled.is_none();
+                return;
+            }
+            Standing::Refused { .. } => return,
         };
         if dialled.is_none() || asked.is_some() {
             return;

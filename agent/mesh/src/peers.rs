@@ -45,6 +45,8 @@ pub(crate) struct Member {
     /// Where its mesh port may be.
     pub(crate) mesh: Vec<SocketAddr>,
     pub(crate) catch_up: CatchUp,
+    /// Whether it has dialled this agent since it is a member.
+    pub(crate) dialled_again: bool,
 }
 
 /// One connected peer.

@@ -104,8 +104,25 @@ impl Agent {
             catalog: Arc::new(Shelf(Arc::clone(&disk))),
             timing: Timing::default(),
         };
-        let (mesh, events) = listen(options, remembered.mesh_port()).await?;
-        let mut agent = Self::assemble(settings, disk, &view, mesh, endpoint, mesh_key).await?;
+        // What has started is stopped when what follows fails, so that the data directory and the
+        // ports are free again.
+        let (mesh, events) = match listen(options, remembered.mesh_port()).await {
+            Ok(started) => started,
+            Err(error) => {
+                endpoint.shutdown().await;
+                return Err(error.into());
+            }
+        };
+        let started =
+            Self::assemble(settings, disk, &view, mesh.clone(), endpoint.clone(), mesh_key);
+        let mut agent = match started.await {
+            Ok(agent) => agent,
+            Err(error) => {
+                mesh.shutdown().await;
+                endpoint.shutdown().await;
+                return Err(error);
+            }
+        };
         let remembered = remembered.with_ports(
             agent.mesh.addresses().first().map_or(0, SocketAddr::port),
             agent.endpoint.local_addr().port(),
@@ -165,6 +182,7 @@ impl Agent {
     /// Stops: first no new work from here, then none from peers, then what was put is made durable.
     pub async fn shutdown(self) {
         let Self { cache, disk, control, mesh, endpoint, mut tasks, stop } = self;
+        cache.stop();
         // Waits for the requests of commands that are under way.
         report(spawn_blocking(move || drop(control)).await);
         mesh.shutdown().await;

@@ -3,8 +3,8 @@
 use netbuild_core::peer::PeerId;
 use netbuild_mesh::{Seed, parse_multiaddr};
 use netbuild_proto::{
-    record::check_region,
-    ticket::{MeshKey, Ticket},
+    record::{MAX_REGION, check_region},
+    ticket::{MeshKey, PREFIX, Ticket},
 };
 use serde::Deserialize;
 use std::{
@@ -216,7 +216,12 @@ pub fn resolve(
         file.agent.region,
         default.agent.region,
     )
-    .parse(|region| check_region(&region).map(|()| region))?;
+    .parse(|region| match check_region(&region) {
+        Ok(()) => Ok(region),
+        Err(_) => Err(format!(
+            "`{region}` is not the name of a region: letters, digits, `.`, `_` and `-`, at most {MAX_REGION}"
+        )),
+    })?;
     let listen = text(
         ("--listen", flags.listen.clone()),
         variable::LISTEN,
@@ -309,10 +314,16 @@ fn parse_join(entries: Vec<String>) -> Result<Vec<Join>, String> {
             let seed = parse_multiaddr(entry).map_err(|error| error.to_string())?;
             return Ok(Join::Address(seed));
         }
-        let ticket = entry.parse::<Ticket>().map_err(|error| {
-            format!("neither a ticket (netbuild1...) nor a multiaddress (/ip4/...): {error}")
-        })?;
-        Ok(Join::Ticket(ticket))
+        if !entry.starts_with(PREFIX) {
+            return Err(format!(
+                "`{entry}` is neither a ticket ({PREFIX}...) nor a multiaddress (/ip4/...)"
+            ));
+        }
+        // Not shown: it is as good as a password.
+        let ticket = entry.parse::<Ticket>();
+        ticket
+            .map(Join::Ticket)
+            .map_err(|_| "this ticket is damaged; copy the whole line".to_owned())
     };
     let joins: Vec<Join> = entries.iter().map(parse).collect::<Result<_, String>>()?;
     let keys: BTreeSet<[u8; 32]> = joins

@@ -72,13 +72,8 @@ impl DiskCache {
             else {
                 continue;
             };
-            match self.listing(listing)? {
-                Some(entries) => {
-                    wanted.extend(entries.iter().filter_map(|(_, entry)| match entry {
-                        Entry::File { digest, .. } => Some(*digest),
-                        _ => None,
-                    }))
-                }
+            match self.files(listing)? {
+                Some(files) => wanted.extend(files),
                 None => lacking.listings = true,
             }
         }
@@ -90,10 +85,12 @@ impl DiskCache {
         Ok(lacking)
     }
 
-    /// Reads a listing; `None` when it is not here whole.
-    fn listing(&self, blob: &Digest) -> Result<Option<Vec<(Vec<u8>, Entry)>>, CacheError> {
+    /// The files that a listing names; `None` when it is not here whole, or is none at all, as
+    /// whoever wrote the record may say what it likes.
+    fn files(&self, blob: &Digest) -> Result<Option<Vec<Digest>>, CacheError> {
         if blob.size > MAX_LISTING as u64 {
-            return Err(CacheError::Failed(format!("listing {blob} is too large")));
+            tracing::warn!(%blob, "a listing is too large");
+            return Ok(None);
         }
         let Some(mut reader) = self.store.open_blob(blob).map_err(failed)? else {
             return Ok(None);
@@ -102,9 +99,18 @@ impl DiskCache {
         if reader.read_to_end(&mut bytes).is_err() {
             return Ok(None);
         }
-        let entries = listing::decode(&bytes)
-            .map_err(|error| CacheError::Failed(format!("listing {blob}: {error}")))?;
-        Ok(Some(entries))
+        let entries = match listing::decode(&bytes) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!(%blob, %error, "not a listing");
+                return Ok(None);
+            }
+        };
+        let file = |(_, entry)| match entry {
+            Entry::File { digest, .. } => Some(digest),
+            Entry::Symlink { .. } | Entry::Directory => None,
+        };
+        Ok(Some(entries.into_iter().filter_map(file).collect()))
     }
 
     /// The record of a key, if it is here with all that it names.
@@ -140,7 +146,12 @@ impl DiskCache {
             *clock = clock.observe(seen, wall_ms);
         }
         *clock = clock.tick(wall_ms);
-        *clock
+        match seen {
+            // Written by a clock that is absurdly ahead, which must not become this agent's time;
+            // but a new result for the same action replaces it all the same.
+            Some(seen) if seen >= *clock => seen.tick(wall_ms),
+            _ => *clock,
+        }
     }
 }
 
@@ -210,5 +221,109 @@ impl Door for DiskCache {
             },
             ..Status::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netbuild_core::record::{ActionResult, Execution, Output, Sandbox};
+    use netbuild_store::MemoryStore;
+
+    const KEY: ActionKey = ActionKey([7; 32]);
+
+    fn cache() -> DiskCache {
+        let identity = Identity::from_seed(&[1; 32]);
+        DiskCache::new(Arc::new(MemoryStore::new()), identity, String::new(), "test")
+    }
+
+    fn new(kinds: impl IntoIterator<Item = OutputKind>) -> NewRecord {
+        let output = |(path, kind)| Output { path: vec![path], kind };
+        NewRecord {
+            key: KEY,
+            result: ActionResult {
+                exit_code: 0,
+                outputs: (b'a'..).zip(kinds).map(output).collect(),
+                log: Some(Digest::of(b"log")),
+            },
+            execution: Execution {
+                duration_ms: 1,
+                finished_at_ms: 1,
+                sandbox_asked: Sandbox::Env,
+                sandbox_obtained: Sandbox::Env,
+                tools: Vec::new(),
+                netbuild_version: "0".into(),
+                flaky: false,
+                drift_checked: true,
+                bound_to: None,
+                local: false,
+            },
+        }
+    }
+
+    fn put(cache: &DiskCache, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        cache.put_blob(&digest, Content::Bytes(bytes)).unwrap();
+        digest
+    }
+
+    #[test]
+    fn a_record_is_a_hit_only_with_every_blob_that_it_and_its_listings_name() {
+        let file = |name: &[u8], bytes| {
+            (name.to_vec(), Entry::File { digest: Digest::of(bytes), executable: false })
+        };
+        let tree = listing::encode(&[(b"d".to_vec(), Entry::Directory), file(b"d/x", b"in tree")]);
+        let files = listing::encode(&[file(b"y", b"in files"), file(b"z", b"in files")]);
+        let record = || {
+            new([
+                OutputKind::File { digest: Digest::of(b"file"), executable: true },
+                OutputKind::Tree { listing: Digest::of(&tree) },
+                OutputKind::Files { listing: Digest::of(&files) },
+                OutputKind::Symlink { target: b"file".to_vec() },
+                OutputKind::Absent,
+            ])
+        };
+        let blobs: [&[u8]; 6] = [b"file", b"log", b"in tree", b"in files", &tree, &files];
+        for left_out in 0..=blobs.len() {
+            let cache = cache();
+            for (_, bytes) in blobs.iter().enumerate().filter(|(index, _)| *index != left_out) {
+                put(&cache, bytes);
+            }
+            cache.put_record(record()).unwrap();
+            let hit = cache.lookup(&KEY).unwrap();
+            assert_eq!(hit.is_some(), left_out == blobs.len(), "without blob {left_out}");
+        }
+    }
+
+    #[test]
+    fn a_listing_that_is_none_makes_a_miss_and_no_error() {
+        let cache = cache();
+        put(&cache, b"log");
+        let listing = put(&cache, b"not a listing");
+        cache.put_record(new([OutputKind::Tree { listing }])).unwrap();
+        assert_eq!(cache.lookup(&KEY), Ok(None));
+        let listing = Digest { size: u64::MAX, ..listing };
+        cache.put_record(new([OutputKind::Tree { listing }])).unwrap();
+        assert_eq!(cache.lookup(&KEY), Ok(None));
+    }
+
+    #[test]
+    fn a_new_result_replaces_one_of_an_agent_whose_clock_is_ahead() {
+        let (cache, other) = (cache(), Identity::from_seed(&[2; 32]));
+        let own = cache.record(new([])).unwrap().record().hlc;
+        for hours in [0, 2, 24 * 365] {
+            let hlc = Hlc((own.millis() + hours * 3_600_000) << 16 | 0xffff);
+            let NewRecord { key, result, execution } = new([]);
+            let writer = other.peer_id();
+            let record = Record { key, result, execution, writer, region: String::new(), hlc };
+            let record = SealedRecord::seal(record, &other).unwrap();
+            cache.store.put_record(&record).unwrap();
+            cache.put_record(new([OutputKind::Absent])).unwrap();
+            let kept = cache.store.record(&KEY).unwrap().unwrap();
+            assert_eq!(kept.record().writer, cache.peer_id(), "{hours} hours ahead");
+        }
+        // But the time of this agent does not run away with it.
+        let later = cache.record(NewRecord { key: ActionKey([8; 32]), ..new([]) }).unwrap();
+        assert!(later.record().hlc.millis() < own.millis() + 3_600_000);
     }
 }

@@ -11,7 +11,8 @@ mod session;
 mod view;
 
 pub use agent::{Agent, AgentError, RunError, run as run_agent};
+pub use chain::chain;
 pub use disk_cache::DiskCache;
 pub use keys::KeyError;
-pub use netbuild_store::OpenError;
+pub use netbuild_store::{OpenError, hush_contained_panics};
 pub use session::{Session, SessionError};

@@ -28,6 +28,7 @@ use netbuild_store::{PartialBlob, StoreError};
 use netbuild_transfer::{Endpoint, FetchError, Holder, Provide};
 use std::{io::Read, ops::ControlFlow, sync::Arc};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 /// Most peers that are asked for one thing before it counts as missing: the nearest and two more.
 const MAX_ASKED: usize = 3;
@@ -45,6 +46,7 @@ pub(crate) struct MeshCache {
     endpoint: Endpoint,
     mesh_key: MeshKey,
     runtime: Handle,
+    stop: CancellationToken,
 }
 
 /// What came from peers.
@@ -53,6 +55,21 @@ struct Taken {
     bytes: u64,
     /// The peer that sent most recently.
     from: Option<Candidate>,
+}
+
+/// Whether a peer that was asked is to be asked for more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Health {
+    Answers,
+    /// Each further question would cost a timeout, like the one before.
+    Fails,
+}
+
+impl Health {
+    /// By what [`MeshCache::judge`] made of an answer.
+    fn of<T>(answer: &Option<T>) -> Self {
+        if answer.is_some() { Self::Answers } else { Self::Fails }
+    }
 }
 
 fn source(candidate: &Candidate) -> Source {
@@ -72,7 +89,20 @@ impl MeshCache {
         mesh_key: MeshKey,
         runtime: Handle,
     ) -> Self {
-        Self { disk, view, mesh, endpoint, mesh_key, runtime }
+        let stop = CancellationToken::new();
+        Self { disk, view, mesh, endpoint, mesh_key, runtime, stop }
+    }
+
+    /// Asks nobody any more; what is under way fails at once.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+        self.view.stop();
+    }
+
+    /// Blocks until something that needs others is done, or the agent stops.
+    fn wait<T>(&self, what: impl Future<Output = Result<T, CacheError>>) -> Result<T, CacheError> {
+        let done = self.runtime.block_on(self.stop.run_until_cancelled(what));
+        done.unwrap_or_else(|| Err(CacheError::Failed("the agent is stopping".into())))
     }
 
     pub(crate) fn ticket(&self) -> Ticket {
@@ -98,11 +128,15 @@ impl MeshCache {
     }
 
     /// Gets the record of a key, and then all that it names, from the peers that hold it.
-    async fn from_peers(&self, key: &ActionKey) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
+    async fn ask_holders(
+        &self,
+        key: &ActionKey,
+    ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
         for candidate in self.view.holders(key).iter().take(MAX_ASKED) {
             let answer = self.endpoint.records(&holder(candidate), &[*key]).await;
-            let Some(record) = self.judge(candidate, answer).and_then(|mut list| list.pop()?)
-            else {
+            // One that failed may still have the record, once it has rested.
+            let Some(mut records) = self.judge(candidate, answer) else { continue };
+            let Some(record) = records.pop().flatten() else {
                 self.view.missing(&candidate.peer, key);
                 continue;
             };
@@ -160,6 +194,7 @@ impl MeshCache {
         Ok(missing)
     }
 
+    /// Asks one candidate for blobs, until it fails; returns what is missing then.
     async fn take_from(
         &self,
         blobs: &[Digest],
@@ -168,33 +203,48 @@ impl MeshCache {
     ) -> Result<Vec<Digest>, CacheError> {
         let (small, large): (Vec<_>, Vec<_>) =
             blobs.iter().partition(|blob| blob.size <= MAX_CHUNK as u64);
-        let mut missing = self.take_small(small, candidate, taken).await?;
-        let answer = self.endpoint.manifests(&holder(candidate), &large).await;
-        let manifests = self.judge(candidate, answer).unwrap_or_default();
-        for (index, blob) in large.iter().enumerate() {
-            let manifest = manifests.get(index).and_then(Option::as_ref);
-            let whole = match manifest {
-                Some(manifest) => self.take_large(manifest, candidate, taken).await?,
-                None => false,
+        let (mut missing, mut health) = self.take_small(small, candidate, taken).await?;
+        let mut manifests = Vec::new();
+        if health == Health::Answers && !large.is_empty() {
+            let answer = self.endpoint.manifests(&holder(candidate), &large).await;
+            manifests = self.judge(candidate, answer).unwrap_or_default();
+        }
+        for (index, blob) in large.into_iter().enumerate() {
+            let whole = match manifests.get(index).and_then(Option::as_ref) {
+                Some(manifest) if health == Health::Answers => {
+                    let whole;
+                    (whole, health) = self.take_large(manifest, candidate, taken).await?;
+                    whole
+                }
+                _ => false,
             };
             if !whole {
-                missing.push(*blob);
+                missing.push(blob);
             }
         }
         Ok(missing)
     }
 
-    /// Blobs of one chunk each, all in one request.
+    /// Blobs of one chunk each, all in one request; returns what is missing.
     async fn take_small(
         &self,
         blobs: Vec<Digest>,
         candidate: &Candidate,
         taken: &mut Taken,
-    ) -> Result<Vec<Digest>, CacheError> {
+    ) -> Result<(Vec<Digest>, Health), CacheError> {
         let store = self.disk.store();
         let (empty, blobs): (Vec<_>, Vec<_>) = blobs.into_iter().partition(|blob| blob.size == 0);
+        let mut missing = Vec::new();
         for blob in empty {
-            store.put_blob(&blob, &mut [].as_slice()).map_err(failed)?;
+            match store.put_blob(&blob, &mut [].as_slice()) {
+                Ok(()) => {}
+                // A hash that is not that of nothing: there is no such blob.
+                Err(StoreError::Mismatch(_)) => missing.push(blob),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        if blobs.is_empty() {
+            return Ok((missing, Health::Answers));
         }
         let chunks: Vec<Chunk> =
             blobs.iter().map(|blob| Chunk { hash: blob.hash, len: blob.size as u32 }).collect();
@@ -215,12 +265,13 @@ impl MeshCache {
             std::future::ready(flow)
         };
         let answer = self.endpoint.chunks(&holder(candidate), &chunks, deliver).await;
-        self.judge(candidate, answer);
+        let report = self.judge(candidate, answer);
         if let Some(error) = error {
             return Err(failed(error));
         }
-        let missing = blobs.iter().zip(arrived).filter(|(_, arrived)| !arrived);
-        Ok(missing.map(|(blob, _)| *blob).collect())
+        let absent = blobs.iter().zip(arrived).filter(|(_, arrived)| !arrived);
+        missing.extend(absent.map(|(blob, _)| *blob));
+        Ok((missing, Health::of(&report)))
     }
 
     /// A blob of many chunks; those that are in other blobs here are not asked for. Says whether
@@ -230,7 +281,7 @@ impl MeshCache {
         manifest: &Manifest,
         candidate: &Candidate,
         taken: &mut Taken,
-    ) -> Result<bool, CacheError> {
+    ) -> Result<(bool, Health), CacheError> {
         let store = self.disk.store();
         let mut partial = store.begin_blob(manifest).map_err(failed)?;
         let mut wanted = Vec::new();
@@ -260,7 +311,7 @@ impl MeshCache {
         }
         match report {
             Some(report) if report.missing.is_empty() => self.finish(partial, candidate),
-            _ => Ok(false),
+            report => Ok((false, Health::of(&report))),
         }
     }
 
@@ -268,14 +319,14 @@ impl MeshCache {
         &self,
         partial: Box<dyn PartialBlob>,
         candidate: &Candidate,
-    ) -> Result<bool, CacheError> {
+    ) -> Result<(bool, Health), CacheError> {
         match partial.finish() {
-            Ok(()) => Ok(true),
+            Ok(()) => Ok((true, Health::Answers)),
             // Every chunk was right, so the manifest was not.
             Err(error @ StoreError::Mismatch(_)) => {
                 tracing::warn!(peer = %candidate.peer, %error, "a peer told a wrong manifest");
                 self.view.failure(&candidate.peer);
-                Ok(false)
+                Ok((false, Health::Fails))
             }
             Err(error) => Err(failed(error)),
         }
@@ -308,7 +359,7 @@ impl Cache for MeshCache {
         }
         let candidates = self.view.everybody(None);
         let mut taken = Taken::default();
-        let missing = self.runtime.block_on(self.take(&[*blob], &candidates, &mut taken))?;
+        let missing = self.wait(self.take(&[*blob], &candidates, &mut taken))?;
         if !missing.is_empty() {
             return Ok(None);
         }
@@ -332,8 +383,10 @@ impl Cache for MeshCache {
 
     fn flush(&self) -> Result<(), CacheError> {
         self.disk.flush()?;
-        self.runtime.block_on(self.mesh.flush());
-        Ok(())
+        self.wait(async {
+            self.mesh.flush().await;
+            Ok(())
+        })
     }
 }
 
@@ -344,7 +397,7 @@ impl Door for MeshCache {
         }
         // A record that is here without all its blobs can be made whole again.
         if let Some(record) = self.disk.store().record(key).map_err(failed)?
-            && let Some(taken) = self.runtime.block_on(self.complete(&record))?
+            && let Some(taken) = self.wait(self.complete(&record))?
         {
             let hit = Hit {
                 record: record.record().clone(),
@@ -353,7 +406,7 @@ impl Door for MeshCache {
             };
             return Ok(Some((record, hit)));
         }
-        self.runtime.block_on(self.from_peers(key))
+        self.wait(self.ask_holders(key))
     }
 
     fn status(&self) -> Status {

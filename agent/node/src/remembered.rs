@@ -3,13 +3,12 @@
 use netbuild_core::peer::PeerId;
 use netbuild_mesh::{Seed, format_multiaddr, parse_multiaddr};
 use std::{
-    collections::BTreeMap,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-/// Most members that are remembered, as many as a mesh meets.
+/// Most members that are remembered, as many as a mesh meets: those that it met last.
 const MAX_MEMBERS: usize = 64;
 /// Most bytes of the file that are read: far more than are ever written.
 const MAX_FILE: u64 = 1 << 20;
@@ -20,7 +19,8 @@ pub(crate) struct Remembered {
     path: PathBuf,
     mesh_port: u16,
     data_port: u16,
-    members: BTreeMap<PeerId, Vec<SocketAddr>>,
+    /// The one met last comes last.
+    members: Vec<(PeerId, Vec<SocketAddr>)>,
 }
 
 impl Remembered {
@@ -28,7 +28,7 @@ impl Remembered {
     /// it can be found out again.
     pub(crate) fn load(data_dir: &Path) -> Self {
         let path = data_dir.join("remembered");
-        let mut remembered = Self { path, mesh_port: 0, data_port: 0, members: BTreeMap::new() };
+        let mut remembered = Self { path, mesh_port: 0, data_port: 0, members: Vec::new() };
         let small = fs::metadata(&remembered.path).is_ok_and(|meta| meta.len() <= MAX_FILE);
         let text = if small { fs::read_to_string(&remembered.path) } else { Ok(String::new()) };
         for line in text.unwrap_or_default().lines() {
@@ -37,7 +37,11 @@ impl Remembered {
                 Some(("data", port)) => remembered.data_port = port.parse().unwrap_or(0),
                 Some(("member", address)) => {
                     if let Ok(Seed { peer: Some(peer), addresses }) = parse_multiaddr(address) {
-                        remembered.members.entry(peer).or_default().extend(addresses);
+                        // Its addresses stand together.
+                        match remembered.members.last_mut() {
+                            Some((last, known)) if *last == peer => known.extend(addresses),
+                            _ => drop(remembered.meet(peer, &addresses)),
+                        }
                     }
                 }
                 _ => {}
@@ -58,7 +62,6 @@ impl Remembered {
     pub(crate) fn seeds(&self) -> impl Iterator<Item = Seed> + '_ {
         self.members
             .iter()
-            .take(MAX_MEMBERS)
             .map(|(peer, addresses)| Seed { peer: Some(*peer), addresses: addresses.clone() })
     }
 
@@ -73,13 +76,16 @@ impl Remembered {
 
     /// Takes a member that was met; says whether that is news.
     pub(crate) fn meet(&mut self, peer: PeerId, addresses: &[SocketAddr]) -> bool {
-        if addresses.is_empty() || self.members.get(&peer).is_some_and(|known| known == addresses) {
+        if addresses.is_empty()
+            || self.members.iter().any(|(known, at)| *known == peer && at == addresses)
+        {
             return false;
         }
-        if self.members.len() >= MAX_MEMBERS && !self.members.contains_key(&peer) {
-            return false;
+        self.members.retain(|(known, _)| *known != peer);
+        if self.members.len() >= MAX_MEMBERS {
+            self.members.remove(0);
         }
-        self.members.insert(peer, addresses.to_vec());
+        self.members.push((peer, addresses.to_vec()));
         true
     }
 
@@ -120,6 +126,21 @@ mod tests {
         assert_eq!((again.mesh_port(), again.data_port()), (Some(4001), Some(4002)));
         let seeds: Vec<_> = again.seeds().collect();
         assert_eq!(seeds, [Seed { peer: Some(peer), addresses: addresses.to_vec() }]);
+    }
+
+    #[test]
+    fn of_too_many_members_the_one_met_first_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = |number: usize| Identity::from_seed(&[number as u8; 32]).peer_id();
+        let address = ["192.0.2.1:7".parse().unwrap()];
+        let mut remembered = Remembered::load(dir.path());
+        for number in 0..=MAX_MEMBERS {
+            assert!(remembered.meet(peer(number), &address));
+        }
+        remembered.save();
+        let seeds: Vec<_> = Remembered::load(dir.path()).seeds().map(|seed| seed.peer).collect();
+        let expected: Vec<_> = (1..=MAX_MEMBERS).map(|number| Some(peer(number))).collect();
+        assert_eq!(seeds, expected);
     }
 
     #[test]

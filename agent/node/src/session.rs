@@ -16,7 +16,7 @@ use netbuild_store::{DiskStore, OpenError};
 use std::{
     io::Read,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,6 +27,11 @@ pub(crate) const RUN_ROLE: &str = "netbuild";
 const SETTLE: Duration = Duration::from_secs(5);
 /// How often it looks.
 const POLL: Duration = Duration::from_millis(10);
+/// How long nobody looks again after that was in vain: a build must not wait once for each task.
+const REST: Duration = Duration::from_secs(60);
+/// How many owners an operation may lose one after the other: commands that own the directory for
+/// a moment each. More is no accident.
+const MAX_OWNERS: usize = 8;
 
 /// A data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +45,6 @@ pub enum SessionError {
     /// A key cannot be read or made.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The control socket cannot be served.
-    #[error("cannot serve the control socket `{path}`: {error}", path = .0.display(), error = .1)]
-    Serve(PathBuf, #[source] std::io::Error),
 }
 
 /// The cache of a data directory, wherever it is. Opened with the first operation.
@@ -50,13 +52,25 @@ pub enum SessionError {
 pub struct Session {
     data_dir: PathBuf,
     region: String,
-    backend: Mutex<Option<Arc<Backend>>>,
+    backend: Mutex<Found>,
+}
+
+/// What came of looking for the owner of the data directory.
+#[derive(Debug, Default)]
+enum Found {
+    /// Nobody has looked yet, or the one that was found has gone.
+    #[default]
+    Nothing,
+    /// It can be used.
+    Backend(Arc<Backend>),
+    /// It cannot be used, and nobody looks again before the time is over.
+    Unreachable { why: String, until: Instant },
 }
 
 #[derive(Debug)]
 enum Backend {
-    /// This process owns the data directory.
-    Owner { cache: Arc<DiskCache>, _server: ControlServer },
+    /// This process owns the data directory, and serves it to others if it can.
+    Owner { cache: Arc<DiskCache>, _server: Option<ControlServer> },
     /// Another one does.
     Remote(SocketCache),
 }
@@ -78,7 +92,11 @@ impl Session {
     /// When the directory belongs to a newer version, or to something else altogether. Whatever
     /// else is wrong shows with the first operation.
     pub fn new(data_dir: &Path, region: &str) -> Result<Self, SessionError> {
-        DiskStore::check(data_dir)?;
+        match DiskStore::check(data_dir) {
+            // What the operating system refuses is trouble with the cache, and fails no build.
+            Ok(()) | Err(OpenError::Io { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(Self {
             data_dir: data_dir.to_owned(),
             region: region.to_owned(),
@@ -95,36 +113,55 @@ impl Session {
     }
 
     fn backend(&self) -> Result<Arc<Backend>, CacheError> {
-        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(backend) = &*backend {
-            return Ok(Arc::clone(backend));
+        let mut found = self.found();
+        match &*found {
+            Found::Backend(backend) => return Ok(Arc::clone(backend)),
+            Found::Unreachable { why, until } if Instant::now() < *until => {
+                return Err(CacheError::Unreachable(why.clone()));
+            }
+            Found::Nothing | Found::Unreachable { .. } => {}
         }
         match open(&self.data_dir, &self.region) {
-            Ok(opened) => Ok(Arc::clone(backend.insert(Arc::new(opened)))),
-            Err(error) => Err(CacheError::Unreachable(chain(&error))),
+            Ok(opened) => {
+                let backend = Arc::new(opened);
+                *found = Found::Backend(Arc::clone(&backend));
+                Ok(backend)
+            }
+            Err(error) => {
+                let why = chain(&error);
+                *found = Found::Unreachable { why: why.clone(), until: Instant::now() + REST };
+                Err(CacheError::Unreachable(why))
+            }
         }
     }
 
-    /// Does an operation, and again with another owner when the one before is gone.
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does an operation, and again with the next owner when the one before is gone.
     fn with<T>(
         &self,
         mut operation: impl FnMut(&dyn Cache) -> Result<T, CacheError>,
     ) -> Result<T, CacheError> {
-        let backend = self.backend()?;
-        match operation(backend.cache()) {
-            Err(CacheError::Unreachable(why)) => {
-                tracing::debug!(why, "looking for another owner of the data directory");
-                self.forget(&backend);
-                operation(self.backend()?.cache())
+        let mut lost = 0;
+        loop {
+            let backend = self.backend()?;
+            match operation(backend.cache()) {
+                Err(CacheError::Unreachable(why)) if lost < MAX_OWNERS => {
+                    tracing::debug!(why, "looking for another owner of the data directory");
+                    self.forget(&backend);
+                    lost += 1;
+                }
+                other => return other,
             }
-            other => other,
         }
     }
 
     fn forget(&self, gone: &Arc<Backend>) {
-        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
-        if backend.as_ref().is_some_and(|current| Arc::ptr_eq(current, gone)) {
-            *backend = None;
+        let mut found = self.found();
+        if matches!(&*found, Found::Backend(current) if Arc::ptr_eq(current, gone)) {
+            *found = Found::Nothing;
         }
     }
 }
@@ -156,8 +193,13 @@ fn own(
     let identity = keys::identity(data_dir)?;
     let cache = Arc::new(DiskCache::new(Arc::new(store), identity, region.to_owned(), "run"));
     let door: Arc<dyn Door> = Arc::<DiskCache>::clone(&cache);
+    // A file system without sockets is no reason to do without the cache.
     let server = ControlServer::start(socket, door)
-        .map_err(|error| SessionError::Serve(socket.to_owned(), error))?;
+        .inspect_err(|error| {
+            let socket = socket.display();
+            tracing::warn!(%socket, %error, "others cannot use the data directory meanwhile");
+        })
+        .ok();
     Ok(Backend::Owner { cache, _server: server })
 }
 
@@ -189,7 +231,7 @@ impl Cache for Session {
     }
 
     fn flush(&self) -> Result<(), CacheError> {
-        let opened = self.backend.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let opened = matches!(&*self.found(), Found::Backend(_));
         if opened { self.with(|cache| cache.flush()) } else { Ok(()) }
     }
 }

@@ -33,6 +33,8 @@ struct State {
     catching_up: BTreeMap<PeerId, Instant>,
     /// Until when lookups wait for the first member.
     alone_until: Option<Instant>,
+    /// Whether nobody shall wait any more.
+    stopping: bool,
 }
 
 impl View {
@@ -43,6 +45,12 @@ impl View {
             state: Mutex::new(State { alone_until, ..State::default() }),
             changed: Condvar::new(),
         }
+    }
+
+    /// Lets no lookup wait any more: the agent stops.
+    pub(crate) fn stop(&self) {
+        self.state().stopping = true;
+        self.changed.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -60,7 +68,7 @@ impl View {
                 state.alone_until = None;
             }
             Event::Updated { peer, presence, addresses } => {
-                state.peers.handle_joined(peer, presence.region, addresses);
+                state.peers.handle_updated(&peer, presence.region, addresses);
             }
             Event::Left { peer } => {
                 tracing::info!(peer = %peer, "left");
@@ -94,13 +102,10 @@ impl View {
                 return state.peers.candidates(&holders, false, now);
             }
             let waits = state.catching_up.values().chain(&state.alone_until);
-            let Some(wait) = waits.filter_map(|until| until.checked_duration_since(now)).max()
-            else {
+            let wait = waits.map(|until| until.saturating_duration_since(now)).max();
+            let Some(wait) = wait.filter(|wait| !wait.is_zero() && !state.stopping) else {
                 return Vec::new();
             };
-            if wait.is_zero() {
-                return Vec::new();
-            }
             let waited = self.changed.wait_timeout(state, wait);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -154,5 +159,97 @@ impl View {
                 records: state.holders.count(id) as u64,
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netbuild_core::hlc::Hlc;
+    use netbuild_proto::membership::{Held, Presence};
+    use std::{sync::mpsc, thread};
+
+    const KEY: ActionKey = ActionKey([7; 32]);
+    const A: PeerId = PeerId([1; 32]);
+    const B: PeerId = PeerId([2; 32]);
+
+    fn joined(peer: PeerId) -> Event {
+        let presence = Presence { region: String::new(), data_port: 0, mesh_addresses: Vec::new() };
+        Event::Joined { peer, presence, addresses: Vec::new() }
+    }
+
+    fn held(peer: PeerId) -> Event {
+        Event::Held { peer, held: vec![Held { key: KEY, hlc: Hlc(1) }] }
+    }
+
+    fn order(view: &View) -> Vec<PeerId> {
+        view.holders(&KEY).into_iter().map(|candidate| candidate.peer).collect()
+    }
+
+    /// What a lookup finds that began before something happens.
+    fn found_when(view: &View, happens: impl FnOnce()) -> Vec<PeerId> {
+        let (begins, begun) = mpsc::channel();
+        thread::scope(|scope| {
+            let lookup = scope.spawn(move || {
+                begins.send(()).unwrap();
+                order(view)
+            });
+            begun.recv().unwrap();
+            happens();
+            lookup.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_lookup_waits_for_what_a_new_member_holds() {
+        let view = View::new(true);
+        // For the member itself, and then for what it says.
+        let found = found_when(&view, || {
+            view.handle(joined(A));
+            view.handle(held(A));
+        });
+        assert_eq!(found, [A]);
+    }
+
+    #[test]
+    fn a_lookup_ends_when_a_new_member_has_said_all_leaves_or_the_agent_stops() {
+        for end in [Event::CaughtUp { peer: A }, Event::Left { peer: A }] {
+            let view = View::new(false);
+            view.handle(joined(A));
+            assert_eq!(found_when(&view, || view.handle(end)), []);
+            let state = view.state();
+            assert!(state.catching_up.is_empty() && state.alone_until.is_none());
+        }
+        let view = View::new(true);
+        view.stop();
+        assert_eq!(order(&view), []);
+        let until = view.state().alone_until;
+        assert!(until.is_some_and(|until| Instant::now() < until), "it did not wait");
+    }
+
+    #[test]
+    fn a_member_that_never_says_what_it_holds_is_waited_for_once() {
+        let view = View::new(false);
+        view.handle(joined(A));
+        assert_eq!(order(&view), []);
+        let until = view.state().catching_up[&A];
+        assert!(Instant::now() >= until);
+        assert_eq!(order(&view), []);
+    }
+
+    #[test]
+    fn the_nearest_holder_comes_first_and_one_that_left_holds_nothing() {
+        let view = View::new(false);
+        for (peer, ms) in [(A, 80), (B, 20)] {
+            view.handle(joined(peer));
+            view.handle(held(peer));
+            view.handle(Event::Rtt { peer, rtt: Duration::from_millis(ms) });
+        }
+        assert_eq!(order(&view), [B, A]);
+        view.handle(Event::Left { peer: B });
+        assert_eq!(order(&view), [A]);
+        // Until it has said so again.
+        view.handle(joined(B));
+        assert_eq!(order(&view), [A]);
     }
 }

@@ -10,7 +10,10 @@ use rustix::{
 use std::{
     ffi::{CStr, OsStr},
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -75,12 +78,19 @@ impl Beneath {
         rustix::fs::openat2(&self.root, OsStr::from_bytes(path), DIRECTORY, Mode::empty(), resolve)
     }
 
-    /// Makes the directory `path` and those above it. A file or link at `path` itself is replaced.
+    /// Makes the directory `path` and those above it, and sees that its owner may change it. A file
+    /// or link at `path` itself is replaced.
     pub(crate) fn make_directory(&self, path: &[u8]) -> Result<(), BeneathError> {
         let (parent, name) = self.parent(path)?;
         match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if is_directory(&stat) => return Ok(()),
-            Ok(_) => remove_in(&parent, name).map_err(|error| wrap(path, error))?,
+            Ok(stat) if is_directory(&stat) => {
+                let whole = Mode::from_raw_mode(stat.st_mode).contains(Mode::RWXU);
+                return match whole {
+                    true => Ok(()),
+                    false => open_all(&parent, name).map(drop).map_err(|error| wrap(path, error)),
+                };
+            }
+            Ok(_) => remove_in(parent.as_fd(), name).map_err(|error| wrap(path, error))?,
             Err(Errno::NOENT) => {}
             Err(error) => return Err(wrap(path, error)),
         }
@@ -98,7 +108,7 @@ impl Beneath {
     pub(crate) fn place(&self, from: &Path, path: &[u8]) -> Result<(), BeneathError> {
         let (parent, name) = self.parent(path)?;
         let result = match rustix::fs::renameat(CWD, from, &parent, name) {
-            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => remove_in(&parent, name)
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => remove_in(parent.as_fd(), name)
                 .and_then(|()| rustix::fs::renameat(CWD, from, &parent, name)),
             other => other,
         };
@@ -109,7 +119,14 @@ impl Beneath {
     /// whether there was anything.
     pub(crate) fn take(&self, path: &[u8], to: &Path) -> Result<bool, BeneathError> {
         let (parent, name) = self.parent(path)?;
-        match rustix::fs::renameat(&parent, name, CWD, to) {
+        let moved = match rustix::fs::renameat(&parent, name, CWD, to) {
+            // Moving a directory changes its `..`, for which it must not be read-only.
+            Err(Errno::ACCESS) => {
+                open_all(&parent, name).and_then(|_| rustix::fs::renameat(&parent, name, CWD, to))
+            }
+            other => other,
+        };
+        match moved {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(wrap(path, error)),
@@ -119,7 +136,7 @@ impl Beneath {
     /// Removes whatever stands at `path`, with all that is in it.
     pub(crate) fn remove(&self, path: &[u8]) -> Result<(), BeneathError> {
         let (parent, name) = self.parent(path)?;
-        remove_in(&parent, name).map_err(|error| wrap(path, error))
+        remove_in(parent.as_fd(), name).map_err(|error| wrap(path, error))
     }
 }
 
@@ -135,24 +152,38 @@ fn is_directory(stat: &rustix::fs::Stat) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
 }
 
+/// Removes what stands at an absolute path, with all that is in it, read-only directories too.
+pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
+    Ok(remove_in(CWD, path.as_os_str())?)
+}
+
+/// Opens a directory after its owner has every right to it.
+fn open_all(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = DIRECTORY | OFlags::NOFOLLOW;
+    let directory = match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
+        // One that its owner may not even list.
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
+            rustix::fs::openat(&parent, name, flags, Mode::empty())?
+        }
+        other => other?,
+    };
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&directory)?.st_mode);
+    if !mode.contains(Mode::RWXU) {
+        rustix::fs::fchmod(&directory, mode | Mode::RWXU)?;
+    }
+    Ok(directory)
+}
+
 /// Removes an entry of a directory, with all that is in it; that it is gone already is fine.
-fn remove_in(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+fn remove_in(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error),
     }
-    let flags = DIRECTORY | OFlags::NOFOLLOW;
-    let directory = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
-        // A directory that its owner may not list: take the right first.
-        Err(Errno::ACCESS) => {
-            rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-            rustix::fs::openat(parent, name, flags, Mode::empty())?
-        }
-        other => other?,
-    };
     // A task may leave directories that are read-only.
-    rustix::fs::fchmod(&directory, Mode::RWXU)?;
+    let directory = open_all(parent, name)?;
     let mut names = Vec::new();
     for entry in Dir::read_from(&directory)? {
         let entry = entry?;
@@ -161,7 +192,7 @@ fn remove_in(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         }
     }
     for name in names {
-        remove_in(&directory, OsStr::from_bytes(name.to_bytes()))?;
+        remove_in(directory.as_fd(), OsStr::from_bytes(name.to_bytes()))?;
     }
     match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),

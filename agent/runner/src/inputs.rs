@@ -79,6 +79,37 @@ pub(crate) fn collect(
     Ok(inputs)
 }
 
+/// Patterns that match nothing, and so may be misspelt.
+pub(crate) fn unmatched<'p>(
+    patterns: &'p [InputPattern],
+    inputs: &Inputs,
+) -> impl Iterator<Item = &'p str> {
+    let wanted = patterns.iter().filter(|pattern| !pattern.negated && !pattern.glob.is_literal());
+    wanted
+        .filter(|pattern| {
+            // What a pattern matches stands behind its literal start in the order of paths.
+            let start = pattern.glob.literal_prefix().as_bytes().to_vec();
+            let below = inputs.range(start.clone()..);
+            !below
+                .take_while(|(path, _)| path.starts_with(&start))
+                .any(|(path, _)| pattern.glob.matches(path))
+        })
+        .map(|pattern| pattern.glob.as_str())
+}
+
+/// Adds what stands at `path`, unless it is there already.
+pub(crate) fn add_path(
+    table: &FileTable,
+    inputs: &mut Inputs,
+    path: Vec<u8>,
+) -> Result<(), FileError> {
+    if inputs.contains_key(&path) {
+        return Ok(());
+    }
+    let seen = table.see(&path)?;
+    add(table, inputs, path, seen)
+}
+
 /// Adds an input. A link counts with what it leads to: its text alone would miss an edit there.
 fn add(table: &FileTable, inputs: &mut Inputs, path: Vec<u8>, seen: Seen) -> Result<(), FileError> {
     if let Entry::Symlink { .. } = seen.entry {

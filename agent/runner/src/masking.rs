@@ -34,15 +34,21 @@ impl Masker {
     }
 
     fn take(&mut self, all: bool) -> Vec<u8> {
+        if self.secrets.is_empty() {
+            return std::mem::take(&mut self.held);
+        }
         let mut shown = Vec::with_capacity(self.held.len());
         let mut at = 0;
         while at < self.held.len() {
             let rest = &self.held[at..];
+            let may_grow = |secret: &Vec<u8>| secret.len() > rest.len() && secret.starts_with(rest);
+            if !all && self.secrets.iter().any(may_grow) {
+                // Even when a shorter secret is here whole: its end would be left over.
+                break;
+            }
             if let Some(secret) = self.secrets.iter().find(|secret| rest.starts_with(secret)) {
                 shown.extend_from_slice(MASK);
                 at += secret.len();
-            } else if !all && self.secrets.iter().any(|secret| secret.starts_with(rest)) {
-                break;
             } else {
                 shown.push(rest[0]);
                 at += 1;
@@ -79,6 +85,22 @@ mod tests {
             prop_assert!(shown.windows(3).any(|window| window == MASK));
             let whole = { let mut m = Masker::new([&secret]); let mut s = m.push(&text); s.extend(m.finish()); s };
             prop_assert_eq!(shown, whole);
+        }
+    }
+
+    #[test]
+    fn of_two_secrets_the_longer_one_goes_as_a_whole() {
+        let secrets = [b"token".to_vec(), b"token-and-more".to_vec()];
+        for (pieces, expected) in [
+            (&["token", "-and-more."][..], "***."),
+            (&["token", "-and-less."], "***-and-less."),
+            (&["token"], "***"),
+        ] {
+            let mut masker = Masker::new(&secrets);
+            let mut shown: Vec<u8> =
+                pieces.iter().flat_map(|piece| masker.push(piece.as_bytes())).collect();
+            shown.extend(masker.finish());
+            assert_eq!(String::from_utf8_lossy(&shown), expected);
         }
     }
 

@@ -73,6 +73,10 @@ pub(crate) fn collect(
     } else {
         collected.outputs.extend(single.into_iter().map(|(path, entry)| output(path, entry)));
     }
+    if collected.outputs.len() > MAX_OUTPUTS {
+        let what = "directories, or optional and absent";
+        collected.uncacheable = Some(format!("more than {MAX_OUTPUTS} of its outputs are {what}"));
+    }
     collected.outputs.sort_by(|a, b| a.path.cmp(&b.path));
     collected.outputs.dedup();
     collected.entries.sort();

@@ -127,7 +127,9 @@ impl Spawner {
         drop((their_control, their_stdout, their_stderr));
         command.write(&mut &control)?;
         let started = Instant::now();
+        let program = command.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
         let running = Running {
+            program: program.unwrap_or_default(),
             control,
             pipes: [(Stream::Stdout, stdout), (Stream::Stderr, stderr)].map(|(stream, pipe)| {
                 Pipe { stream, open: Some(pipe), masker: Masker::new(secrets) }
@@ -185,6 +187,7 @@ struct Pipe {
 
 #[derive(Debug)]
 struct Running {
+    program: String,
     control: UnixStream,
     pipes: [Pipe; 2],
     log: Log,
@@ -199,6 +202,11 @@ impl Running {
         let mut ended = None;
         while ended.is_none() || self.pipes.iter().any(|pipe| pipe.open.is_some()) {
             let ready = self.poll(ended.is_none())?;
+            // A command ends after all that it started. A pipe that is still open then is held by
+            // a process out of reach, which must not hold up the run.
+            if ended.is_some() && ready.pipes == [false; 2] {
+                break;
+            }
             self.read_pipes(&ready, &mut buffer)?;
             if ended.is_none() {
                 if ready.control {
@@ -209,13 +217,21 @@ impl Running {
                 }
             }
         }
+        let at_ms = self.at_ms();
+        for pipe in self.pipes.iter_mut().filter(|pipe| pipe.open.is_some()) {
+            let shown = pipe.masker.finish();
+            if !shown.is_empty() {
+                self.log.push(at_ms, pipe.stream, &shown);
+            }
+        }
         let (exit, duration) = ended.unwrap_or((None, self.started.elapsed()));
         let ending = match (self.stopping, exit) {
             (Some(stopping), _) => stopping.ending,
             (None, Some(Exit::Code(code))) => Ending::Code(code),
             (None, Some(Exit::Signal(signal))) => Ending::Signal(signal),
             (None, Some(Exit::NotStarted(errno))) => {
-                Ending::NotStarted(io::Error::from_raw_os_error(errno).to_string())
+                let error = io::Error::from_raw_os_error(errno);
+                Ending::NotStarted(format!("`{}`: {error}", self.program))
             }
             (None, None) => Ending::Lost,
         };
@@ -230,7 +246,8 @@ impl Running {
         if with_control {
             fds.push(PollFd::new(&self.control, PollFlags::IN));
         }
-        match poll(&mut fds, Timespec::try_from(TICK).ok().as_ref()) {
+        let wait = if with_control { TICK } else { Duration::ZERO };
+        match poll(&mut fds, Timespec::try_from(wait).ok().as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -240,8 +257,12 @@ impl Running {
         Ok(Ready { pipes, control: next(with_control) })
     }
 
+    fn at_ms(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_millis()).unwrap_or(u32::MAX)
+    }
+
     fn read_pipes(&mut self, ready: &Ready, buffer: &mut [u8]) -> io::Result<()> {
-        let at_ms = u32::try_from(self.started.elapsed().as_millis()).unwrap_or(u32::MAX);
+        let at_ms = self.at_ms();
         for (pipe, ready) in self.pipes.iter_mut().zip(ready.pipes) {
             let Some(open) = pipe.open.as_ref().filter(|_| ready) else {
                 continue;

@@ -6,12 +6,14 @@
 use crate::{
     beneath::{BeneathError, join},
     files::FileError,
-    inputs,
-    workspace::Workspace,
+    inputs, outputs,
+    workspace::{Workspace, WorkspaceError},
 };
 use netbuild_core::{
     cache::{Cache, CacheError},
     digest::Digest,
+    glob::Glob,
+    key::{OutputDeclaration, OutputShape},
     record::{Output, OutputKind},
     tree::Entry,
 };
@@ -41,6 +43,8 @@ pub(crate) enum RestoreError {
     Staging(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Workspace(#[from] BeneathError),
+    #[error(transparent)]
+    Ours(#[from] WorkspaceError),
     #[error(transparent)]
     Look(#[from] FileError),
 }
@@ -83,47 +87,48 @@ fn read_listing(digest: &Digest, cache: &dyn Cache) -> Result<Vec<(Vec<u8>, Entr
     listing::decode(&bytes).map_err(|error| RestoreError::Malformed(error.to_string()))
 }
 
-/// Whether the workspace has exactly these outputs.
+/// Whether the workspace has exactly these outputs. What cannot be looked at is not as it was.
 pub(crate) fn is_exact(
     workspace: &Workspace,
     outputs: &[Output],
     entries: &[(Vec<u8>, Entry)],
-) -> Result<bool, FileError> {
-    for (path, expected) in entries {
-        match workspace.files.see(path) {
-            Ok(seen) if seen.entry == *expected => {}
-            Ok(_) | Err(FileError::Missing(_) | FileError::Special(..)) => return Ok(false),
-            Err(error) => return Err(error),
-        }
+    cleaned: &[OutputDeclaration],
+) -> bool {
+    let stands = |(path, expected): &(Vec<u8>, Entry)| {
+        workspace.files.see(path).is_ok_and(|seen| seen.entry == *expected)
+    };
+    entries.iter().all(stands)
+        && strangers(workspace, outputs, entries, cleaned).is_ok_and(|found| found.is_empty())
+}
+
+/// What would not be there if the task had just run: in its directories, at the places of absent
+/// outputs, and where a pattern that is `cleaned` before a run matches. Of a directory with all
+/// that is in it, only the directory.
+fn strangers(
+    workspace: &Workspace,
+    outputs: &[Output],
+    entries: &[(Vec<u8>, Entry)],
+    cleaned: &[OutputDeclaration],
+) -> Result<Vec<Vec<u8>>, RestoreError> {
+    let known: BTreeSet<&[u8]> = entries.iter().map(|(path, _)| path.as_slice()).collect();
+    let mut strangers = Vec::new();
+    for pattern in cleaned.iter().filter(|declared| declared.shape == OutputShape::Glob) {
+        let glob = Glob::new(&pattern.pattern)
+            .map_err(|error| RestoreError::Malformed(error.to_string()))?;
+        let found = outputs::matching(&workspace.files, &glob)?;
+        strangers.extend(found.into_iter().filter(|path| !known.contains(path.as_slice())));
     }
-    for output in outputs {
-        match output.kind {
+    let mut directories = Vec::new();
+    for Output { path, kind } in outputs {
+        match kind {
             OutputKind::Absent => {
-                if workspace.files.absolute(&output.path).symlink_metadata().is_ok() {
-                    return Ok(false);
-                }
+                let there = workspace.files.absolute(path).symlink_metadata().is_ok();
+                strangers.extend(there.then(|| path.clone()));
             }
-            OutputKind::Tree { .. } => {
-                if !strangers(workspace, &output.path, entries)?.is_empty() {
-                    return Ok(false);
-                }
-            }
+            OutputKind::Tree { .. } => directories.push(path.clone()),
             _ => {}
         }
     }
-    Ok(true)
-}
-
-/// What is in the directory `root` and not in `entries`; of a directory with all that is in it,
-/// only the directory.
-fn strangers(
-    workspace: &Workspace,
-    root: &[u8],
-    entries: &[(Vec<u8>, Entry)],
-) -> Result<Vec<Vec<u8>>, FileError> {
-    let known: BTreeSet<&[u8]> = entries.iter().map(|(path, _)| path.as_slice()).collect();
-    let mut strangers = Vec::new();
-    let mut directories = vec![root.to_vec()];
     while let Some(directory) = directories.pop() {
         for (name, is_directory) in inputs::entries(&workspace.files, &directory)? {
             let path = join(&directory, &name);
@@ -142,30 +147,22 @@ pub(crate) fn restore(
     workspace: &Workspace,
     outputs: &[Output],
     entries: &[(Vec<u8>, Entry)],
+    cleaned: &[OutputDeclaration],
     cache: &dyn Cache,
 ) -> Result<(), RestoreError> {
+    workspace.ensure_staging()?;
     let mut staged = Vec::new();
     for (path, entry) in entries {
         match workspace.files.see(path) {
-            Ok(seen) if seen.entry == *entry => continue,
+            // A directory may be read-only, when something in it has to change.
+            Ok(seen) if seen.entry == *entry && *entry != Entry::Directory => continue,
             Ok(_) | Err(FileError::Missing(_) | FileError::Special(..)) => {}
             Err(error) => return Err(error.into()),
         }
         staged.push((path, entry, stage(workspace, entry, cache)?));
     }
-    // From here on the workspace changes: first what is in the way goes, then directories come
-    // before what is in them, as the entries are sorted.
-    for output in outputs {
-        match output.kind {
-            OutputKind::Absent => workspace.beneath.remove(&output.path)?,
-            OutputKind::Tree { .. } => {
-                for path in strangers(workspace, &output.path, entries)? {
-                    workspace.beneath.remove(&path)?;
-                }
-            }
-            _ => {}
-        }
-    }
+    // From here on the workspace changes. Directories come before what is in them, as the entries
+    // are sorted.
     for (path, entry, from) in staged {
         match from {
             None => workspace.beneath.make_directory(path)?,
@@ -174,6 +171,9 @@ pub(crate) fn restore(
         if let Entry::File { digest, .. } = entry {
             workspace.files.learn(path, *digest);
         }
+    }
+    for path in strangers(workspace, outputs, entries, cleaned)? {
+        workspace.beneath.remove(&path)?;
     }
     Ok(())
 }

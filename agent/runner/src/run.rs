@@ -4,7 +4,7 @@ use crate::{
     environment::Caller,
     event::{Ended, Event, Observer},
     inputs::Ignored,
-    process::{Cancel, Spawner},
+    process::{Cancel, Finished, Spawner},
     summary::Summary,
     task::{self, Done, Failure, TaskError},
     tools::Tools,
@@ -16,8 +16,9 @@ use netbuild_core::{
     schedule::{OnFailure, Outcome, Schedule},
     tree::Entry,
 };
+use netbuild_proto::spawn::Command;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
     sync::{
@@ -84,6 +85,7 @@ pub fn run(
         executable: options.executable,
         spawner: Mutex::new(None),
         cache_warned: AtomicBool::new(false),
+        patterns_warned: Mutex::default(),
         progress: Mutex::new(Progress { schedule, summary, data: BTreeMap::new() }),
         changed: Condvar::new(),
     };
@@ -96,7 +98,10 @@ pub fn run(
     if let Err(error) = cache.flush() {
         run.warn_of_cache(&error);
     }
-    run.workspace.save()?;
+    if let Err(error) = run.workspace.save() {
+        // What is not remembered only costs time later.
+        run.observer.event(Event::Warning { task: None, message: error.to_string() });
+    }
     let mut summary = run.progress().summary.clone();
     summary.cancelled = cancel.is_requested();
     summary.skipped = summary.tasks - summary.executed - summary.hits.total() - summary.failed;
@@ -118,16 +123,21 @@ pub(crate) struct Run<'a> {
     executable: PathBuf,
     spawner: Mutex<Option<Arc<Spawner>>>,
     cache_warned: AtomicBool,
+    /// Patterns that were told to match nothing.
+    patterns_warned: Mutex<BTreeSet<String>>,
     progress: Mutex<Progress>,
     changed: Condvar,
 }
+
+/// Files, links and directories with their paths in the workspace.
+type Entries = Vec<(Vec<u8>, Entry)>;
 
 #[derive(Debug)]
 struct Progress {
     schedule: Schedule,
     summary: Summary,
     /// What finished tasks left, for those that read it.
-    data: BTreeMap<TaskId, Arc<Vec<(Vec<u8>, Entry)>>>,
+    data: BTreeMap<TaskId, Arc<Entries>>,
 }
 
 impl Run<'_> {
@@ -227,7 +237,7 @@ impl Run<'_> {
     }
 
     /// What the data dependencies of a task left.
-    pub(crate) fn data_of(&self, id: TaskId) -> Vec<(Vec<u8>, Entry)> {
+    pub(crate) fn data_of(&self, id: TaskId) -> Entries {
         let found: Vec<_> = {
             let progress = self.progress();
             let data = self.graph[id].deps.iter().filter(|dep| dep.kind == DependencyKind::Data);
@@ -236,8 +246,26 @@ impl Run<'_> {
         found.iter().flat_map(|entries| entries.iter().cloned()).collect()
     }
 
+    /// Runs a command to its end; the values of `secrets` do not show in its log.
+    pub(crate) fn command(
+        &self,
+        command: &Command,
+        timeout: Option<Duration>,
+        secrets: &[Vec<u8>],
+    ) -> io::Result<Finished> {
+        let spawner = self.spawner()?;
+        match spawner.run(command, timeout, self.cancel, secrets) {
+            // Somebody killed the helper, so the command did not start; another one starts it.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.forget(&spawner);
+                self.spawner()?.run(command, timeout, self.cancel, secrets)
+            }
+            other => other,
+        }
+    }
+
     /// The helper that starts commands, itself started with the first one.
-    pub(crate) fn spawner(&self) -> io::Result<Arc<Spawner>> {
+    fn spawner(&self) -> io::Result<Arc<Spawner>> {
         let mut spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(spawner) = &*spawner {
             return Ok(Arc::clone(spawner));
@@ -245,8 +273,21 @@ impl Run<'_> {
         Ok(Arc::clone(spawner.insert(Arc::new(Spawner::start(&self.executable)?))))
     }
 
+    fn forget(&self, gone: &Arc<Spawner>) {
+        let mut spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
+        spawner.take_if(|current| Arc::ptr_eq(current, gone));
+    }
+
     pub(crate) fn warn(&self, task: &Task, message: String) {
         self.observer.event(Event::Warning { task: Some(&task.name), message });
+    }
+
+    /// Says once that a pattern matches nothing: many tasks may share it.
+    pub(crate) fn warn_of_pattern(&self, task: &Task, pattern: &str) {
+        let mut warned = self.patterns_warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.insert(pattern.to_owned()) {
+            self.warn(task, format!("G026 input pattern `{pattern}` matches nothing"));
+        }
     }
 
     /// Says once that the cache is in trouble; the build goes on without it.

@@ -8,7 +8,8 @@
 //!
 //! A supervisor is a *subreaper*: every process that its command leaves behind, however it hid,
 //! becomes the supervisor's child and is killed when the command ends, when the runner asks for
-//! it, or when the runner is gone (its end of the control socket closes, even on SIGKILL).
+//! it, or when the runner is gone (its end of the control socket closes, even on SIGKILL). When
+//! somebody kills a supervisor, the spawner inherits what it watched over, and kills that.
 //!
 //! Commands are started from the spawner and not from the runner because the runner has threads
 //! that write executables: a fork in one of them would inherit the descriptor and make the next
@@ -23,7 +24,7 @@ use rustix::{
     process::{self, Pid, PidfdFlags, WaitOptions, WaitStatus},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsString,
     fs::File,
     io::{self, Write as _},
@@ -38,7 +39,8 @@ use std::{
 
 /// The hidden subcommand of the executable that starts a spawner.
 pub const SPAWN_COMMAND: &str = "__spawn";
-/// How often a supervisor collects processes that its command left behind and that have ended.
+/// How often the spawner and the supervisors look for processes that have ended: a supervisor that
+/// was killed, what a command left behind.
 const REAP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a supervisor tries to kill what its command left behind. Only a process stuck in the
 /// kernel survives SIGKILL for longer.
@@ -52,19 +54,39 @@ pub fn spawner_main() -> i32 {
     // Away from the terminal: Ctrl-C is for the runner, which then decides about the commands.
     // Fails only for a process that leads its group already, which is as good.
     let _ = process::setsid();
+    close_inherited();
+    // Without it, what a killed supervisor leaves is nobody's, as with any other parent.
+    let _ = process::set_child_subreaper(Some(process::getpid()));
+    let tick = rustix::event::Timespec::try_from(REAP_INTERVAL).ok();
     let socket = io::stdin();
+    let mut supervisors = HashSet::new();
     loop {
+        let readable = poll(&mut [PollFd::new(&socket, PollFlags::IN)], tick.as_ref());
+        bury(&mut supervisors);
+        match readable {
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(_) => return 1,
+        }
         match receive(socket.as_fd()) {
-            Ok(Some(descriptors)) => {
-                reap_without_waiting();
-                if fork_here() == 0 {
-                    return supervise(descriptors);
-                }
-            }
+            Ok(Some(descriptors)) => match fork_here() {
+                0 => return supervise(descriptors),
+                pid => supervisors.extend(Pid::from_raw(pid.max(0))),
+            },
             Ok(None) => return 0,
             Err(_) => return 1,
         }
     }
+}
+
+/// Closes all descriptors but the standard ones: those that whoever started the runner left open
+/// are no business of a command.
+#[expect(unsafe_code, reason = "descriptors that nothing here knows of have no safe form")]
+fn close_inherited() {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: the process has just begun and has opened nothing, so nobody owns these descriptors.
+    // A kernel before 5.9 refuses, and they stay open.
+    unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
 }
 
 /// Forks; 0 in the child. A failed fork (-1) closes the descriptors, which the runner sees.
@@ -103,8 +125,15 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<[OwnedFd; DESCRIPTORS]>>
     }
 }
 
-fn reap_without_waiting() {
-    while let Ok(Some(_)) = process::wait(WaitOptions::NOHANG) {}
+/// Collects supervisors that have ended, and kills what those left that did not end well.
+fn bury(supervisors: &mut HashSet<Pid>) {
+    let mut orphans = false;
+    while let Ok(Some((pid, status))) = process::wait(WaitOptions::NOHANG) {
+        orphans |= supervisors.remove(&pid) && status.exit_status() != Some(0);
+    }
+    if orphans {
+        kill_descendants(supervisors);
+    }
 }
 
 /// Runs one command and reports how it ended; the supervisor's exit code is of no interest.
@@ -128,7 +157,7 @@ fn supervise([control, stdout, stderr]: [OwnedFd; DESCRIPTORS]) -> i32 {
         Ok(child) => watch(child, &mut control),
         Err(error) => Exit::NotStarted(error.raw_os_error().unwrap_or(0)),
     };
-    kill_descendants();
+    kill_descendants(&mut HashSet::new());
     i32::from(exit.write(&mut control).and_then(|()| control.flush()).is_err())
 }
 
@@ -187,7 +216,7 @@ fn watch(child: Pid, control: &mut UnixStream) -> Exit {
                 Ok(Some(Signal::Interrupt)) => signal_descendants(process::Signal::INT),
                 Ok(Some(Signal::Terminate)) => signal_descendants(process::Signal::TERM),
                 Ok(Some(Signal::Kill)) | Ok(None) | Err(_) => {
-                    kill_descendants();
+                    kill_descendants(&mut HashSet::new());
                     return Exit::Signal(process::Signal::KILL.as_raw());
                 }
             }
@@ -202,16 +231,25 @@ fn exit_of(status: WaitStatus) -> Exit {
     }
 }
 
-/// Kills every process below this one, until there is none.
-fn kill_descendants() {
+/// Kills every process below this one, until there is none but the `spared` children, with what is
+/// below them.
+fn kill_descendants(spared: &mut HashSet<Pid>) {
     let deadline = Instant::now() + KILL_LIMIT;
     while Instant::now() < deadline {
         match process::wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) => {}
+            Ok(Some((pid, _))) => {
+                spared.remove(&pid);
+            }
             // No children, and so no descendants: the orphaned ones are children of a subreaper.
             Err(Errno::CHILD) => return,
             _ => {
-                signal_descendants(process::Signal::KILL);
+                let left = descendants(spared);
+                // Where no child is spared, the end of all of them is sure only when there is no
+                // child to wait for: the list may miss one that moves up while it is made.
+                if left.is_empty() && !spared.is_empty() {
+                    return;
+                }
+                signal_all(process::Signal::KILL, &left);
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -219,14 +257,18 @@ fn kill_descendants() {
 }
 
 fn signal_descendants(signal: process::Signal) {
-    for pid in descendants() {
+    signal_all(signal, &descendants(&HashSet::new()));
+}
+
+fn signal_all(signal: process::Signal, pids: &[Pid]) {
+    for pid in pids {
         // It may have ended meanwhile.
-        let _ = process::kill_process(pid, signal);
+        let _ = process::kill_process(*pid, signal);
     }
 }
 
-/// Every process below this one, parents before children.
-fn descendants() -> Vec<Pid> {
+/// Every process below this one but the `spared` and what is below them, parents before children.
+fn descendants(spared: &HashSet<Pid>) -> Vec<Pid> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -234,7 +276,9 @@ fn descendants() -> Vec<Pid> {
     for entry in entries.flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
         let parent = pid.and_then(parent_of);
-        if let (Some(pid), Some(parent)) = (pid, parent) {
+        if let (Some(pid), Some(parent)) = (pid, parent)
+            && !Pid::from_raw(pid).is_some_and(|pid| spared.contains(&pid))
+        {
             children.entry(parent).or_default().push(pid);
         }
     }

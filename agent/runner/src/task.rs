@@ -1,7 +1,7 @@
 //! One task from its inputs to its outputs: up to date, restored, or executed.
 
 use crate::{
-    beneath::{join, shown},
+    beneath::{join, remove_all, shown},
     environment::Environment,
     event::{Ended, Event},
     files::FileError,
@@ -102,7 +102,7 @@ pub(crate) fn process(
     for attempt in 0..=RERUNS {
         let prepared = prepare(run, id, task, argv)?;
         if task.is_cacheable() {
-            if let Some(done) = up_to_date(run, task, &prepared)? {
+            if let Some(done) = up_to_date(run, task, &prepared) {
                 return Ok(done);
             }
             let Some(lock) = run.workspace.lock(&task.name, run.cancel)? else {
@@ -135,10 +135,12 @@ fn prepare(run: &Run<'_>, id: TaskId, task: &Task, argv: &[String]) -> Result<Pr
         return Err(TaskError::WorkingDir(task.working_dir.clone()));
     }
     let inputs = current_inputs(run, id, task)?;
+    for pattern in inputs::unmatched(task.inputs.as_deref().unwrap_or_default(), &inputs) {
+        run.warn_of_pattern(task, pattern);
+    }
     let mut tools = std::collections::BTreeMap::new();
     for tool in &task.tools {
-        let spawner = || run.spawner();
-        let digest = run.tools.digest(tool, &environment, &run.workspace, &spawner, run.cancel)?;
+        let digest = run.tools.digest(tool, &environment, run)?;
         tools.insert(tool.name.clone(), digest);
     }
     let entries = inputs.iter().map(|(path, seen)| (path.as_slice(), &seen.entry));
@@ -164,15 +166,17 @@ fn declared(task: &Task) -> &[OutputDeclaration] {
     task.outputs.as_deref().unwrap_or_default()
 }
 
+/// Outputs that are removed before the command runs.
+fn cleaned(task: &Task) -> &[OutputDeclaration] {
+    if task.clean { declared(task) } else { &[] }
+}
+
 /// Declared inputs and the outputs of data dependencies.
 fn current_inputs(run: &Run<'_>, id: TaskId, task: &Task) -> Result<Inputs, InputError> {
     let patterns = task.inputs.as_deref().unwrap_or_default();
     let mut inputs = inputs::collect(&run.workspace.files, &run.ignored, patterns)?;
     for (path, _) in run.data_of(id) {
-        if !inputs.contains_key(&path) {
-            let seen = run.workspace.files.see(&path)?;
-            inputs.insert(path, seen);
-        }
+        inputs::add_path(&run.workspace.files, &mut inputs, path)?;
     }
     Ok(inputs)
 }
@@ -194,21 +198,19 @@ fn libc_name() -> String {
     if is_musl { "musl1".into() } else { "glibc2".into() }
 }
 
-fn up_to_date(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<Done>, TaskError> {
-    let Some(state) = run.workspace.task(&task.name) else {
-        return Ok(None);
-    };
+fn up_to_date(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Option<Done> {
+    let state = run.workspace.task(&task.name)?;
     if state.key != prepared.key
-        || !restore::is_exact(&run.workspace, &state.outputs, &state.entries)?
+        || !restore::is_exact(&run.workspace, &state.outputs, &state.entries, cleaned(task))
     {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(Done {
+    Some(Done {
         ended: Ended::UpToDate,
         entries: state.entries,
         log: Vec::new(),
         duration: Duration::from_millis(state.duration_ms),
-    }))
+    })
 }
 
 /// Restores the outputs from the cache. Whatever is wrong with the cache is a miss.
@@ -230,7 +232,7 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<
         }
         let outputs = &hit.record.result.outputs;
         let restored = restore::expand(outputs, run.cache).and_then(|entries| {
-            restore::restore(&run.workspace, outputs, &entries, run.cache)?;
+            restore::restore(&run.workspace, outputs, &entries, cleaned(task), run.cache)?;
             Ok(entries)
         });
         match restored {
@@ -361,29 +363,28 @@ fn attempt(
     argv: &[String],
     prepared: &Prepared,
 ) -> Result<Finished, TaskError> {
-    let aside = make_way(run, task)?;
+    run.workspace.ensure_staging()?;
     let tmpdir = run.workspace.staging_path();
     std::fs::create_dir(&tmpdir).map_err(|error| TaskError::Prepare(error.to_string()))?;
+    let aside = make_way(run, task)?;
     let command = Command {
         argv: argv.iter().map(|arg| arg.clone().into_bytes()).collect(),
         env: prepared.environment.variables(&tmpdir),
         working_dir: prepared.working_dir.as_os_str().as_bytes().to_vec(),
     };
     let secrets: Vec<Vec<u8>> = prepared.environment.secret.values().flatten().cloned().collect();
-    let finished = run
-        .spawner()
-        .and_then(|spawner| spawner.run(&command, task.timeout, run.cancel, &secrets))
-        .map_err(TaskError::Supervise);
+    let finished = run.command(&command, task.timeout, &secrets).map_err(TaskError::Supervise);
     let started = matches!(&finished, Ok(finished) if !is_not_started(&finished.ending));
     for (path, from) in aside {
         if started {
-            drop(std::fs::remove_dir_all(&from).or_else(|_| std::fs::remove_file(&from)));
+            // What cannot be removed goes with the staging directory, or stays there.
+            drop(remove_all(&from));
         } else if let Err(error) = run.workspace.beneath.place(&from, &path) {
             run.warn(task, format!("cannot put `{}` back: {error}", shown(&path)));
         }
     }
     // What a command leaves there is nobody's; the rest goes with the run's staging directory.
-    drop(std::fs::remove_dir_all(&tmpdir));
+    drop(remove_all(&tmpdir));
     finished
 }
 

@@ -1,10 +1,7 @@
 //! Digests of the tools that a task names, each made once in a run.
 
 use crate::{
-    environment::Environment,
-    files::FileError,
-    process::{Cancel, Ending, Spawner},
-    workspace::Workspace,
+    environment::Environment, files::FileError, process::Ending, run::Run, workspace::Workspace,
 };
 use netbuild_core::{
     digest::Hash,
@@ -52,23 +49,19 @@ impl Tools {
         &self,
         tool: &ToolSpec,
         environment: &Environment,
-        workspace: &Workspace,
-        spawner: &dyn Fn() -> std::io::Result<std::sync::Arc<Spawner>>,
-        cancel: &Cancel,
+        run: &Run<'_>,
     ) -> Result<(ToolMode, Hash), ToolError> {
         match &tool.source {
             ToolSource::Value(value) => Ok((ToolMode::Value, Hash::of(value.as_bytes()))),
             ToolSource::Path(path) => {
-                Ok((ToolMode::Path, executable(&tool.name, path, environment, workspace)?))
+                Ok((ToolMode::Path, executable(&tool.name, path, environment, &run.workspace)?))
             }
             ToolSource::Version(argv) => {
                 let key = (argv.clone(), environment.variables(Path::new("/nonexistent")));
                 let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
                 let hash = versions
                     .entry(key)
-                    .or_insert_with(|| {
-                        version(&tool.name, argv, environment, workspace, spawner, cancel)
-                    })
+                    .or_insert_with(|| version(&tool.name, argv, environment, run))
                     .clone()?;
                 Ok((ToolMode::Version, hash))
             }
@@ -117,9 +110,7 @@ fn version(
     name: &str,
     argv: &[String],
     environment: &Environment,
-    workspace: &Workspace,
-    spawner: &dyn Fn() -> std::io::Result<std::sync::Arc<Spawner>>,
-    cancel: &Cancel,
+    run: &Run<'_>,
 ) -> Result<Hash, ToolError> {
     let fail = |problem: String| ToolError::Version {
         name: name.to_owned(),
@@ -127,20 +118,18 @@ fn version(
         problem,
     };
     let program = environment
-        .find_program(&argv[0], &workspace.root)
+        .find_program(&argv[0], &run.workspace.root)
         .ok_or_else(|| ToolError::NotFound(argv[0].clone()))?;
     let mut full: Vec<Vec<u8>> = argv.iter().map(|arg| arg.clone().into_bytes()).collect();
     full[0] = program.as_os_str().as_bytes().to_vec();
     let command = Command {
         argv: full,
         env: environment.variables(&std::env::temp_dir()),
-        working_dir: workspace.root.as_os_str().as_bytes().to_vec(),
+        working_dir: run.workspace.root.as_os_str().as_bytes().to_vec(),
     };
-    let run = |spawner: std::sync::Arc<Spawner>| {
-        spawner.run(&command, Some(VERSION_TIMEOUT), cancel, &[])
-    };
-    let finished =
-        spawner().and_then(run).map_err(|error| fail(format!("could not be run: {error}")))?;
+    let finished = run
+        .command(&command, Some(VERSION_TIMEOUT), &[])
+        .map_err(|error| fail(format!("could not be run: {error}")))?;
     match finished.ending {
         // Both streams count, each in its own order: their interleaving may vary.
         Ending::Code(0) => Ok(Hash::of(&finished.log.by_stream())),

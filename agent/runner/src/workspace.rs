@@ -7,7 +7,11 @@
 //! .netbuild/tmp/RUN/       staging of one run, removed with it, or by a later run when it was killed
 //! ```
 
-use crate::{beneath::Beneath, files::FileTable, process::Cancel};
+use crate::{
+    beneath::{Beneath, remove_all},
+    files::FileTable,
+    process::Cancel,
+};
 use netbuild_core::digest::Hash;
 use netbuild_proto::workspace::{State, TaskState};
 use rustix::fs::FlockOperation;
@@ -107,6 +111,7 @@ impl Workspace {
         let tasks = tasks.iter().map(|(name, task)| (name.clone(), task.clone())).collect();
         let state = State { files: self.files.snapshot(), tasks };
         let path = self.root.join(DIRECTORY).join("state");
+        self.ensure_staging()?;
         let new = self.staging_path();
         fs::write(&new, state.encode()).map_err(at(&new))?;
         fs::rename(&new, &path).map_err(at(&path))
@@ -118,6 +123,11 @@ impl Workspace {
         self.staging.directory.join(number.to_string())
     }
 
+    /// Makes the directory of [`Self::staging_path`] again, which a task may have removed.
+    pub(crate) fn ensure_staging(&self) -> Result<(), WorkspaceError> {
+        fs::create_dir_all(&self.staging.directory).map_err(at(&self.staging.directory))
+    }
+
     /// Keeps other runs from executing the task `name` until the lock is dropped. `None` when
     /// the run was cancelled meanwhile.
     pub(crate) fn lock(
@@ -126,8 +136,16 @@ impl Workspace {
         cancel: &Cancel,
     ) -> Result<Option<TaskLock>, WorkspaceError> {
         let file_name = Hash::of(name.as_bytes()).short();
-        let path = self.root.join(DIRECTORY).join("locks").join(file_name);
-        let file = File::create(&path).map_err(at(&path))?;
+        let directory = self.root.join(DIRECTORY).join("locks");
+        let path = directory.join(file_name);
+        let file = match File::create(&path) {
+            // A task may have removed the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&directory).and_then(|()| File::create(&path))
+            }
+            other => other,
+        }
+        .map_err(at(&path))?;
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
@@ -193,7 +211,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // What cannot be removed now is removed by a later run.
-        drop(fs::remove_dir_all(&self.directory));
+        drop(remove_all(&self.directory));
         drop(fs::remove_file(&self.lock_path));
     }
 }
@@ -209,7 +227,7 @@ fn remove_dead(tmp: &Path) {
             continue;
         };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            drop(fs::remove_dir_all(path.with_extension("")));
+            drop(remove_all(&path.with_extension("")));
             drop(fs::remove_file(&path));
         }
     }

@@ -22,6 +22,7 @@ mod read;
 mod recover;
 mod seal;
 
+pub use engine::hush_contained_panics;
 pub use open_error::{Holder, OpenError};
 
 use crate::{PartialBlob, RecordHead, Stats, Store, StoreError, error::FileError};

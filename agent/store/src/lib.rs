@@ -11,7 +11,7 @@ mod memory;
 mod store;
 mod verify;
 
-pub use disk::{DiskStore, Holder, OpenError};
+pub use disk::{DiskStore, Holder, OpenError, hush_contained_panics};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use store::{MAX_BLOB, PartialBlob, RecordHead, Stats, Store};

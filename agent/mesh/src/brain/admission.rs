@@ -34,6 +34,11 @@ impl Brain {
         }
     }
 
+    /// Judges a peer that asks to be admitted.
+    ///
+    /// A member that dialled again and asks was started anew, while its old connection is not yet
+    /// missed. Gossip tells its subscriptions only over a first connection, and would go on without
+    /// the new one; so all connections are cut, and both sides dial as if they had never met.
     fn handle_admit(
         &mut self,
         id: PeerId,
@@ -59,6 +64,12 @@ impl Brain {
         if self.peers.member(&id).is_none() && self.peers.members().count() >= MAX_MEMBERS {
             tracing::warn!(peer = %id, limit = MAX_MEMBERS, "refused a peer: the mesh is full");
             self.refuse(&id, token, now);
+            return;
+        }
+        if self.peers.member(&id).is_some_and(|member| member.dialled_again) {
+            tracing::debug!(peer = %id, "a member started anew before its old connection was missed");
+            self.actions.push_back(Action::Ignore { token });
+            self.cut(&id, now);
             return;
         }
         let response = Response::Admitted {
@@ -143,8 +154,7 @@ impl Brain {
         }
     }
 
-    /// Makes a peer that proved itself a member, or renews it: a member that asks again was started
-    /// anew, perhaps before its old connection was missed.
+    /// Makes a peer that proved itself a member, or renews it: when both dial at once, both ask.
     pub(super) fn admit(&mut self, id: PeerId, presence: Presence, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -159,6 +169,7 @@ impl Brain {
             presence: presence.clone(),
             mesh: mesh.clone(),
             catch_up: CatchUp::new(self.timing.catch_up, self.timing.catch_up_retry, now),
+            dialled_again: false,
         };
         let before = std::mem::replace(&mut peer.standing, Standing::Member(Box::new(member)));
         if let Standing::Probation { early: Some(page), .. } = before {

@@ -175,7 +175,7 @@ fn a_dialled_peer_has_to_prove_itself_too() {
 }
 
 #[test]
-fn a_member_that_started_anew_is_read_again_without_leaving() {
+fn a_member_that_started_anew_is_cut_so_that_both_begin_afresh() {
     let now = Instant::now();
     let mut brain = brain(now);
     let_in(&mut brain, peer(2), now);
@@ -188,12 +188,32 @@ fn a_member_that_started_anew_is_read_again_without_leaving() {
         presence: presence(10),
     };
     brain.handle_request(peer(2), Token(5), anew, now);
-    assert!(actions(&mut brain, now).iter().any(|action| matches!(
-        action,
-        Action::Ask { request: Request::Held { after: None }, .. }
-    )));
+    let done = actions(&mut brain, now);
+    assert!(done.contains(&Action::Close { peer: peer(2) }), "{done:?}");
+    assert!(done.contains(&Action::Ignore { token: Token(5) }), "{done:?}");
+    assert_eq!(events(&mut brain), [Event::Left { peer: peer(2) }]);
+    assert_eq!(brain.counters().refused_admissions, 0);
+    brain.handle_disconnected(&peer(2), now);
+    let_in(&mut brain, peer(2), now);
+}
+
+#[test]
+fn a_member_that_dialled_at_the_same_time_is_answered_and_stays() {
+    let now = Instant::now();
+    let mut brain = brain(now);
+    brain.handle_connected(peer(2), address(2), None, now);
+    brain.handle_connected(peer(2), address(2), Some(Target::Address(address(2))), now);
+    let number = brain.next_number;
+    let proof = Prover::new(&KEY).prove(&peer(2), &brain.me);
+    let answer = Response::Admitted { proof, presence: presence(9), members: Vec::new() };
+    brain.handle_response(peer(2), number, answer, now);
+    actions(&mut brain, now);
+    let request = admit(&brain, peer(2));
+    brain.handle_request(peer(2), Token(5), request, now);
+    let done = actions(&mut brain, now);
+    assert!(done.iter().any(|action| matches!(action, Action::Answer { token: Token(5), .. })));
     let told = events(&mut brain);
-    assert!(matches!(&told[..], [Event::Updated { presence: p, .. }] if p.data_port == 10));
+    assert!(matches!(&told[..], [Event::Joined { .. }]), "{told:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Members meet, part and meet again by themselves.
 
-use crate::support::{Agent, DEADLINE, MemoryCatalog, id, options, records, seed};
-use netbuild_mesh::{Event, Mesh, Options, Seed, StartError};
+use crate::support::{Agent, DEADLINE, MemoryCatalog, id, options, records, seed, timing};
+use netbuild_mesh::{Event, Mesh, Options, Seed, StartError, Timing};
 use std::{io, net::UdpSocket, sync::Arc};
 use tokio::runtime::{Builder, Runtime};
 
@@ -81,6 +81,31 @@ fn an_agent_that_is_killed_and_starts_anew_on_its_port_joins_again_by_itself() {
         at_new_port.await;
         b.holds(id(1), 3).await;
         again.joined(id(2)).await;
+    });
+}
+
+#[test]
+fn an_agent_that_starts_anew_before_it_is_missed_is_heard_and_hears() {
+    let (runtime, mut a) = killable(options(1));
+    let address = a.mesh.addresses()[0];
+    let idle = DEADLINE;
+    let patient = |own| Options { timing: Timing { idle, ..timing() }, ..options(own) };
+    let (others, mut b) = killable(Options { seeds: vec![seed(&a)], ..patient(2) });
+    others.block_on(b.joined(id(1)));
+    others.block_on(a.joined(id(2)));
+    runtime.shutdown_timeout(DEADLINE);
+    drop(a);
+
+    let (_runtime, mut again) =
+        killable(Options { listen: address, seeds: vec![seed(&b)], ..options(1) });
+    others.block_on(async {
+        b.left(id(1)).await;
+        b.joined(id(1)).await;
+        again.joined(id(2)).await;
+        again.mesh.announce(records(0, 1));
+        b.holds(id(1), 1).await;
+        b.mesh.announce(records(1, 1));
+        again.holds(id(2), 1).await;
     });
 }
 

@@ -5,9 +5,10 @@
 
 use std::{
     any::Any,
+    cell::Cell,
     collections::BTreeMap,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{self, AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -229,9 +230,30 @@ fn is_locked(error: &sled::Error) -> bool {
     error.to_string().contains("could not acquire lock")
 }
 
+thread_local! {
+    /// Whether a panic of this thread will be caught and told as an error.
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps panics of the index that become errors from being told on standard error too. For programs,
+/// to be called once, before any store is opened; other panics are told as before.
+pub fn hush_contained_panics() {
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        // The engine's own threads catch their panics; the next call then fails.
+        let engines = thread::current().name().is_some_and(|name| name.starts_with("sled-"));
+        if !engines && !CONTAINED.get() {
+            tell(panic);
+        }
+    }));
+}
+
 /// Turns a panic into an error. What sled leaves half done is never looked at again, see `Engine::ask`.
 fn contain<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, EngineError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
+    CONTAINED.set(true);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    CONTAINED.set(false);
+    match result {
         Ok(answer) => Ok(answer?),
         Err(panic) => Err(EngineError::Panicked(panic_text(&*panic))),
     }
@@ -264,6 +286,7 @@ fn open_value(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
     fn values_survive_a_close_and_come_in_order() {
@@ -296,6 +319,24 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(open_value(b"key", &bad).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn only_panics_that_become_errors_are_hushed() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let (this, telling) = (thread::current().id(), Arc::clone(&told));
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            // Other tests run in this process at the same time.
+            if thread::current().id() == this {
+                telling.lock().unwrap().push(panic_text(panic.payload()));
+            }
+        }));
+        hush_contained_panics();
+        assert!(contain(|| -> sled::Result<()> { panic!("contained") }).is_err());
+        assert!(catch_unwind(|| panic!("a bug")).is_err());
+        panic::set_hook(before);
+        assert_eq!(*told.lock().unwrap(), ["a bug"]);
     }
 
     #[test]

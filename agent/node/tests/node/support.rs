@@ -1,0 +1,301 @@
+//! What the tests are told with: agents, things to keep, and a peer whose answers a test makes up.
+
+use netbuild_core::{
+    cache::{Cache, Content, Hit, NewRecord},
+    chunk::{Chunk, Manifest},
+    digest::{Digest, Hash},
+    hlc::Hlc,
+    key::ActionKey,
+    peer::Identity,
+    record::{ActionResult, Execution, Output, OutputKind, Record, Sandbox},
+    tree::Entry,
+};
+use netbuild_mesh::{Catalog, Event, Mesh, Seed, Timing};
+use netbuild_node::{
+    Agent, Session,
+    config::{Join, Settings},
+};
+use netbuild_proto::{control::Status, listing, membership::Held, record::SealedRecord};
+use netbuild_transfer::{Endpoint, Provide};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio::{runtime::Runtime, sync::mpsc};
+
+pub(crate) const KEY: ActionKey = ActionKey([7; 32]);
+
+pub(crate) fn settings(data_dir: &Path, join: Vec<Join>) -> Settings {
+    Settings {
+        data_dir: data_dir.to_owned(),
+        region: "eu".into(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        data_port: 0,
+        join,
+        allowed: None,
+        jobs: NonZeroUsize::MIN,
+        log_filter: String::new(),
+    }
+}
+
+/// An agent with its data directory, and a session with it.
+pub(crate) struct Region {
+    runtime: Runtime,
+    agent: Option<Agent>,
+    pub(crate) session: Session,
+    pub(crate) data_dir: PathBuf,
+    _dir: TempDir,
+}
+
+impl Region {
+    pub(crate) fn start(join: Vec<Join>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("data");
+        let runtime = Runtime::new().unwrap();
+        let agent = runtime.block_on(Agent::start(&settings(&data_dir, join))).unwrap();
+        let session = Session::new(&data_dir, "eu").unwrap();
+        Self { runtime, agent: Some(agent), session, data_dir, _dir: dir }
+    }
+
+    pub(crate) fn agent(&self) -> &Agent {
+        self.agent.as_ref().expect("it has not stopped")
+    }
+
+    pub(crate) fn joining(&self) -> Vec<Join> {
+        vec![Join::Ticket(self.agent().ticket())]
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.session.status().unwrap()
+    }
+
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let counters = self.status().counters;
+        counters.iter().find(|(known, _)| known == name).expect("a counter").1
+    }
+
+    /// Waits for so many members that tell of so many records each.
+    pub(crate) fn wait_for(&self, members: usize, records: u64) {
+        wait_until("the members have told what they hold", || {
+            let list = self.status().members;
+            list.len() == members && list.iter().all(|member| member.records == records)
+        });
+    }
+
+    pub(crate) fn keep(&self, goods: &Goods) {
+        for (digest, bytes) in &goods.blobs {
+            self.session.put_blob(digest, Content::Bytes(bytes)).unwrap();
+        }
+        self.session.put_record(goods.record.clone()).unwrap();
+        self.session.flush().unwrap();
+    }
+
+    pub(crate) fn lookup(&self) -> Option<Hit> {
+        self.session.lookup(&KEY).unwrap()
+    }
+
+    pub(crate) fn read(&self, blob: &Digest) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut reader = self.session.open(blob).unwrap().expect("the blob is there");
+        reader.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            self.runtime.block_on(agent.shutdown());
+        }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A record with all its blobs.
+#[derive(Clone)]
+pub(crate) struct Goods {
+    pub(crate) blobs: Vec<(Digest, Vec<u8>)>,
+    pub(crate) record: NewRecord,
+}
+
+/// Bytes that do not repeat.
+pub(crate) fn noise(seed: u8, len: usize) -> Vec<u8> {
+    let block = |index: usize| Hash::of(&[&[seed], &index.to_le_bytes()[..]].concat()).0;
+    (0..len.div_ceil(32)).flat_map(block).take(len).collect()
+}
+
+fn blob(bytes: &[u8]) -> (Digest, Vec<u8>) {
+    (Digest::of(bytes), bytes.to_vec())
+}
+
+/// A record of a file of many chunks and of a directory with a small file and an empty one.
+pub(crate) fn goods() -> Goods {
+    let (large, small, empty) = (blob(&noise(1, 5 << 20)), blob(b"small"), blob(b""));
+    let file = |digest| Entry::File { digest, executable: false };
+    let entries = [(b"empty".to_vec(), file(empty.0)), (b"small".to_vec(), file(small.0))];
+    let listing = blob(&listing::encode(&entries));
+    let outputs = vec![
+        output("a", OutputKind::File { digest: large.0, executable: true }),
+        output("b", OutputKind::Tree { listing: listing.0 }),
+    ];
+    Goods { blobs: vec![large, small, empty, listing], record: record(outputs) }
+}
+
+pub(crate) fn output(path: &str, kind: OutputKind) -> Output {
+    Output { path: path.into(), kind }
+}
+
+pub(crate) fn record(outputs: Vec<Output>) -> NewRecord {
+    NewRecord {
+        key: KEY,
+        result: ActionResult { exit_code: 0, outputs, log: None },
+        execution: Execution {
+            duration_ms: 1,
+            finished_at_ms: 1,
+            sandbox_asked: Sandbox::Env,
+            sandbox_obtained: Sandbox::Env,
+            tools: Vec::new(),
+            netbuild_version: "0".into(),
+            flaky: false,
+            drift_checked: true,
+            bound_to: None,
+            local: false,
+        },
+    }
+}
+
+/// What a [`Rogue`] answers: whatever the test puts here, true or not.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    pub(crate) record: Option<Vec<u8>>,
+    pub(crate) manifests: HashMap<Digest, Manifest>,
+    pub(crate) chunks: HashMap<Hash, Vec<u8>>,
+    pub(crate) manifests_asked: AtomicUsize,
+}
+
+impl Answers {
+    /// The truth about `goods`, as `writer` says it.
+    pub(crate) fn of(goods: &Goods, writer: &Identity) -> Self {
+        let mut answers = Self { record: Some(seal(&goods.record, writer)), ..Self::default() };
+        for (digest, bytes) in &goods.blobs {
+            let mut chunker = netbuild_core::chunk::Chunker::new();
+            chunker.update(bytes);
+            let manifest = chunker.finish();
+            for (offset, chunk) in manifest.offsets() {
+                let offset = offset as usize;
+                let bytes = bytes[offset..offset + chunk.len as usize].to_vec();
+                answers.chunks.insert(chunk.hash, bytes);
+            }
+            answers.manifests.insert(*digest, manifest);
+        }
+        answers
+    }
+}
+
+fn seal(new: &NewRecord, writer: &Identity) -> Vec<u8> {
+    let record = Record {
+        key: new.key,
+        result: new.result.clone(),
+        execution: new.execution.clone(),
+        writer: writer.peer_id(),
+        region: "rogue".into(),
+        hlc: Hlc(1 << 16),
+    };
+    SealedRecord::seal(record, writer).unwrap().as_bytes().to_vec()
+}
+
+impl Provide for Answers {
+    fn record(&self, _: &ActionKey) -> Option<Vec<u8>> {
+        self.record.clone()
+    }
+
+    fn manifest(&self, blob: &Digest) -> Option<Manifest> {
+        self.manifests_asked.fetch_add(1, Ordering::Relaxed);
+        self.manifests.get(blob).cloned()
+    }
+
+    fn chunk(&self, chunk: &Chunk) -> Option<Vec<u8>> {
+        self.chunks.get(&chunk.hash).cloned()
+    }
+}
+
+/// Says that it holds [`KEY`].
+#[derive(Debug)]
+struct Claim;
+
+impl Catalog for Claim {
+    fn held_after(&self, after: Option<&ActionKey>, _: usize) -> Vec<Held> {
+        let held = Held { key: KEY, hlc: Hlc(1 << 16) };
+        if after.is_none_or(|after| *after < KEY) { vec![held] } else { Vec::new() }
+    }
+}
+
+/// A member that claims to hold [`KEY`], and answers what the test says.
+pub(crate) struct Rogue {
+    pub(crate) runtime: Runtime,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) answers: Arc<Answers>,
+    mesh: Mesh,
+    _events: mpsc::Receiver<Event>,
+}
+
+impl Rogue {
+    /// Joins the mesh of `region`, with answers made by its identity.
+    pub(crate) fn join(region: &Region, answers: impl FnOnce(&Identity) -> Answers) -> Self {
+        let identity = Identity::from_seed(&[99; 32]);
+        let answers = Arc::new(answers(&identity));
+        let ticket = region.agent().ticket();
+        let runtime = Runtime::new().unwrap();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let (endpoint, (mesh, events)) = runtime.block_on(async {
+            let endpoint = Endpoint::bind(netbuild_transfer::Options {
+                listen,
+                identity: identity.clone(),
+                admits: Arc::new(|_| true),
+                provide: Arc::<Answers>::clone(&answers),
+            });
+            let endpoint = endpoint.unwrap();
+            let mesh = Mesh::start(netbuild_mesh::Options {
+                identity,
+                mesh_key: ticket.mesh_key,
+                listen,
+                allowed: None,
+                region: "rogue".into(),
+                data_port: endpoint.local_addr().port(),
+                seeds: vec![Seed { peer: Some(ticket.peer), addresses: ticket.addresses }],
+                catalog: Arc::new(Claim),
+                timing: Timing::default(),
+            });
+            (endpoint, mesh.await.unwrap())
+        });
+        Self { runtime, endpoint, answers, mesh, _events: events }
+    }
+}
+
+impl Drop for Rogue {
+    fn drop(&mut self) {
+        self.runtime.block_on(async {
+            self.mesh.shutdown().await;
+            self.endpoint.shutdown().await;
+        });
+    }
+}
+
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,324 @@
+//! Built once in one region, warm in every other.
+
+use crate::{
+    sample::{NOWHERE, TASKS, Tree, sample},
+    support::{Agent, Place, Run, Workspace, netbuild, netbuild_agent, refused, wait_until},
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+/// The example of this repository, copied to a place of its own.
+fn example(place: &Place, name: &str) -> Workspace {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let graph = fs::read_to_string(from.join("graph.json")).expect("the graph");
+    let graph = serde_json::from_str(&graph).expect("JSON");
+    let workspace = place.workspace(name, &graph, &[]);
+    for (file, content) in Tree::of(&from.join("tests/workload")).files() {
+        workspace.write(&format!("tests/workload/{file}"), &String::from_utf8_lossy(content));
+    }
+    workspace
+}
+
+/// Where an agent can be reached by those who know the mesh key, as it says itself.
+fn multiaddress(agent: &Agent) -> String {
+    agent.status()["mesh_addresses"][0].as_str().expect("a multiaddress").to_owned()
+}
+
+fn peer(agent: &Agent) -> String {
+    agent.status()["peer"].as_str().expect("a peer id").to_owned()
+}
+
+fn counter(agent: &Agent, name: &str) -> u64 {
+    agent.status()["counters"][name].as_u64().expect("a counter")
+}
+
+/// An agent with a configuration file that lets in only these peers.
+fn picky_agent(data_dir: &Path, region: &str, peers: &[&str], join: &[&str]) -> Agent {
+    let config = data_dir.with_extension("toml");
+    fs::write(&config, format!("[mesh]\npeers = {}\n", json!(peers))).expect("a file");
+    let mut command = netbuild_agent();
+    command.arg("--config").arg(&config).arg("--data-dir").arg(data_dir);
+    command.args(["--region", region, "--listen", "127.0.0.1:0"]);
+    for member in join {
+        command.arg("--join").arg(member);
+    }
+    Agent::spawn(command, data_dir)
+}
+
+fn blob(data_dir: &Path, command: &str, args: &[&str]) -> Output {
+    let mut netbuild: Command = netbuild();
+    netbuild.arg(command).arg("--data-dir").arg(data_dir).args(args);
+    netbuild.output().expect("netbuild runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().to_owned()
+}
+
+#[test]
+fn what_one_region_built_another_restores_without_executing_anything() {
+    let place = Place::new();
+    let (east, west) = (sample(&place, "east/checkout"), sample(&place, "west/elsewhere/checkout"));
+    let first = east.agent("us-east", &[]);
+    assert_eq!(east.run(&[]).expect_success().executed(), TASKS);
+
+    // Right after it has joined, so that nobody may have told it anything yet.
+    let second = west.agent("us-west", &[&first.ticket]);
+    let run = west.run(&[]).expect_from_peers("us-east");
+    // The large output alone; the rest is on top of it.
+    assert!(run.count("/bytes_fetched") > 5 << 20, "{}", run.summary);
+    east.outputs().expect_same(&west.outputs());
+    assert!(!west.exists("ran"));
+
+    west.forget_outputs();
+    let again = west.run(&[]).expect_success();
+    assert_eq!((again.executed(), again.count("/hits/disk")), (0, TASKS), "{}", again.summary);
+    assert_eq!(again.count("/bytes_fetched"), 0);
+    east.outputs().expect_same(&west.outputs());
+    drop((first, second));
+}
+
+#[test]
+fn the_example_is_restored_byte_for_byte_at_another_path() {
+    let place = Place::new();
+    let (east, west) = (example(&place, "one"), example(&place, "a/longer/path/two"));
+    let first = east.agent("us-east", &[]);
+    let cold = east.run(&[]).expect_success();
+    assert_eq!(cold.executed(), cold.count("/tasks"));
+    let _second = west.agent("us-west", &[&first.ticket]);
+    let warm = west.run(&[]).expect_success();
+    assert_eq!(
+        (warm.executed(), warm.count("/hits/peer")),
+        (0, cold.executed()),
+        "{}",
+        warm.summary
+    );
+    assert!(!east.outputs().is_empty());
+    east.outputs().expect_same(&west.outputs());
+}
+
+#[test]
+fn a_region_goes_on_building_when_the_other_is_gone() {
+    let place = Place::new();
+    let (east, west) = (sample(&place, "east"), sample(&place, "west"));
+    let mut first = east.agent("us-east", &[]);
+    east.run(&[]).expect_success();
+    let _second = west.agent("us-west", &[&first.ticket]);
+    west.run(&[]).expect_from_peers("us-east");
+
+    let rebuilds = |content: &str| {
+        west.write("src/a.txt", content);
+        let run = west.run(&[]).expect_success();
+        // `text`, and `tree`, which copies it; the link does not follow it.
+        assert!(west.read("out/tree/deep/text").starts_with(content));
+        assert!(run.executed() >= 2, "{}", run.summary);
+    };
+    assert!(first.stop().success());
+    rebuilds("after an orderly stop\n");
+    let mut first = east.agent("us-east", &[]);
+    first.wait_for_members(1, TASKS);
+    first.kill();
+    rebuilds("after a crash\n");
+}
+
+#[test]
+fn a_crash_that_nobody_noticed_yet_costs_only_a_rebuild() {
+    let place = Place::new();
+    let (east, west) = (sample(&place, "east"), sample(&place, "west"));
+    let mut first = east.agent("us-east", &[]);
+    east.run(&[]).expect_success();
+    let second = west.agent("us-west", &[&first.ticket]);
+    second.wait_for_members(1, TASKS);
+    first.kill();
+    // The second still believes that the first holds everything.
+    let run = west.run(&[]).expect_success();
+    assert_eq!(run.executed(), TASKS, "{}", run.summary);
+    east.outputs().expect_same(&west.outputs());
+}
+
+#[test]
+fn a_third_region_gets_from_the_second_what_the_first_and_the_second_had() {
+    let place = Place::new();
+    let [east, west, north] = ["east", "west", "north"].map(|name| sample(&place, name));
+    let mut first = east.agent("us-east", &[]);
+    east.run(&["text", "tool", "tree"]).expect_success();
+    let _second = west.agent("us-west", &[&first.ticket]);
+    let run = west.run(&[]).expect_success();
+    assert_eq!((run.executed(), run.count("/hits/peer")), (TASKS - 3, 3), "{}", run.summary);
+
+    // It is told of the first only, and meets the second through it.
+    let third = north.agent("eu-north", &[&first.ticket]);
+    wait_until("the third region has heard of everything that the second holds", || {
+        let status = third.status();
+        let members = status["members"].as_array().expect("a list");
+        members.iter().any(|m| m["region"] == "us-west" && m["records"] == json!(TASKS))
+    });
+    assert!(first.stop().success());
+    north.run(&[]).expect_from_peers("us-west");
+    west.outputs().expect_same(&north.outputs());
+}
+
+#[test]
+fn agents_find_each_other_again_after_a_restart_without_being_told() {
+    let place = Place::new();
+    let (east, west) = (sample(&place, "east"), sample(&place, "west"));
+    let mut first = east.agent("us-east", &[]);
+    let mut second = west.agent("us-west", &[&first.ticket]);
+    first.wait_for_members(1, 0);
+    second.wait_for_members(1, 0);
+    let before = multiaddress(&first);
+    let member = peer(&second);
+
+    assert!(second.stop().success());
+    let second = west.agent("us-west", &[]);
+    assert_eq!(peer(&second), member);
+    second.wait_for_members(1, 0);
+
+    // The other side too, at the port that it had, after a crash that nobody has noticed yet.
+    first.kill();
+    let first = east.agent("us-east", &[]);
+    assert_eq!(multiaddress(&first), before);
+    first.wait_for_members(1, 0);
+    east.run(&[]).expect_success();
+    second.wait_for_members(1, TASKS);
+    west.run(&[]).expect_from_peers("us-east");
+}
+
+#[test]
+fn an_address_is_enough_for_whoever_has_the_mesh_key() {
+    let place = Place::new();
+    let (east, west) = (sample(&place, "east"), sample(&place, "west"));
+    let first = east.agent("us-east", &[]);
+    east.run(&[]).expect_success();
+    fs::create_dir(&west.data_dir).expect("a directory");
+    fs::copy(east.data_dir.join("mesh.key"), west.data_dir.join("mesh.key")).expect("a copy");
+    let _second = west.agent("us-west", &[&multiaddress(&first)]);
+    west.run(&[]).expect_from_peers("us-east");
+}
+
+#[test]
+fn a_stranger_is_refused_and_counted_and_gets_nothing() {
+    let place = Place::new();
+    let (east, strange) = (sample(&place, "east"), sample(&place, "strange"));
+    let first = east.agent("us-east", &[]);
+    east.run(&[]).expect_success();
+    // It makes a mesh of its own, and so has another key. It knows where, but not who is there.
+    let address = multiaddress(&first);
+    let (address, _) = address.split_once("/p2p/").expect("it says who is there");
+    let stranger = strange.agent("us-west", &[address]);
+    wait_until("the stranger is refused", || counter(&first, "mesh_refused_admissions") > 0);
+    let run = strange.run(&[]).expect_success();
+    assert_eq!((run.executed(), run.count("/hits/peer")), (TASKS, 0), "{}", run.summary);
+    for agent in [&first, &stranger] {
+        assert_eq!(agent.status()["members"], json!([]));
+    }
+    assert_eq!(counter(&first, "data_requests_served"), 0);
+}
+
+#[test]
+fn a_ticket_of_another_mesh_is_refused_and_the_key_is_kept() {
+    let place = Place::new();
+    let (east, west) = (sample(&place, "east"), sample(&place, "west"));
+    let first = east.agent("us-east", &[]);
+    assert!(west.agent("us-west", &[]).stop().success());
+    let key = west.data_dir.join("mesh.key");
+    let before = fs::read(&key).expect("a key");
+    let mut command = netbuild_agent();
+    command.arg("--data-dir").arg(&west.data_dir);
+    let run = refused(command.args(["--listen", "127.0.0.1:0", "--join", &first.ticket]));
+    assert_eq!(run.code(), Some(2));
+    assert!(
+        run.stderr.contains("mesh.key") && run.stderr.contains("another mesh"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(fs::read(&key).expect("a key"), before);
+}
+
+#[test]
+fn a_list_of_peers_lets_in_those_and_no_others() {
+    let place = Place::new();
+    let [east, west, north] = ["east", "west", "north"].map(|name| sample(&place, name));
+    let mut second = west.agent("us-west", &[]);
+    let admitted = peer(&second);
+    assert!(second.stop().success());
+    fs::remove_file(west.data_dir.join("mesh.key")).expect("a key");
+
+    let first = picky_agent(&east.data_dir, "us-east", &[&admitted], &[]);
+    east.run(&[]).expect_success();
+    let second = west.agent("us-west", &[&first.ticket]);
+    first.wait_for_members(1, 0);
+    west.run(&[]).expect_from_peers("us-east");
+
+    // It has the ticket and with it the mesh key, and is still not let in.
+    let third = north.agent("eu-north", &[&first.ticket]);
+    wait_until("the third is refused", || {
+        counter(&first, "mesh_refused_admissions") + counter(&first, "mesh_refused_connections") > 0
+    });
+    let members: Vec<Value> = first.status()["members"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|m| m["peer"].clone())
+        .collect();
+    assert_eq!(members, [json!(admitted)]);
+    drop((second, third));
+}
+
+#[test]
+fn files_put_in_one_region_are_got_in_another() {
+    let place = Place::new();
+    let (east, west) = (place.path("east"), place.path("west"));
+    let first = Agent::start("us-east", &east, &[]);
+    let second = Agent::start("us-west", &west, &[&first.ticket]);
+    second.wait_for_members(1, 0);
+    let large: Vec<u8> = (0..10_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    for content in [b"".as_slice(), b"a few bytes", &large] {
+        let file = place.path("file");
+        fs::write(&file, content).expect("a file");
+        let put = blob(&east, "put", &[&file.to_string_lossy()]);
+        assert!(put.status.success(), "{}", text(&put.stderr));
+        let digest = text(&put.stdout);
+        let got = place.path("got");
+        let get = |expected: &str| {
+            let output = blob(&west, "get", &[&digest, "--json", "-o", &got.to_string_lossy()]);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert_eq!(said["bytes_logical"], json!(content.len()));
+            assert!(fs::read(&got).expect("the file") == content);
+            // Nobody has to be asked for nothing.
+            if !content.is_empty() {
+                assert_eq!(said["source"], expected, "{said}");
+            }
+        };
+        get("peer");
+        get("disk");
+        assert!(blob(&west, "get", &[&digest]).stdout == content);
+    }
+}
+
+#[test]
+fn a_blob_that_nobody_has_and_a_digest_that_is_none_leave_nothing_behind() {
+    let place = Place::new();
+    let (east, west) = (place.path("east"), place.path("west"));
+    let first = Agent::start("us-east", &east, &[]);
+    let second = Agent::start("us-west", &west, &[&first.ticket]);
+    second.wait_for_members(1, 0);
+    fs::create_dir(place.path("outputs")).expect("a directory");
+    let output = place.path("outputs/got");
+    for (digest, code, hint) in [(NOWHERE, 1, "neither"), ("b10b", 2, "netbuild put")] {
+        // Through an agent with a member to ask, and without any.
+        for data_dir in [&west, &place.path("alone")] {
+            let mut get = netbuild();
+            get.args(["get", digest, "-o"]).arg(&output).arg("--data-dir").arg(data_dir);
+            let run = Run::of(&mut get);
+            assert_eq!(run.code(), Some(code), "{}", run.stderr);
+            assert!(run.stderr.contains("hint: ") && run.stderr.contains(hint), "{}", run.stderr);
+            assert!(Tree::of(&place.path("outputs")).is_empty());
+        }
+    }
+}
