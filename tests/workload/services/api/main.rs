@@ -57,18 +57,13 @@ struct Api<F> {
 
 impl<F: FnMut(&[u8]) -> io::Result<Vec<u8>>> Api<F> {
     fn new(ask_worker: F) -> Api<F> {
-        Api {
-            ask_worker,
-            refused: 0,
-        }
+        Api { ask_worker, refused: 0 }
     }
 
     fn answer(&mut self, message: &[u8]) -> Vec<u8> {
         let response = match Request::decode(message) {
             Ok(request) => self.respond(&request),
-            Err(error) => Response::Failed {
-                reason: error.to_string(),
-            },
+            Err(error) => Response::Failed { reason: error.to_string() },
         };
         response.encode()
     }
@@ -77,10 +72,9 @@ impl<F: FnMut(&[u8]) -> io::Result<Vec<u8>>> Api<F> {
         match request {
             Request::Quote(order) => self.quote(order, request),
             Request::Stats => match self.forward(request) {
-                Response::Stats(worker) => Response::Stats(Stats {
-                    refused: worker.refused + self.refused,
-                    ..worker
-                }),
+                Response::Stats(worker) => {
+                    Response::Stats(Stats { refused: worker.refused + self.refused, ..worker })
+                }
                 other => other,
             },
         }
@@ -90,15 +84,12 @@ impl<F: FnMut(&[u8]) -> io::Result<Vec<u8>>> Api<F> {
     fn quote(&mut self, order: &Order, request: &Request) -> Response {
         if let Err(refusal) = order.check() {
             self.refused += 1;
-            return Response::Refused {
-                order: order.id,
-                reason: refusal.to_string(),
-            };
+            return Response::Refused { order: order.id, reason: refusal.to_string() };
         }
         match self.forward(request) {
-            Response::Quote { order: id, .. } if id != order.id => Response::Failed {
-                reason: format!("worker answered for order {id}"),
-            },
+            Response::Quote { order: id, .. } if id != order.id => {
+                Response::Failed { reason: format!("worker answered for order {id}") }
+            }
             response => response,
         }
     }
@@ -107,14 +98,11 @@ impl<F: FnMut(&[u8]) -> io::Result<Vec<u8>>> Api<F> {
         let answer = match (self.ask_worker)(&request.encode()) {
             Ok(answer) => answer,
             Err(error) => {
-                return Response::Failed {
-                    reason: format!("worker is gone: {error}"),
-                };
+                return Response::Failed { reason: format!("worker is gone: {error}") };
             }
         };
-        Response::decode(&answer).unwrap_or_else(|error| Response::Failed {
-            reason: format!("worker: {error}"),
-        })
+        Response::decode(&answer)
+            .unwrap_or_else(|error| Response::Failed { reason: format!("worker: {error}") })
     }
 }
 
@@ -122,19 +110,11 @@ impl<F: FnMut(&[u8]) -> io::Result<Vec<u8>>> Api<F> {
 fn plain_worker(message: &[u8]) -> io::Result<Vec<u8>> {
     let response = match Request::decode(message) {
         Ok(Request::Quote(order)) => match Quote::for_order(&order) {
-            Ok(quote) => Response::Quote {
-                order: order.id,
-                quote,
-            },
-            Err(refusal) => Response::Refused {
-                order: order.id,
-                reason: refusal.to_string(),
-            },
+            Ok(quote) => Response::Quote { order: order.id, quote },
+            Err(refusal) => Response::Refused { order: order.id, reason: refusal.to_string() },
         },
         Ok(Request::Stats) => Response::Stats(Stats::default()),
-        Err(error) => Response::Failed {
-            reason: error.to_string(),
-        },
+        Err(error) => Response::Failed { reason: error.to_string() },
     };
     Ok(response.encode())
 }
@@ -164,13 +144,7 @@ mod tests {
     fn a_good_order_reaches_the_worker() {
         let quote = Quote::for_order(&sample()).unwrap();
         let response = Api::new(plain_worker).respond(&Request::Quote(sample()));
-        assert_eq!(
-            response,
-            Response::Quote {
-                order: sample().id,
-                quote
-            }
-        );
+        assert_eq!(response, Response::Quote { order: sample().id, quote });
     }
 
     #[test]
@@ -180,30 +154,17 @@ mod tests {
             calls += 1;
             plain_worker(request)
         });
-        let order = Order {
-            lines: Vec::new(),
-            ..sample()
-        };
-        assert!(matches!(
-            api.respond(&Request::Quote(order)),
-            Response::Refused { .. }
-        ));
+        let order = Order { lines: Vec::new(), ..sample() };
+        assert!(matches!(api.respond(&Request::Quote(order)), Response::Refused { .. }));
         assert_eq!((api.refused, calls), (1, 0));
     }
 
     #[test]
     fn refusals_of_both_services_are_summed() {
-        let worker = Stats {
-            quoted: 5,
-            refused: 2,
-            cached: 1,
-        };
+        let worker = Stats { quoted: 5, refused: 2, cached: 1 };
         let mut api = Api::new(|_| Ok(Response::Stats(worker).encode()));
         api.refused = 3;
-        let sum = Stats {
-            refused: 5,
-            ..worker
-        };
+        let sum = Stats { refused: 5, ..worker };
         assert_eq!(api.respond(&Request::Stats), Response::Stats(sum));
     }
 
@@ -216,10 +177,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert!(failed(|_| Err(io::ErrorKind::BrokenPipe.into())).starts_with("worker is gone"));
-        assert_eq!(
-            failed(|_| Ok(b"?".to_vec())),
-            "worker: expected a value at byte 0"
-        );
+        assert_eq!(failed(|_| Ok(b"?".to_vec())), "worker: expected a value at byte 0");
         let mistaken = failed(|_| {
             let quote = Quote::for_order(&sample()).unwrap();
             Ok(Response::Quote { order: 77, quote }.encode())

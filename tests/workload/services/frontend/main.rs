@@ -41,10 +41,7 @@ fn quote_all(endpoint: &str, file: &str) -> Result<String, Box<dyn Error>> {
     let orders = parse_orders(&text).map_err(|error| format!("{file}: {error}"))?;
     let mut api = endpoint.parse::<Endpoint>()?.connect()?;
     let mut ask = |request: Request| -> Result<Response, Box<dyn Error>> {
-        Ok(Response::decode(&network::call(
-            &mut api,
-            &request.encode(),
-        )?)?)
+        Ok(Response::decode(&network::call(&mut api, &request.encode())?)?)
     };
     let mut page = String::new();
     for order in orders {
@@ -67,11 +64,7 @@ fn parse_orders(text: &str) -> Result<Vec<Order>, String> {
             let customer = words.next().map(str::to_owned);
             let lines = words.map(parse_line).collect::<Option<_>>();
             match (id, customer, lines) {
-                (Some(id), Some(customer), Some(lines)) => Ok(Order {
-                    id,
-                    customer,
-                    lines,
-                }),
+                (Some(id), Some(customer), Some(lines)) => Ok(Order { id, customer, lines }),
                 _ => Err(format!("line {} is not an order: {line}", index + 1)),
             }
         })
@@ -80,10 +73,7 @@ fn parse_orders(text: &str) -> Result<Vec<Order>, String> {
 
 fn parse_line(word: &str) -> Option<Line> {
     let (sku, quantity) = word.split_once('*')?;
-    Some(Line {
-        sku: sku.to_owned(),
-        quantity: quantity.parse().ok()?,
-    })
+    Some(Line { sku: sku.to_owned(), quantity: quantity.parse().ok()? })
 }
 
 /// Prints a page for many sample orders and names it by a fingerprint.
@@ -92,10 +82,7 @@ fn self_test() -> Result<String, Box<dyn Error>> {
     for order in Samples::new(1906).take(20_000) {
         let quote = Quote::for_order(&order).map_err(|refusal| refusal.to_string())?;
         hash = fingerprint(hash, page::heading(&order).as_bytes());
-        let response = Response::Quote {
-            order: order.id,
-            quote,
-        };
+        let response = Response::Quote { order: order.id, quote };
         hash = fingerprint(hash, page::response(&response).as_bytes());
     }
     Ok(format!("frontend: 20000 quotes, {hash:016x}\n"))
@@ -108,23 +95,14 @@ mod tests {
     #[test]
     fn orders_are_read_and_comments_skipped() {
         let orders = parse_orders("# orders\n\n7 Ada tea*2 mug*1\n8 Alan\n").unwrap();
-        let line = |sku: &str, quantity| Line {
-            sku: sku.to_owned(),
-            quantity,
-        };
+        let line = |sku: &str, quantity| Line { sku: sku.to_owned(), quantity };
         assert_eq!(orders[0].lines, [line("tea", 2), line("mug", 1)]);
         assert_eq!((orders[1].id, orders[1].lines.len()), (8, 0));
     }
 
     #[test]
     fn a_line_that_is_no_order_is_named() {
-        for bad in [
-            "x Ada tea*1",
-            "1",
-            "1 Ada tea",
-            "1 Ada tea*",
-            "1 Ada tea*-1",
-        ] {
+        for bad in ["x Ada tea*1", "1", "1 Ada tea", "1 Ada tea*", "1 Ada tea*-1"] {
             let error = parse_orders(&format!("1 Ada tea*1\n{bad}")).unwrap_err();
             assert_eq!(error, format!("line 2 is not an order: {bad}"));
         }

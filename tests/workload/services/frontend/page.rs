@@ -14,11 +14,7 @@ pub(crate) fn response(response: &Response) -> String {
         Response::Quote { quote, .. } => table(quote),
         Response::Refused { reason, .. } => format!("  refused: {reason}\n\n"),
         Response::Failed { reason } => format!("  failed: {reason}\n\n"),
-        Response::Stats(Stats {
-            quoted,
-            refused,
-            cached,
-        }) => {
+        Response::Stats(Stats { quoted, refused, cached }) => {
             format!("{quoted} quoted ({cached} from the cache), {refused} refused\n")
         }
     }
@@ -31,10 +27,7 @@ fn table(quote: &Quote) -> String {
         let _ = writeln!(text, "  {label:<28}{amount:>12}");
     };
     for line in &quote.lines {
-        row(
-            &format!("{:>5} x {}", line.quantity, line.name),
-            &line.price,
-        );
+        row(&format!("{:>5} x {}", line.quantity, line.name), &line.price);
     }
     if quote.discount.0 > 0 {
         row("discount", &format!("-{}", quote.discount));
@@ -50,18 +43,10 @@ mod tests {
 
     #[test]
     fn amounts_stand_in_one_column() {
-        let line = QuotedLine {
-            name: "Stoneware mug".to_owned(),
-            quantity: 20,
-            price: Cents(17_000),
-        };
+        let line =
+            QuotedLine { name: "Stoneware mug".to_owned(), quantity: 20, price: Cents(17_000) };
         let (subtotal, discount, total) = (Cents(17_000), Cents(850), Cents(16_150));
-        let quote = Quote {
-            lines: vec![line],
-            subtotal,
-            discount,
-            total,
-        };
+        let quote = Quote { lines: vec![line], subtotal, discount, total };
         let expected = concat!(
             "     20 x Stoneware mug             170.00\n",
             "  discount                           -8.50\n",
@@ -72,10 +57,7 @@ mod tests {
 
     #[test]
     fn a_refusal_gives_its_reason() {
-        let refused = Response::Refused {
-            order: 1,
-            reason: "sold out".to_owned(),
-        };
+        let refused = Response::Refused { order: 1, reason: "sold out".to_owned() };
         assert_eq!(response(&refused), "  refused: sold out\n\n");
     }
 }

@@ -51,43 +51,29 @@ struct Worker {
 
 impl Worker {
     fn new() -> Worker {
-        Worker {
-            quotes: QuoteCache::new(CACHED_QUOTES, QUOTE_LIFE),
-            stats: Stats::default(),
-        }
+        Worker { quotes: QuoteCache::new(CACHED_QUOTES, QUOTE_LIFE), stats: Stats::default() }
     }
 
     /// The response to one message; bytes that are no request get an answer too.
     fn answer(&mut self, message: &[u8], now: Duration) -> Vec<u8> {
         let response = match Request::decode(message) {
             Ok(request) => self.respond(&request, now),
-            Err(error) => Response::Failed {
-                reason: error.to_string(),
-            },
+            Err(error) => Response::Failed { reason: error.to_string() },
         };
         response.encode()
     }
 
     fn respond(&mut self, request: &Request, now: Duration) -> Response {
         match request {
-            Request::Stats => Response::Stats(Stats {
-                cached: self.quotes.hits(),
-                ..self.stats
-            }),
+            Request::Stats => Response::Stats(Stats { cached: self.quotes.hits(), ..self.stats }),
             Request::Quote(order) => match self.quotes.quote(order, now) {
                 Ok(quote) => {
                     self.stats.quoted += 1;
-                    Response::Quote {
-                        order: order.id,
-                        quote,
-                    }
+                    Response::Quote { order: order.id, quote }
                 }
                 Err(refusal) => {
                     self.stats.refused += 1;
-                    Response::Refused {
-                        order: order.id,
-                        reason: refusal.to_string(),
-                    }
+                    Response::Refused { order: order.id, reason: refusal.to_string() }
                 }
             },
         }
@@ -99,14 +85,9 @@ fn self_test() -> String {
     let mut worker = Worker::new();
     let orders = Samples::new(2026).take(20_000);
     let hash = orders.fold(0, |hash, order| {
-        fingerprint(
-            hash,
-            &worker.answer(&Request::Quote(order).encode(), Duration::ZERO),
-        )
+        fingerprint(hash, &worker.answer(&Request::Quote(order).encode(), Duration::ZERO))
     });
-    let Stats {
-        quoted, refused, ..
-    } = worker.stats;
+    let Stats { quoted, refused, .. } = worker.stats;
     let cached = worker.quotes.hits();
     format!("worker: {quoted} quoted, {refused} refused, {cached} cached, {hash:016x}")
 }
@@ -120,22 +101,12 @@ mod tests {
     fn quotes_and_refusals_are_counted() {
         let mut worker = Worker::new();
         let good = Samples::new(1).next().unwrap();
-        let empty = Order {
-            lines: Vec::new(),
-            ..good.clone()
-        };
+        let empty = Order { lines: Vec::new(), ..good.clone() };
         for order in [good.clone(), good, empty] {
             worker.respond(&Request::Quote(order), Duration::ZERO);
         }
-        let stats = Stats {
-            quoted: 2,
-            refused: 1,
-            cached: 1,
-        };
-        assert_eq!(
-            worker.respond(&Request::Stats, Duration::ZERO),
-            Response::Stats(stats)
-        );
+        let stats = Stats { quoted: 2, refused: 1, cached: 1 };
+        assert_eq!(worker.respond(&Request::Stats, Duration::ZERO), Response::Stats(stats));
     }
 
     #[test]
@@ -150,9 +121,6 @@ mod tests {
     #[test]
     fn garbage_gets_an_answer() {
         let answer = Worker::new().answer(b"\xff\x00", Duration::ZERO);
-        assert!(matches!(
-            Response::decode(&answer),
-            Ok(Response::Failed { .. })
-        ));
+        assert!(matches!(Response::decode(&answer), Ok(Response::Failed { .. })));
     }
 }

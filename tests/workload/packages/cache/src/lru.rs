@@ -28,13 +28,7 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
     /// An empty cache for `capacity` entries, each good for `time_to_live` from when it was put in.
     pub fn new(capacity: usize, time_to_live: Duration) -> Lru<K, V> {
         let (entries, by_use) = (HashMap::new(), BTreeMap::new());
-        Lru {
-            capacity,
-            time_to_live,
-            entries,
-            by_use,
-            uses: 0,
-        }
+        Lru { capacity, time_to_live, entries, by_use, uses: 0 }
     }
 
     /// How many entries it holds, old ones included.
@@ -75,14 +69,7 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         self.uses += 1;
         let expires = now.saturating_add(self.time_to_live);
         self.by_use.insert(self.uses, key.clone());
-        self.entries.insert(
-            key,
-            Entry {
-                value,
-                expires,
-                last_use: self.uses,
-            },
-        );
+        self.entries.insert(key, Entry { value, expires, last_use: self.uses });
     }
 
     fn remove(&mut self, key: &K) {

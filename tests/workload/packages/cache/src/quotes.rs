@@ -14,10 +14,7 @@ pub struct QuoteCache {
 impl QuoteCache {
     /// An empty cache; see [`Lru::new`].
     pub fn new(capacity: usize, time_to_live: Duration) -> QuoteCache {
-        QuoteCache {
-            quotes: Lru::new(capacity, time_to_live),
-            hits: 0,
-        }
+        QuoteCache { quotes: Lru::new(capacity, time_to_live), hits: 0 }
     }
 
     /// How many quotes were not worked out again.
@@ -46,11 +43,7 @@ mod tests {
     fn equal_lines_are_worked_out_once() {
         let mut cache = QuoteCache::new(10, Duration::from_secs(1));
         let first = Samples::new(1).next().unwrap();
-        let second = Order {
-            id: 99,
-            customer: "somebody else".to_owned(),
-            ..first.clone()
-        };
+        let second = Order { id: 99, customer: "somebody else".to_owned(), ..first.clone() };
         let quote = cache.quote(&first, Duration::ZERO);
         assert_eq!(cache.quote(&second, Duration::ZERO), quote);
         assert_eq!(cache.hits(), 1);
@@ -69,11 +62,7 @@ mod tests {
     #[test]
     fn refusals_are_not_cached() {
         let mut cache = QuoteCache::new(10, Duration::from_secs(1));
-        let order = Order {
-            id: 1,
-            customer: "Ada".to_owned(),
-            lines: Vec::new(),
-        };
+        let order = Order { id: 1, customer: "Ada".to_owned(), lines: Vec::new() };
         for _ in 0..2 {
             assert_eq!(cache.quote(&order, Duration::ZERO), Err(Refusal::Empty));
         }

@@ -54,10 +54,7 @@ impl Model for Request {
         match value.text("kind")? {
             "quote" => Ok(Request::Quote(Order::from_value(value.field("order")?)?)),
             "stats" => Ok(Request::Stats),
-            _ => Err(DecodeError::Field {
-                name: "kind",
-                expected: "a kind of request",
-            }),
+            _ => Err(DecodeError::Field { name: "kind", expected: "a kind of request" }),
         }
     }
 }
@@ -67,16 +64,12 @@ impl Model for Response {
         let number = |id: &u32| Value::Number((*id).into());
         let text = |text: &str| Value::Text(text.to_owned());
         match self {
-            Response::Quote { order, quote } => Value::map([
-                kind("quote"),
-                ("order", number(order)),
-                ("quote", quote.to_value()),
-            ]),
-            Response::Refused { order, reason } => Value::map([
-                kind("refused"),
-                ("order", number(order)),
-                ("reason", text(reason)),
-            ]),
+            Response::Quote { order, quote } => {
+                Value::map([kind("quote"), ("order", number(order)), ("quote", quote.to_value())])
+            }
+            Response::Refused { order, reason } => {
+                Value::map([kind("refused"), ("order", number(order)), ("reason", text(reason))])
+            }
             Response::Stats(stats) => Value::map([
                 kind("stats"),
                 ("quoted", Value::Number(stats.quoted)),
@@ -94,20 +87,14 @@ impl Model for Response {
                 order: value.number("order")?,
                 quote: Quote::from_value(value.field("quote")?)?,
             }),
-            "refused" => Ok(Response::Refused {
-                order: value.number("order")?,
-                reason: reason()?,
-            }),
+            "refused" => Ok(Response::Refused { order: value.number("order")?, reason: reason()? }),
             "stats" => Ok(Response::Stats(Stats {
                 quoted: value.number("quoted")?,
                 refused: value.number("refused")?,
                 cached: value.number("cached")?,
             })),
             "failed" => Ok(Response::Failed { reason: reason()? }),
-            _ => Err(DecodeError::Field {
-                name: "kind",
-                expected: "a kind of response",
-            }),
+            _ => Err(DecodeError::Field { name: "kind", expected: "a kind of response" }),
         }
     }
 }
@@ -123,25 +110,15 @@ mod tests {
             let request = Request::Quote(order);
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
-        assert_eq!(
-            Request::decode(&Request::Stats.encode()),
-            Ok(Request::Stats)
-        );
+        assert_eq!(Request::decode(&Request::Stats.encode()), Ok(Request::Stats));
     }
 
     #[test]
     fn responses_survive_the_wire() {
         let reason = "it said \"no\"".to_owned();
-        let stats = Stats {
-            quoted: 3,
-            refused: 2,
-            cached: 1,
-        };
+        let stats = Stats { quoted: 3, refused: 2, cached: 1 };
         for response in [
-            Response::Refused {
-                order: u32::MAX,
-                reason: reason.clone(),
-            },
+            Response::Refused { order: u32::MAX, reason: reason.clone() },
             Response::Stats(stats),
             Response::Failed { reason },
         ] {
@@ -152,12 +129,6 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_refused() {
         let error = Request::decode(br#"{"kind":"refund"}"#).unwrap_err();
-        assert_eq!(
-            error,
-            DecodeError::Field {
-                name: "kind",
-                expected: "a kind of request"
-            }
-        );
+        assert_eq!(error, DecodeError::Field { name: "kind", expected: "a kind of request" });
     }
 }

@@ -23,10 +23,7 @@ pub enum DecodeError {
     /// Not notation at all: what would have been right, and at which byte.
     Syntax { expected: &'static str, at: usize },
     /// Good notation, but not of this model.
-    Field {
-        name: &'static str,
-        expected: &'static str,
-    },
+    Field { name: &'static str, expected: &'static str },
 }
 
 impl fmt::Display for DecodeError {
@@ -48,41 +45,26 @@ impl Value {
 
     /// Parses exactly one value, with nothing after it.
     pub fn parse(bytes: &[u8]) -> Result<Value, DecodeError> {
-        let text = std::str::from_utf8(bytes).map_err(|error| DecodeError::Syntax {
-            expected: "UTF-8",
-            at: error.valid_up_to(),
-        })?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| DecodeError::Syntax { expected: "UTF-8", at: error.valid_up_to() })?;
         let mut parser = Parser { text, at: 0 };
         let value = parser.value(0)?;
         parser.skip_space();
-        if parser.at == text.len() {
-            Ok(value)
-        } else {
-            Err(parser.expected("the end"))
-        }
+        if parser.at == text.len() { Ok(value) } else { Err(parser.expected("the end")) }
     }
 
     /// The field of a map, which must be there.
     pub fn field(&self, name: &'static str) -> Result<&Value, DecodeError> {
         let Value::Map(fields) = self else {
-            return Err(DecodeError::Field {
-                name,
-                expected: "inside a map",
-            });
+            return Err(DecodeError::Field { name, expected: "inside a map" });
         };
         let found = fields.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value).ok_or(DecodeError::Field {
-            name,
-            expected: "there",
-        })
+        found.map(|(_, value)| value).ok_or(DecodeError::Field { name, expected: "there" })
     }
 
     /// A number that fits the integer type asked for.
     pub fn number<T: TryFrom<u64>>(&self, name: &'static str) -> Result<T, DecodeError> {
-        let error = DecodeError::Field {
-            name,
-            expected: "a number in range",
-        };
+        let error = DecodeError::Field { name, expected: "a number in range" };
         match self.field(name)? {
             Value::Number(number) => T::try_from(*number).map_err(|_| error),
             _ => Err(error),
@@ -93,10 +75,7 @@ impl Value {
     pub fn text(&self, name: &'static str) -> Result<&str, DecodeError> {
         match self.field(name)? {
             Value::Text(text) => Ok(text),
-            _ => Err(DecodeError::Field {
-                name,
-                expected: "a text",
-            }),
+            _ => Err(DecodeError::Field { name, expected: "a text" }),
         }
     }
 
@@ -104,10 +83,7 @@ impl Value {
     pub fn list(&self, name: &'static str) -> Result<&[Value], DecodeError> {
         match self.field(name)? {
             Value::List(items) => Ok(items),
-            _ => Err(DecodeError::Field {
-                name,
-                expected: "a list",
-            }),
+            _ => Err(DecodeError::Field { name, expected: "a list" }),
         }
     }
 }
@@ -158,10 +134,7 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn expected(&self, expected: &'static str) -> DecodeError {
-        DecodeError::Syntax {
-            expected,
-            at: self.at,
-        }
+        DecodeError::Syntax { expected, at: self.at }
     }
 
     fn rest(&self) -> &str {
@@ -189,12 +162,8 @@ impl Parser<'_> {
         match self.rest().as_bytes().first() {
             Some(b'0'..=b'9') => self.number().map(Value::Number),
             Some(b'"') => self.string().map(Value::Text),
-            Some(b'[') => self
-                .items('[', ']', |parser| parser.value(depth + 1))
-                .map(Value::List),
-            Some(b'{') => self
-                .items('{', '}', |parser| parser.entry(depth))
-                .map(Value::Map),
+            Some(b'[') => self.items('[', ']', |parser| parser.value(depth + 1)).map(Value::List),
+            Some(b'{') => self.items('{', '}', |parser| parser.entry(depth)).map(Value::Map),
             _ => Err(self.expected("a value")),
         }
     }
@@ -232,12 +201,8 @@ impl Parser<'_> {
 
     fn number(&mut self) -> Result<u64, DecodeError> {
         let rest = self.rest();
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let number = rest[..end]
-            .parse()
-            .map_err(|_| self.expected("a number below 2^64"))?;
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let number = rest[..end].parse().map_err(|_| self.expected("a number below 2^64"))?;
         self.at += end;
         Ok(number)
     }
@@ -248,11 +213,7 @@ impl Parser<'_> {
         }
         let mut text = String::new();
         loop {
-            let character = self
-                .rest()
-                .chars()
-                .next()
-                .ok_or(self.expected("a closing quote"))?;
+            let character = self.rest().chars().next().ok_or(self.expected("a closing quote"))?;
             self.at += character.len_utf8();
             match character {
                 '"' => return Ok(text),
@@ -290,14 +251,8 @@ mod tests {
     fn every_value_survives_its_text_form() {
         let value = Value::map([
             ("number", Value::Number(u64::MAX)),
-            (
-                "text",
-                Value::Text("a \"quote\", a \\, a\nline, \u{1} and 茶".to_owned()),
-            ),
-            (
-                "list",
-                Value::List(vec![Value::List(vec![]), Value::map([])]),
-            ),
+            ("text", Value::Text("a \"quote\", a \\, a\nline, \u{1} and 茶".to_owned())),
+            ("list", Value::List(vec![Value::List(vec![]), Value::map([])])),
         ]);
         assert_eq!(Value::parse(value.to_string().as_bytes()), Ok(value));
     }
@@ -323,21 +278,14 @@ mod tests {
             (b"\"\xff\"", "UTF-8", 1),
         ];
         for (bytes, expected, at) in cases {
-            assert_eq!(
-                Value::parse(bytes),
-                Err(DecodeError::Syntax { expected, at }),
-                "{bytes:?}"
-            );
+            assert_eq!(Value::parse(bytes), Err(DecodeError::Syntax { expected, at }), "{bytes:?}");
         }
     }
 
     #[test]
     fn nesting_is_bounded() {
         let deep = "[".repeat(100_000);
-        let error = DecodeError::Syntax {
-            expected: "less nesting",
-            at: MAX_DEPTH + 1,
-        };
+        let error = DecodeError::Syntax { expected: "less nesting", at: MAX_DEPTH + 1 };
         assert_eq!(Value::parse(deep.as_bytes()), Err(error));
     }
 
@@ -345,11 +293,7 @@ mod tests {
     fn every_truncation_of_a_message_is_an_error() {
         let text = r#"{"id":7,"name":"A\u0001\n","lines":[{"sku":"tea"}]}"#;
         for end in 0..text.len() {
-            assert!(
-                Value::parse(&text.as_bytes()[..end]).is_err(),
-                "{}",
-                &text[..end]
-            );
+            assert!(Value::parse(&text.as_bytes()[..end]).is_err(), "{}", &text[..end]);
         }
     }
 }

@@ -40,10 +40,7 @@ impl fmt::Display for Refusal {
             Refusal::TooLong => write!(f, "an order has at most {MAX_LINES} lines"),
             Refusal::UnknownProduct(sku) => write!(f, "no product is called `{sku}`"),
             Refusal::Quantity { sku, quantity } => {
-                write!(
-                    f,
-                    "{quantity} of `{sku}` is not between 1 and {MAX_QUANTITY}"
-                )
+                write!(f, "{quantity} of `{sku}` is not between 1 and {MAX_QUANTITY}")
             }
         }
     }
@@ -63,10 +60,7 @@ impl Order {
                 return Err(Refusal::UnknownProduct(sku.clone()));
             }
             if !(1..=MAX_QUANTITY).contains(quantity) {
-                return Err(Refusal::Quantity {
-                    sku: sku.clone(),
-                    quantity: *quantity,
-                });
+                return Err(Refusal::Quantity { sku: sku.clone(), quantity: *quantity });
             }
         }
         Ok(())
@@ -78,10 +72,7 @@ impl Model for Order {
         Value::map([
             ("id", Value::Number(self.id.into())),
             ("customer", Value::Text(self.customer.clone())),
-            (
-                "lines",
-                Value::List(self.lines.iter().map(Model::to_value).collect()),
-            ),
+            ("lines", Value::List(self.lines.iter().map(Model::to_value).collect())),
         ])
     }
 
@@ -89,11 +80,7 @@ impl Model for Order {
         Ok(Order {
             id: value.number("id")?,
             customer: value.text("customer")?.to_owned(),
-            lines: value
-                .list("lines")?
-                .iter()
-                .map(Line::from_value)
-                .collect::<Result<_, _>>()?,
+            lines: value.list("lines")?.iter().map(Line::from_value).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -107,10 +94,7 @@ impl Model for Line {
     }
 
     fn from_value(value: &Value) -> Result<Self, DecodeError> {
-        Ok(Line {
-            sku: value.text("sku")?.to_owned(),
-            quantity: value.number("quantity")?,
-        })
+        Ok(Line { sku: value.text("sku")?.to_owned(), quantity: value.number("quantity")? })
     }
 }
 
@@ -119,15 +103,8 @@ mod tests {
     use super::*;
 
     fn order(lines: &[(&str, u32)]) -> Order {
-        let lines = lines.iter().map(|&(sku, quantity)| Line {
-            sku: sku.to_owned(),
-            quantity,
-        });
-        Order {
-            id: 1,
-            customer: "Ada".to_owned(),
-            lines: lines.collect(),
-        }
+        let lines = lines.iter().map(|&(sku, quantity)| Line { sku: sku.to_owned(), quantity });
+        Order { id: 1, customer: "Ada".to_owned(), lines: lines.collect() }
     }
 
     #[test]
@@ -138,15 +115,9 @@ mod tests {
     #[test]
     fn each_rule_refuses_with_its_own_reason() {
         let unknown = Refusal::UnknownProduct("samovar".to_owned());
-        let none = Refusal::Quantity {
-            sku: "tea".to_owned(),
-            quantity: 0,
-        };
+        let none = Refusal::Quantity { sku: "tea".to_owned(), quantity: 0 };
         assert_eq!(order(&[]).check(), Err(Refusal::Empty));
-        assert_eq!(
-            order(&[("tea", 1); MAX_LINES + 1]).check(),
-            Err(Refusal::TooLong)
-        );
+        assert_eq!(order(&[("tea", 1); MAX_LINES + 1]).check(), Err(Refusal::TooLong));
         assert_eq!(order(&[("tea", 1), ("samovar", 1)]).check(), Err(unknown));
         assert_eq!(order(&[("tea", 0)]).check(), Err(none));
     }
@@ -154,9 +125,6 @@ mod tests {
     #[test]
     fn a_number_out_of_range_names_its_field() {
         let error = Line::decode(br#"{"sku":"tea","quantity":4294967296}"#).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "field `quantity` is not a number in range"
-        );
+        assert_eq!(error.to_string(), "field `quantity` is not a number in range");
     }
 }

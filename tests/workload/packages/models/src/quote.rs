@@ -45,23 +45,12 @@ impl Quote {
     /// Prices an order, or refuses it. Discounts are rounded down, in favour of the shop.
     pub fn for_order(order: &Order) -> Result<Quote, Refusal> {
         order.check()?;
-        let lines = order
-            .lines
-            .iter()
-            .map(QuotedLine::new)
-            .collect::<Result<Vec<_>, _>>()?;
+        let lines = order.lines.iter().map(QuotedLine::new).collect::<Result<Vec<_>, _>>()?;
         let subtotal = Cents(lines.iter().map(|line| line.price.0).sum());
-        let percent = DISCOUNTS
-            .iter()
-            .find(|(from, _)| subtotal >= *from)
-            .map_or(0, |(_, percent)| *percent);
+        let percent =
+            DISCOUNTS.iter().find(|(from, _)| subtotal >= *from).map_or(0, |(_, percent)| *percent);
         let discount = Cents(subtotal.0 * percent / 100);
-        Ok(Quote {
-            lines,
-            subtotal,
-            discount,
-            total: Cents(subtotal.0 - discount.0),
-        })
+        Ok(Quote { lines, subtotal, discount, total: Cents(subtotal.0 - discount.0) })
     }
 }
 
@@ -70,21 +59,14 @@ impl QuotedLine {
         let (name, each) =
             product(&line.sku).ok_or_else(|| Refusal::UnknownProduct(line.sku.clone()))?;
         let price = Cents(each.0 * u64::from(line.quantity));
-        Ok(QuotedLine {
-            name: name.to_owned(),
-            quantity: line.quantity,
-            price,
-        })
+        Ok(QuotedLine { name: name.to_owned(), quantity: line.quantity, price })
     }
 }
 
 impl Model for Quote {
     fn to_value(&self) -> Value {
         Value::map([
-            (
-                "lines",
-                Value::List(self.lines.iter().map(Model::to_value).collect()),
-            ),
+            ("lines", Value::List(self.lines.iter().map(Model::to_value).collect())),
             ("subtotal", Value::Number(self.subtotal.0)),
             ("discount", Value::Number(self.discount.0)),
             ("total", Value::Number(self.total.0)),
@@ -126,16 +108,8 @@ mod tests {
     use crate::{MAX_LINES, MAX_QUANTITY, Samples};
 
     fn quote(sku: &str, quantity: u32) -> Quote {
-        let lines = vec![Line {
-            sku: sku.to_owned(),
-            quantity,
-        }];
-        Quote::for_order(&Order {
-            id: 1,
-            customer: "Ada".to_owned(),
-            lines,
-        })
-        .unwrap()
+        let lines = vec![Line { sku: sku.to_owned(), quantity }];
+        Quote::for_order(&Order { id: 1, customer: "Ada".to_owned(), lines }).unwrap()
     }
 
     #[test]
@@ -163,9 +137,7 @@ mod tests {
     fn no_order_that_passes_can_overflow() {
         let dearest = PRODUCTS.iter().map(|(_, cents, _)| *cents).max().unwrap();
         let lines = u64::try_from(MAX_LINES).unwrap();
-        let total = dearest
-            .checked_mul(u64::from(MAX_QUANTITY))
-            .and_then(|t| t.checked_mul(lines));
+        let total = dearest.checked_mul(u64::from(MAX_QUANTITY)).and_then(|t| t.checked_mul(lines));
         assert!(total.and_then(|t| t.checked_mul(100)).is_some());
     }
 

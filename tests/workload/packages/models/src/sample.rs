@@ -16,10 +16,7 @@ impl Samples {
     /// Orders that depend on the seed and on nothing else.
     pub fn new(seed: u64) -> Samples {
         // The generator below would stay at zero for ever.
-        Samples {
-            state: seed.max(1),
-            next_id: 1,
-        }
+        Samples { state: seed.max(1), next_id: 1 }
     }
 
     /// A number below `bound`: xorshift64, good enough to choose samples.
@@ -44,11 +41,7 @@ impl Iterator for Samples {
                 quantity: self.below(12) as u32 + 1,
             })
             .collect();
-        Some(Order {
-            id,
-            customer,
-            lines,
-        })
+        Some(Order { id, customer, lines })
     }
 }
 

@@ -15,12 +15,7 @@ pub struct Backoff {
 impl Backoff {
     /// `tries` delays that start at `first` and never pass `limit`; the seed tells clients apart.
     pub fn new(first: Duration, limit: Duration, tries: u32, seed: u64) -> Backoff {
-        Backoff {
-            next: first.min(limit),
-            limit,
-            tries_left: tries,
-            seed,
-        }
+        Backoff { next: first.min(limit), limit, tries_left: tries, seed }
     }
 
     /// Runs `attempt` until it succeeds or the delays are used up; the last error is the result.
@@ -49,10 +44,7 @@ impl Iterator for Backoff {
         let full = self.next;
         self.next = full.saturating_mul(2).min(self.limit);
         // One step of a linear congruential generator; its upper bits are the random ones.
-        self.seed = self
-            .seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let thousandths = (self.seed >> 33) as u32 % 501;
         Some(full - full * thousandths / 1000)
     }
@@ -90,11 +82,7 @@ mod tests {
             |_| waits += 1,
             || {
                 tries += 1;
-                if tries == 3 {
-                    Ok(tries)
-                } else {
-                    Err("not yet")
-                }
+                if tries == 3 { Ok(tries) } else { Err("not yet") }
             },
         );
         assert_eq!((result, waits), (Ok(3), 2));

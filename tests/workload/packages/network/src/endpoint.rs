@@ -19,10 +19,7 @@ pub enum Endpoint {
     /// It listens already, or will soon.
     Tcp(String),
     /// It is started for us and talks over its standard input and output.
-    Exec {
-        program: String,
-        arguments: Vec<String>,
-    },
+    Exec { program: String, arguments: Vec<String> },
 }
 
 /// Text that is not an endpoint.
@@ -41,24 +38,12 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(address) = text
-            .strip_prefix("tcp:")
-            .filter(|address| address.contains(':'))
-        {
+        if let Some(address) = text.strip_prefix("tcp:").filter(|address| address.contains(':')) {
             return Ok(Endpoint::Tcp(address.to_owned()));
         }
-        let mut words = text
-            .strip_prefix("exec:")
-            .unwrap_or_default()
-            .split_whitespace();
-        let program = words
-            .next()
-            .ok_or_else(|| EndpointError(text.to_owned()))?
-            .to_owned();
-        Ok(Endpoint::Exec {
-            program,
-            arguments: words.map(str::to_owned).collect(),
-        })
+        let mut words = text.strip_prefix("exec:").unwrap_or_default().split_whitespace();
+        let program = words.next().ok_or_else(|| EndpointError(text.to_owned()))?.to_owned();
+        Ok(Endpoint::Exec { program, arguments: words.map(str::to_owned).collect() })
     }
 }
 
@@ -76,17 +61,10 @@ impl Endpoint {
             }
             Endpoint::Exec { program, arguments } => {
                 let mut command = Command::new(program);
-                command
-                    .args(arguments)
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::piped());
+                command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
                 let mut child = command.spawn()?;
                 match (child.stdin.take(), child.stdout.take()) {
-                    (Some(to), Some(from)) => Ok(Connection::Exec {
-                        child,
-                        to: Some(to),
-                        from,
-                    }),
+                    (Some(to), Some(from)) => Ok(Connection::Exec { child, to: Some(to), from }),
                     _ => Err(ErrorKind::BrokenPipe.into()),
                 }
             }
@@ -98,11 +76,7 @@ impl Endpoint {
 #[derive(Debug)]
 pub enum Connection {
     Tcp(TcpStream),
-    Exec {
-        child: Child,
-        to: Option<ChildStdin>,
-        from: ChildStdout,
-    },
+    Exec { child: Child, to: Option<ChildStdin>, from: ChildStdout },
 }
 
 impl Read for Connection {
@@ -149,15 +123,9 @@ mod tests {
 
     #[test]
     fn endpoints_are_read_from_text() {
-        assert_eq!(
-            "tcp:[::1]:80".parse(),
-            Ok(Endpoint::Tcp("[::1]:80".to_owned()))
-        );
+        assert_eq!("tcp:[::1]:80".parse(), Ok(Endpoint::Tcp("[::1]:80".to_owned())));
         let arguments = vec!["--worker".to_owned(), "exec:bin/worker".to_owned()];
-        let api = Endpoint::Exec {
-            program: "bin/api".to_owned(),
-            arguments,
-        };
+        let api = Endpoint::Exec { program: "bin/api".to_owned(), arguments };
         assert_eq!("exec:bin/api --worker exec:bin/worker".parse(), Ok(api));
     }
 

@@ -23,9 +23,7 @@ pub fn read_frame(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     if header.is_empty() {
         return Ok(None);
     }
-    let header = header
-        .try_into()
-        .map_err(|_| io::Error::from(ErrorKind::UnexpectedEof))?;
+    let header = header.try_into().map_err(|_| io::Error::from(ErrorKind::UnexpectedEof))?;
     let length = u32::from_be_bytes(header) as usize;
     if length > MAX_FRAME {
         return Err(too_long(length));
@@ -73,10 +71,7 @@ mod tests {
         let claimed = (MAX_FRAME as u32 + 1).to_be_bytes();
         let read = read_frame(&mut &claimed[..]).unwrap_err();
         let written = write_frame(&mut Vec::new(), &vec![0; MAX_FRAME + 1]).unwrap_err();
-        assert_eq!(
-            read.to_string(),
-            "a message of 1048577 bytes is longer than 1048576"
-        );
+        assert_eq!(read.to_string(), "a message of 1048577 bytes is longer than 1048576");
         assert_eq!(written.kind(), ErrorKind::InvalidData);
     }
 }
