@@ -15,7 +15,7 @@ use netbuild_core::{
 };
 
 /// First bytes of the file; the number is the format's.
-const MAGIC: &[u8; 16] = b"netbuild state 2";
+const MAGIC: &[u8; 16] = b"netbuild state 3";
 /// Most bytes of the file: some millions of files.
 const MAX_STATE: usize = 1 << 30;
 
@@ -54,6 +54,8 @@ pub struct FileState {
 pub struct TaskState {
     /// Its action.
     pub key: ActionKey,
+    /// The cache that has the result.
+    pub cache: Hash,
     /// How long the command took, in milliseconds, wherever it ran.
     pub duration_ms: u64,
     /// Its outputs.
@@ -83,6 +85,7 @@ struct FileV1 {
 struct TaskV1 {
     name: String,
     key: [u8; 32],
+    cache: [u8; 32],
     duration_ms: u64,
     outputs: Vec<OutputV1>,
     entries: Vec<(Vec<u8>, EntryV1)>,
@@ -106,6 +109,7 @@ impl State {
         let task = |(name, task): (String, TaskState)| TaskV1 {
             name,
             key: task.key.0,
+            cache: task.cache.0,
             duration_ms: task.duration_ms,
             outputs: task.outputs.iter().map(output_to_wire).collect(),
             entries: task.entries.into_iter().map(|(p, e)| (p, EntryV1::from(e))).collect(),
@@ -137,8 +141,8 @@ impl State {
             let entries = task.entries.into_iter().map(|(p, e)| (p, Entry::from(e))).collect();
             let outputs = task.outputs.into_iter().map(output_from_wire);
             let outputs = outputs.collect::<Result<_, _>>()?;
-            let key = ActionKey(task.key);
-            let state = TaskState { key, duration_ms: task.duration_ms, outputs, entries };
+            let (key, cache) = (ActionKey(task.key), Hash(task.cache));
+            let state = TaskState { key, cache, duration_ms: task.duration_ms, outputs, entries };
             Ok((task.name, state))
         };
         Ok(Self {
@@ -164,6 +168,7 @@ mod tests {
                 "t".into(),
                 TaskState {
                     key: ActionKey([8; 32]),
+                    cache: Hash([9; 32]),
                     duration_ms: 10,
                     outputs: vec![Output { path: b"d".to_vec(), kind: OutputKind::Absent }],
                     entries: vec![(b"d/e".to_vec(), entry)],

@@ -65,6 +65,23 @@ fn repairs(workspace: &Workspace, ledger: &Ledger) -> Run {
 }
 
 #[test]
+fn a_cache_that_is_new_to_a_built_workspace_comes_to_have_its_results() {
+    let place = Place::new();
+    let (workspace, ledger) = one(&place, "echo made > out", &json!(["out"]));
+    workspace.run(&[]).expect_success();
+    let other = workspace.with_data_dir(&place.path("other.data"));
+    other.run(&[]).expect_success();
+    other.remove("out");
+    let run = other.run(&[]).expect_success();
+    assert_eq!((run.executed(), run.count("/hits/disk")), (0, 1), "{}", run.stderr);
+    let executions = ledger.count();
+    // A cache that cannot be used is no reason to make again what stands.
+    let nowhere = workspace.with_data_dir(&workspace.root.join("out/nowhere"));
+    assert_eq!(nowhere.run(&[]).expect_success().executed(), 0);
+    assert_eq!(ledger.count(), executions);
+}
+
+#[test]
 fn every_kind_of_output_comes_back_as_it_was() {
     let place = Place::new();
     let command = "

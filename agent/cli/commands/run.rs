@@ -49,6 +49,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         caller: std::env::vars_os().collect(),
         executable: std::env::current_exe()
             .map_err(|error| CliError::io("find", Path::new("netbuild"), &error))?,
+        cache_id: &|| session.id(),
     };
     let summary = netbuild_runner::run(options, &session, &progress, &cancel)?;
     progress.finish(&summary);

@@ -1,6 +1,9 @@
 //! The secrets of a data directory: who this agent is, and the key of its mesh.
 
-use netbuild_core::{digest::Hash, peer::Identity};
+use netbuild_core::{
+    digest::Hash,
+    peer::{Identity, PeerId},
+};
 use netbuild_proto::ticket::MeshKey;
 use std::{
     fs::{self, OpenOptions},
@@ -37,6 +40,12 @@ pub(crate) fn identity(data_dir: &Path) -> Result<Identity, KeyError> {
         None => make(&path)?,
     };
     Ok(Identity::from_seed(&seed))
+}
+
+/// Who the data directory belongs to, if it was ever used.
+pub(crate) fn owner(data_dir: &Path) -> Option<PeerId> {
+    let seed = read(&data_dir.join("identity.key")).ok()??;
+    Some(Identity::from_seed(&seed).peer_id())
 }
 
 /// The mesh key in `mesh.key`. `joining` is the key of a ticket: it is kept when there is none

@@ -7,7 +7,7 @@
 use crate::{chain::chain, disk_cache::DiskCache, keys, keys::KeyError};
 use netbuild_core::{
     cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord},
-    digest::Digest,
+    digest::{Digest, Hash},
     key::ActionKey,
 };
 use netbuild_gateway::{ConnectError, ControlServer, Door, SocketCache, socket_path};
@@ -16,7 +16,7 @@ use netbuild_store::{DiskStore, OpenError};
 use std::{
     io::Read,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -53,6 +53,7 @@ pub struct Session {
     data_dir: PathBuf,
     region: String,
     backend: Mutex<Found>,
+    id: OnceLock<Hash>,
 }
 
 /// What came of looking for the owner of the data directory.
@@ -101,7 +102,19 @@ impl Session {
             data_dir: data_dir.to_owned(),
             region: region.to_owned(),
             backend: Mutex::default(),
+            id: OnceLock::new(),
         })
+    }
+
+    /// Tells this cache from others: the peer id of its data directory, and zeros until it has one.
+    pub fn id(&self) -> Hash {
+        if let Some(id) = self.id.get() {
+            return *id;
+        }
+        match keys::owner(&self.data_dir) {
+            Some(owner) => *self.id.get_or_init(|| Hash(owner.0)),
+            None => Hash([0; 32]),
+        }
     }
 
     /// The state of the owner of the data directory; of this process when there is no other.

@@ -32,4 +32,5 @@ pub use process::Cancel;
 pub use run::{Options, run};
 pub use summary::{Hits, Summary};
 pub use supervisor::{SPAWN_COMMAND, spawner_main};
+pub use task::NO_CACHE;
 pub use workspace::{DIRECTORY, WorkspaceError};

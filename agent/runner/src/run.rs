@@ -12,6 +12,7 @@ use crate::{
 };
 use netbuild_core::{
     cache::{Cache, CacheError},
+    digest::Hash,
     graph::{DependencyKind, Graph, Task, TaskId},
     schedule::{OnFailure, Outcome, Schedule},
     tree::Entry,
@@ -19,7 +20,7 @@ use netbuild_core::{
 use netbuild_proto::spawn::Command;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fmt, io,
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -35,7 +36,6 @@ const TICK: Duration = Duration::from_millis(100);
 const UNKNOWN_COST_MS: u64 = 1_000;
 
 /// What to run, with what.
-#[derive(Debug)]
 pub struct Options<'a> {
     /// Directory of the graph file; every path in the graph is relative to it.
     pub root: PathBuf,
@@ -51,6 +51,20 @@ pub struct Options<'a> {
     pub caller: Caller,
     /// The executable that becomes the spawner: this one, ordinarily.
     pub executable: PathBuf,
+    /// The name that tells the cache from others, or [`NO_CACHE`](crate::NO_CACHE). A new one gets its name when it
+    /// is first used. Outputs that stand in the workspace are looked up all the same when
+    /// another cache had them, so that this one comes to have them too.
+    pub cache_id: &'a (dyn Fn() -> Hash + Sync),
+}
+
+impl fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("root", &self.root)
+            .field("targets", &self.targets)
+            .field("jobs", &self.jobs)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Runs tasks.
@@ -83,6 +97,7 @@ pub fn run(
         cancel,
         tools: Tools::default(),
         executable: options.executable,
+        cache_id: options.cache_id,
         spawner: Mutex::new(None),
         cache_warned: AtomicBool::new(false),
         patterns_warned: Mutex::default(),
@@ -110,7 +125,6 @@ pub fn run(
 }
 
 /// The parts of a run that its threads share.
-#[derive(Debug)]
 pub(crate) struct Run<'a> {
     pub(crate) workspace: Workspace,
     pub(crate) ignored: Ignored,
@@ -121,6 +135,7 @@ pub(crate) struct Run<'a> {
     pub(crate) cancel: &'a Cancel,
     pub(crate) tools: Tools,
     executable: PathBuf,
+    pub(crate) cache_id: &'a (dyn Fn() -> Hash + Sync),
     spawner: Mutex<Option<Arc<Spawner>>>,
     cache_warned: AtomicBool,
     /// Patterns that were told to match nothing.

@@ -15,7 +15,7 @@ use crate::{
 use memchr::memmem::Finder;
 use netbuild_core::{
     cache::{CacheError, Content, NewRecord, Source},
-    digest::Digest,
+    digest::{Digest, Hash},
     glob::Glob,
     graph::{CachePolicy, PlatformKey, Task, TaskId},
     key::{Action, ActionKey, OutputDeclaration, OutputShape, Platform},
@@ -32,8 +32,11 @@ use std::{
 /// How often a task whose inputs changed under it is run again.
 const RERUNS: usize = 1;
 
+/// The name of a cache that has none: it was never used, or cannot be.
+pub const NO_CACHE: Hash = Hash([0; 32]);
+
 /// What a task has become, with what its dependents read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Done {
     pub(crate) ended: Ended,
     pub(crate) entries: Vec<(Vec<u8>, Entry)>,
@@ -102,13 +105,24 @@ pub(crate) fn process(
     for attempt in 0..=RERUNS {
         let prepared = prepare(run, id, task, argv)?;
         if task.is_cacheable() {
-            if let Some(done) = up_to_date(run, task, &prepared) {
+            let standing = up_to_date(run, task, &prepared);
+            let knows = |cache| cache == (run.cache_id)();
+            if let Some((done, cache)) = standing.clone()
+                && knows(cache)
+            {
                 return Ok(done);
             }
             let Some(lock) = run.workspace.lock(&task.name, run.cancel)? else {
                 return Err(TaskError::Cancelled.into());
             };
             if let Some(done) = from_cache(run, task, &prepared)? {
+                return Ok(done);
+            }
+            // Outputs that only another cache knows are made again, so that this one comes to have
+            // them; unless this one cannot have them, as even a lookup has not given it a name.
+            if let Some((done, _)) = standing
+                && knows(NO_CACHE)
+            {
                 return Ok(done);
             }
             if let Some(done) = execute(run, task, argv, &prepared, attempt == RERUNS)? {
@@ -198,19 +212,22 @@ fn libc_name() -> String {
     if is_musl { "musl1".into() } else { "glibc2".into() }
 }
 
-fn up_to_date(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Option<Done> {
+/// The outputs of the last run, if they stand in the workspace and are what a run would make now,
+/// with the cache that has them.
+fn up_to_date(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Option<(Done, Hash)> {
     let state = run.workspace.task(&task.name)?;
     if state.key != prepared.key
         || !restore::is_exact(&run.workspace, &state.outputs, &state.entries, cleaned(task))
     {
         return None;
     }
-    Some(Done {
+    let done = Done {
         ended: Ended::UpToDate,
         entries: state.entries,
         log: Vec::new(),
         duration: Duration::from_millis(state.duration_ms),
-    })
+    };
+    Some((done, state.cache))
 }
 
 /// Restores the outputs from the cache. Whatever is wrong with the cache is a miss.
@@ -240,6 +257,7 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<
                 let duration_ms = execution.duration_ms;
                 let state = TaskState {
                     key: prepared.key,
+                    cache: (run.cache_id)(),
                     duration_ms,
                     outputs: outputs.clone(),
                     entries: entries.clone(),
@@ -298,17 +316,18 @@ fn execute(
         run.warn(task, format!("{why}; its result is not kept"));
         return Ok(Some(done(collected.entries)));
     }
-    let state = TaskState {
-        key: prepared.key,
-        duration_ms: millis(finished.duration),
-        outputs: collected.outputs.clone(),
-        entries: collected.entries.clone(),
-    };
     if task.cache != CachePolicy::ReadOnly
         && let Err(error) = keep(run, task, prepared, &finished, flaky, &collected)
     {
         run.warn_of_cache(&error);
     }
+    let state = TaskState {
+        key: prepared.key,
+        cache: (run.cache_id)(),
+        duration_ms: millis(finished.duration),
+        outputs: collected.outputs.clone(),
+        entries: collected.entries.clone(),
+    };
     run.workspace.remember(&task.name, state);
     Ok(Some(done(collected.entries)))
 }
