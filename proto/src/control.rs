@@ -8,6 +8,7 @@
 
 use crate::{
     codec::{self, DecodeError},
+    frame::{self, invalid},
     record::{DigestV1, MAX_RECORD, NewRecordV1, SealedRecord},
 };
 use bincode::{Decode, Encode};
@@ -203,15 +204,12 @@ impl Request {
             Self::Flush => RequestV1::Flush,
             Self::Status => RequestV1::Status,
         };
-        write_frame(socket, &codec::encode(&wire))
+        frame::write(socket, &codec::encode(&wire))
     }
 
     /// Receives a request; `None` when the other end is gone.
     pub fn read(socket: &mut impl Read) -> io::Result<Option<Self>> {
-        let Some(bytes) = read_frame(socket)? else {
-            return Ok(None);
-        };
-        let wire = codec::decode::<RequestV1, MAX_MESSAGE>(&bytes).map_err(invalid)?;
+        let Some(wire) = frame::read::<RequestV1, MAX_MESSAGE>(socket)? else { return Ok(None) };
         Ok(Some(match wire {
             RequestV1::Hello { version } => Self::Hello { version },
             RequestV1::Lookup(key) => Self::Lookup(ActionKey(key)),
@@ -244,13 +242,13 @@ impl Response {
             Self::Failed(reason) => ResponseV1::Failed(reason.clone()),
             Self::Status(status) => ResponseV1::Status((**status).clone()),
         };
-        write_frame(socket, &codec::encode(&wire))
+        frame::write(socket, &codec::encode(&wire))
     }
 
     /// Receives a response.
     pub fn read(socket: &mut impl Read) -> io::Result<Self> {
-        let bytes = read_frame(socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let wire = codec::decode::<ResponseV1, MAX_MESSAGE>(&bytes).map_err(invalid)?;
+        let wire = frame::read::<ResponseV1, MAX_MESSAGE>(socket)?;
+        let wire = wire.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(match wire {
             ResponseV1::Welcome { version } => Self::Welcome { version },
             ResponseV1::Working => Self::Working,
@@ -353,30 +351,6 @@ impl<S: Read> Read for ContentReader<S> {
         self.left -= count;
         Ok(count)
     }
-}
-
-fn invalid(error: DecodeError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-fn write_frame(socket: &mut impl Write, body: &[u8]) -> io::Result<()> {
-    let len = body.len() as u32;
-    socket.write_all(&[&len.to_le_bytes(), body].concat())
-}
-
-fn read_frame(socket: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut len = [0; 4];
-    match socket.read_exact(&mut len) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let len = u32::from_le_bytes(len) as usize;
-    if len > MAX_MESSAGE {
-        return Err(invalid(DecodeError::TooLong { len, limit: MAX_MESSAGE }));
-    }
-    let mut body = vec![0; len];
-    socket.read_exact(&mut body)?;
-    Ok(Some(body))
 }
 
 #[cfg(test)]

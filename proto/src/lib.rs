@@ -6,6 +6,7 @@
 mod codec;
 pub mod control;
 pub mod data;
+mod frame;
 pub mod listing;
 pub mod log;
 pub mod membership;

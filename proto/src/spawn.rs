@@ -1,6 +1,6 @@
 //! What the runner and the supervisor of a command tell one another over a socket pair.
 
-use crate::codec::{self, DecodeError};
+use crate::{codec, frame};
 use bincode::{Decode, Encode};
 use std::io::{self, Read, Write};
 
@@ -45,43 +45,15 @@ macro_rules! framed {
         impl $message {
             /// Writes the message as one frame.
             pub fn write(&self, socket: &mut impl Write) -> io::Result<()> {
-                write_frame(socket, &codec::encode(self))
+                frame::write(socket, &codec::encode(self))
             }
 
             /// Reads one frame; `None` at the end of the stream.
             pub fn read(socket: &mut impl Read) -> io::Result<Option<Self>> {
-                read_frame(socket)?.map(|bytes| decode_frame(&bytes)).transpose()
+                frame::read::<Self, MAX_MESSAGE>(socket)
             }
         }
     )*};
 }
 
 framed!(Command, Signal, Exit);
-
-fn decode_frame<T: Decode<()>>(bytes: &[u8]) -> io::Result<T> {
-    codec::decode::<T, MAX_MESSAGE>(bytes).map_err(invalid)
-}
-
-fn invalid(error: DecodeError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-fn write_frame(socket: &mut impl Write, body: &[u8]) -> io::Result<()> {
-    let len = body.len() as u32;
-    socket.write_all(&[&len.to_le_bytes(), body].concat())
-}
-
-fn read_frame(socket: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut len = [0; 4];
-    match socket.read_exact(&mut len) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let len = u32::from_le_bytes(len) as usize;
-    if len > MAX_MESSAGE {
-        return Err(invalid(DecodeError::TooLong { len, limit: MAX_MESSAGE }));
-    }
-    let mut body = vec![0; len];
-    socket.read_exact(&mut body)?;
-    Ok(Some(body))
-}
