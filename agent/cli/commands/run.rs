@@ -6,7 +6,7 @@ use crate::{
     progress::{Detail, Progress},
     settings,
 };
-use netbuild_core::graph::{self, Graph, TaskId};
+use netbuild_core::graph::{self, Graph, TaskId, UnknownTask};
 use netbuild_node::{Session, config::Flags};
 use netbuild_runner::{Cancel, Options, Summary};
 use serde_json::json;
@@ -88,11 +88,28 @@ fn load(path: &Path) -> Result<Graph, CliError> {
     Ok(graph)
 }
 
+/// Longest list of task names in an error.
+const SHOWN_NAMES: usize = 12;
+
 fn targets(graph: &Graph, names: &[String]) -> Result<Vec<TaskId>, CliError> {
     if names.is_empty() {
         return Ok(graph.default_targets().to_vec());
     }
-    names.iter().map(|name| graph.find(name).map_err(CliError::from)).collect()
+    names.iter().map(|name| graph.find(name).map_err(|error| unknown(graph, error))).collect()
+}
+
+/// Says what there is, when no name is near to the one that was asked for.
+fn unknown(graph: &Graph, error: UnknownTask) -> CliError {
+    let near = error.suggestion.is_some();
+    let error = CliError::from(error);
+    if near {
+        return error;
+    }
+    let names: Vec<&str> = graph.tasks().iter().map(|task| task.name.as_str()).collect();
+    let shown = names.iter().take(SHOWN_NAMES).copied().collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(SHOWN_NAMES);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    error.hint(format!("the tasks are {shown}{rest}"))
 }
 
 /// The directory of the graph file.
