@@ -238,15 +238,17 @@ impl Run<'_> {
             self.observer.event(Event::Finished { task: name, ended, took, log, log_policy });
         }
         let skips = self.progress().schedule.finish(id, outcome);
-        for skip in skips.iter().filter(|skip| self.graph[skip.task].command.is_some()) {
-            let cause = &self.graph[skip.cause].name;
-            self.observer.event(Event::Finished {
-                task: &self.graph[skip.task].name,
-                ended: Ended::Skipped(format!("it needs `{cause}`")),
-                took: Duration::ZERO,
-                log: Vec::new(),
-                log_policy: task.log,
-            });
+        for skip in skips {
+            let (skipped, cause) = (&self.graph[skip.task], &self.graph[skip.cause].name);
+            if skipped.command.is_some() {
+                self.observer.event(Event::Finished {
+                    task: &skipped.name,
+                    ended: Ended::Skipped(format!("it needs `{cause}`")),
+                    took: Duration::ZERO,
+                    log: Vec::new(),
+                    log_policy: skipped.log,
+                });
+            }
         }
         self.changed.notify_all();
     }

@@ -36,7 +36,7 @@ const RERUNS: usize = 1;
 pub const NO_CACHE: Hash = Hash([0; 32]);
 
 /// What a task has become, with what its dependents read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) ended: Ended,
     pub(crate) entries: Vec<(Vec<u8>, Entry)>,
@@ -87,8 +87,9 @@ impl<E: Into<TaskError>> From<E> for Failure {
     }
 }
 
-/// All that the key of a task depends on, as it stands now.
+/// A task with all that its key depends on, as it stands now.
 struct Prepared {
+    id: TaskId,
     environment: Environment,
     inputs: Inputs,
     key: ActionKey,
@@ -102,41 +103,31 @@ pub(crate) fn process(
     task: &Task,
     argv: &[String],
 ) -> Result<Done, Failure> {
+    let cacheable = task.is_cacheable();
     for attempt in 0..=RERUNS {
         let prepared = prepare(run, id, task, argv)?;
-        if task.is_cacheable() {
-            let standing = up_to_date(run, task, &prepared);
-            let knows = |cache| cache == (run.cache_id)();
-            if let Some((done, cache)) = standing.clone()
-                && knows(cache)
-            {
-                return Ok(done);
-            }
-            let Some(lock) = run.workspace.lock(&task.name, run.cancel)? else {
-                return Err(TaskError::Cancelled.into());
-            };
-            if let Some(done) = from_cache(run, task, &prepared)? {
-                return Ok(done);
-            }
-            // Outputs that only another cache knows are made again, so that this one comes to have
-            // them; unless this one cannot have them, as even a lookup has not given it a name.
-            if let Some((done, _)) = standing
-                && knows(NO_CACHE)
-            {
-                return Ok(done);
-            }
-            if let Some(done) = execute(run, task, argv, &prepared, attempt == RERUNS)? {
-                return Ok(done);
-            }
-            drop(lock);
-        } else {
-            let lock = run.workspace.lock(&task.name, run.cancel)?;
-            if lock.is_none() {
-                return Err(TaskError::Cancelled.into());
-            }
-            if let Some(done) = execute(run, task, argv, &prepared, true)? {
-                return Ok(done);
-            }
+        let knows = |cache| cache == (run.cache_id)();
+        let standing = if cacheable { up_to_date(run, task, &prepared) } else { None };
+        let standing = match standing {
+            Some((done, cache)) if knows(cache) => return Ok(done),
+            standing => standing,
+        };
+        let Some(_lock) = run.workspace.lock(&task.name, run.cancel)? else {
+            return Err(TaskError::Cancelled.into());
+        };
+        if cacheable && let Some(done) = from_cache(run, task, &prepared)? {
+            return Ok(done);
+        }
+        // Outputs that only another cache knows are made again, so that this one comes to have
+        // them; unless this one cannot have them, as even a lookup has not given it a name.
+        if let Some((done, _)) = standing
+            && knows(NO_CACHE)
+        {
+            return Ok(done);
+        }
+        let last = !cacheable || attempt == RERUNS;
+        if let Some(done) = execute(run, task, argv, &prepared, last)? {
+            return Ok(done);
         }
     }
     Err(TaskError::Prepare("its inputs never stood still".into()).into())
@@ -173,7 +164,7 @@ fn prepare(run: &Run<'_>, id: TaskId, task: &Task, argv: &[String]) -> Result<Pr
         outputs: declared(task).iter().cloned().collect(),
         clean: task.clean,
     };
-    Ok(Prepared { environment, inputs, key: action.key(), working_dir })
+    Ok(Prepared { id, environment, inputs, key: action.key(), working_dir })
 }
 
 fn declared(task: &Task) -> &[OutputDeclaration] {
@@ -307,7 +298,7 @@ fn execute(
     if !task.is_cacheable() {
         return Ok(Some(done(collected.entries)));
     }
-    if let Some(what) = drift(run, task, prepared).map_err(with_log)? {
+    if let Some(what) = drift(run, task, prepared) {
         let then = if last { "its result is not kept" } else { "it runs again" };
         run.warn(task, format!("{what}; {then}"));
         return Ok(last.then(|| done(collected.entries)));
@@ -333,12 +324,10 @@ fn execute(
 }
 
 /// What changed among the inputs since they were read for the key.
-fn drift(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<String>, TaskError> {
-    let id = run.graph.find(&task.name).ok();
-    match id.map(|id| current_inputs(run, id, task)) {
-        Some(Ok(after)) => Ok(inputs::drift(&prepared.inputs, &after)),
-        Some(Err(error)) => Ok(Some(error.to_string())),
-        None => Ok(None),
+fn drift(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Option<String> {
+    match current_inputs(run, prepared.id, task) {
+        Ok(after) => inputs::drift(&prepared.inputs, &after),
+        Err(error) => Some(error.to_string()),
     }
 }
 
