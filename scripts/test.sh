@@ -13,7 +13,9 @@ Runs every check: formatting, clippy, documentation, tests.
   -- FILTER   passes the rest to the test runner, for example a part of a test's name
   --help      this text
 
-Needs a Rust toolchain and a C compiler. Uses cargo-nextest when it is installed, else cargo test.
+Needs a Rust toolchain, a C compiler, and for the tests of emulated links root, /dev/net/tun, ip,
+ping and iperf3; on Debian, what of these three is missing is installed. Uses cargo-nextest when it
+is installed, else cargo test.
 USAGE
 }
 
@@ -56,6 +58,22 @@ fi
 command -v "${CC:-cc}" >/dev/null ||
     fail "there is no C compiler '${CC:-cc}'; on Debian: apt-get install gcc libc6-dev"
 
+# What the tests of emulated links measure with.
+install_tools() {
+    local tool missing=false
+    for tool in ip ping iperf3; do
+        command -v "$tool" >/dev/null || missing=true
+    done
+    $missing || return 0
+    local install=(apt-get install -y -q --no-install-recommends iproute2 iputils-ping iperf3)
+    if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
+        echo "some of ip, ping and iperf3 are missing; on Debian, as root: ${install[*]}" >&2
+        return 1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    "${install[@]}" || { apt-get update -q && "${install[@]}"; }
+}
+
 step() {
     local name=$1 from=$SECONDS
     shift
@@ -91,6 +109,7 @@ if ! $fast; then
     step clippy cargo clippy --workspace --all-targets --locked -- -D warnings
     step documentation documentation
 fi
+step 'tools of the tests' install_tools
 step tests run_tests
 
 echo "== all checks passed in $SECONDS s"

@@ -1,9 +1,16 @@
 //! The command lines of both programs.
 
+mod wan;
+
+pub(crate) use wan::{
+    DEFAULT_SITES, WanCommand, WanExecArgs, WanNameArgs, WanSetArgs, WanStatusArgs, WanUpArgs,
+};
+
 use clap::{Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use netbuild_node::config::Flags;
-use std::path::PathBuf;
+use netbuild_proto::record::check_region;
+use std::{path::PathBuf, time::Duration};
 
 /// Builds once, and finds the result warm in every region.
 #[derive(Debug, Parser)]
@@ -19,6 +26,20 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show the state of this data directory's agent, its mesh and its store
     Status(ReportArgs),
+    /// Show the other agents: their region, how far they are, and whether they are asked
+    Peers(ReportArgs),
+    /// Show round-trip time, bandwidth and loss from each region to each
+    Links(ReportArgs),
+    /// Show from where a blob would be taken now, what that would take, and why
+    Plan(PlanArgs),
+    /// Show what was taken from where of late, what was expected of it, and what it took
+    Why(WhyArgs),
+    /// Show actions for which agents recorded results that differ
+    Conflicts(ConflictsArgs),
+    /// Copy what other regions have built, before somebody needs it
+    Sync(SyncArgs),
+    /// Watch the regions of the mesh, live
+    Monitor(MonitorArgs),
     /// Keep a file as a blob and print its digest
     Put(PutArgs),
     /// Get a blob from here or from another agent
@@ -27,6 +48,9 @@ pub(crate) enum Command {
     Ticket(ReportArgs),
     /// Stop the agent of this data directory, in order
     Stop(StopArgs),
+    /// Emulate wide-area links between sites on this machine
+    #[command(subcommand)]
+    Wan(WanCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -125,6 +149,108 @@ pub(crate) struct GetArgs {
     pub(crate) common: Common,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    /// The digest, as `netbuild put` printed it
+    #[arg(value_name = "DIGEST")]
+    pub(crate) digest: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct WhyArgs {
+    /// Only about this: a task, or the first digits of a digest or action key [default: all]
+    #[arg(value_name = "TASK|DIGEST|KEY")]
+    pub(crate) about: Option<String>,
+    /// At most so many decisions, the latest
+    #[arg(long, value_name = "N", default_value = "10",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) last: u32,
+    /// Print JSON, the latest decision first
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConflictsArgs {
+    /// Exit with 1 when there are any
+    #[arg(long)]
+    pub(crate) fail: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 done, 1 something could not be copied, 2 wrong usage, \
+                        130 interrupted, 143 terminated.\n\
+                        What was copied stays when it is stopped; run it again to go on.")]
+pub(crate) struct SyncArgs {
+    /// Copy from this region [default: all others]
+    #[arg(long, value_name = "REGION", value_parser = parse_region)]
+    pub(crate) from: Option<String>,
+    /// Copy to this region [default: that of the agent]
+    #[arg(long, value_name = "REGION", value_parser = parse_region)]
+    pub(crate) to: Option<String>,
+    /// Copy to every region what every other has
+    #[arg(long, conflicts_with_all = ["from", "to"])]
+    pub(crate) all: bool,
+    /// Copy nothing; say what would be copied
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Also read what is here, and copy again what is damaged
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Ctrl-C ends it. Colours are left out with NO_COLOR set, trends on terminals \
+                        without UTF-8."
+)]
+pub(crate) struct MonitorArgs {
+    /// Print the table once; also when standard output is no terminal
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Print JSON: a line at each interval, or one with --once
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Seconds from one look to the next, 0.1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_interval)]
+    pub(crate) interval: Duration,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+fn parse_region(text: &str) -> Result<String, String> {
+    match check_region(text) {
+        Ok(()) if !text.is_empty() => Ok(text.to_owned()),
+        _ => Err("a region is named with letters, digits, `.`, `_` and `-`".to_owned()),
+    }
+}
+
+/// Seconds with a fraction. Shorter than a tenth nobody can see, and longer than an hour is no
+/// watching.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("give seconds from 0.1 to 3600".to_owned()),
+    }
+}
+
 /// Serves one region of a mesh of build caches.
 ///
 /// On start it prints one line on standard output: the ticket with which another agent joins
@@ -168,5 +294,42 @@ mod tests {
     fn the_command_lines_are_consistent() {
         Args::command().debug_assert();
         AgentArgs::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::error::ErrorKind> {
+        let words = std::iter::once("netbuild").chain(line.split(' '));
+        Args::try_parse_from(words).map(|args| args.command).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn commands_about_the_mesh_take_what_their_help_says() {
+        use clap::error::ErrorKind;
+        let Ok(Command::Why(why)) = parse("why services/api --last 3 --json") else { panic!() };
+        assert_eq!((why.about.as_deref(), why.last, why.json), (Some("services/api"), 3, true));
+        let Ok(Command::Sync(sync)) = parse("sync --from us-east --dry-run") else { panic!() };
+        assert_eq!((sync.from.as_deref(), sync.to, sync.dry_run), (Some("us-east"), None, true));
+        let Ok(Command::Monitor(monitor)) = parse("monitor --interval 0.5") else { panic!() };
+        assert_eq!(monitor.interval, Duration::from_millis(500));
+        assert!(matches!(parse("conflicts --fail"), Ok(Command::Conflicts(args)) if args.fail));
+        for (wrong, kind) in [
+            ("why --last 0", ErrorKind::ValueValidation),
+            ("monitor --interval 0", ErrorKind::ValueValidation),
+            ("monitor --interval nan", ErrorKind::ValueValidation),
+            ("sync --all --from us-east", ErrorKind::ArgumentConflict),
+            ("sync --to us/east", ErrorKind::ValueValidation),
+            ("plan", ErrorKind::MissingRequiredArgument),
+        ] {
+            assert_eq!(parse(wrong).err(), Some(kind), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn completions_know_every_command() {
+        let mut script = Vec::new();
+        clap_complete::generate(Shell::Bash, &mut Args::command(), "netbuild", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        for command in ["peers", "links", "plan", "why", "conflicts", "sync", "monitor"] {
+            assert!(script.contains(&format!("netbuild,{command})")), "{command}");
+        }
     }
 }

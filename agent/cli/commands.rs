@@ -2,19 +2,46 @@
 
 mod agent;
 mod blob;
+mod conflicts;
+mod links;
+mod monitor;
+mod peers;
+mod plan;
 mod run;
 mod status;
+mod sync;
+mod wan;
+mod why;
 
 pub(crate) use agent::{agent, stop};
 pub(crate) use blob::{get, put};
+pub(crate) use conflicts::conflicts;
+pub(crate) use links::links;
+pub(crate) use monitor::monitor;
+pub(crate) use peers::peers;
+pub(crate) use plan::plan;
 pub(crate) use run::run;
 pub(crate) use status::{status, ticket};
+pub(crate) use sync::sync;
+pub(crate) use wan::wan;
+pub(crate) use why::why;
 
 use crate::{args::Args, errors::CliError};
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use netbuild_core::digest::{Digest, ParseDigestError};
+use netbuild_gateway::{ConnectError, SocketCache, socket_path};
 use netbuild_node::{Session, config::Settings};
-use std::{io::Write as _, process::ExitCode};
+use netbuild_proto::{
+    control::{Rows, Status},
+    workspace::State,
+};
+use serde::Serialize;
+use std::{
+    io::Write as _,
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Prints a completion script.
 pub(crate) fn completions(shell: Shell) -> Result<ExitCode, CliError> {
@@ -27,20 +54,76 @@ pub(crate) fn completions(shell: Shell) -> Result<ExitCode, CliError> {
 /// A session with the data directory of the settings, for a command that must not make one.
 fn existing(settings: &Settings) -> Result<Session, CliError> {
     if settings.data_dir.exists() {
-        return Ok(Session::new(&settings.data_dir, &settings.region)?);
+        return Ok(Session::new(&settings.data_dir, &settings.region, &settings.trust)?);
     }
     let dir = settings.data_dir.display();
     Err(CliError::failed(format!("there is no data directory `{dir}`"))
         .hint("the first `netbuild run`, `netbuild put` or `netbuild-agent` makes it"))
 }
 
+/// Names and action keys of the tasks that were run in the workspace of the current directory.
+fn tasks_here() -> Vec<(String, String)> {
+    let state = std::fs::read(".netbuild/state").ok().and_then(|bytes| State::decode(&bytes).ok());
+    let tasks = state.map(|state| state.tasks).unwrap_or_default();
+    tasks.into_iter().map(|(name, task)| (name, task.key.to_string())).collect()
+}
+
+/// The agent of the data directory, with its state. A process that is no agent does not know what
+/// these commands ask for, and this one must not become the owner of the directory by asking.
+fn agent_of(settings: &Settings) -> Result<(SocketCache, Status), CliError> {
+    let agent = match SocketCache::connect(&socket_path(&settings.data_dir)) {
+        Ok(agent) => agent,
+        Err(ConnectError::NobodyThere(_)) => return Err(no_agent(settings)),
+        Err(error) => return Err(CliError::usage(error)),
+    };
+    let status = agent.status()?;
+    if status.role == "agent" { Ok((agent, status)) } else { Err(no_agent(settings)) }
+}
+
+fn no_agent(settings: &Settings) -> CliError {
+    let dir = settings.data_dir.display();
+    CliError::failed(format!("no agent runs on `{dir}`"))
+        .hint(format!("start one: netbuild-agent --data-dir {dir} --detach"))
+}
+
+fn parse_digest(text: &str) -> Result<Digest, CliError> {
+    text.parse().map_err(|error: ParseDigestError| {
+        CliError::usage(error).hint("give the digest as `netbuild put` printed it")
+    })
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Prints data on standard output. A reader that has gone away has read enough.
 fn print(text: &str) {
+    try_print(text);
+}
+
+/// Prints data on standard output; whether somebody still reads it.
+fn try_print(text: &str) -> bool {
     let mut stdout = std::io::stdout().lock();
-    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
 /// Prints a JSON value as one line.
 fn print_json(value: &serde_json::Value) {
     print(&format!("{value}\n"));
+}
+
+/// Prints something as one line of JSON; whether somebody still reads it.
+fn print_json_of(value: &impl Serialize) -> Result<bool, CliError> {
+    let json = serde_json::to_string(value).map_err(CliError::usage)?;
+    Ok(try_print(&format!("{json}\n")))
+}
+
+/// Prints rows as an array of JSON.
+fn print_rows(rows: &Rows<impl Serialize>) -> Result<(), CliError> {
+    if rows.left_out > 0 {
+        tracing::warn!("{} more rows did not fit into the answer of the agent", rows.left_out);
+    }
+    print_json_of(&rows.rows).map(drop)
 }

@@ -4,7 +4,12 @@ mod args;
 mod commands;
 mod errors;
 mod log;
+mod memory;
 mod progress;
+mod signals;
+mod table;
+mod text;
+mod trend;
 
 use args::{AgentArgs, Args, Command};
 use clap::Parser as _;
@@ -32,16 +37,25 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Run(args) => commands::run(&args),
         Command::Status(args) => commands::status(&args),
+        Command::Peers(args) => commands::peers(&args),
+        Command::Links(args) => commands::links(&args),
+        Command::Plan(args) => commands::plan(&args),
+        Command::Why(args) => commands::why(&args),
+        Command::Conflicts(args) => commands::conflicts(&args),
+        Command::Sync(args) => commands::sync(&args),
+        Command::Monitor(args) => commands::monitor(&args),
         Command::Put(args) => commands::put(&args),
         Command::Get(args) => commands::get(&args),
         Command::Ticket(args) => commands::ticket(&args),
         Command::Stop(args) => commands::stop(&args),
+        Command::Wan(command) => commands::wan(&command),
         Command::Completions { shell } => commands::completions(shell),
     }
 }
 
 /// The program `netbuild-agent`.
 pub fn agent_main() -> ExitCode {
+    memory::keep_small();
     hush_contained_panics();
     let args = AgentArgs::parse();
     commands::agent(&args).unwrap_or_else(|error| error.print("netbuild-agent"))

@@ -1,5 +1,6 @@
 //! Shows a run: a line for each task that ended, and, on a terminal, what runs now.
 
+use crate::text::{duration, size};
 use indicatif::{ProgressBar, ProgressStyle};
 use netbuild_core::{cache::Source, graph::LogPolicy};
 use netbuild_runner::{Ended, Event, Observer, Summary};
@@ -120,11 +121,11 @@ fn line(state: &State, task: &str, ended: &Ended, took: Duration) -> String {
     let width = state.tasks.to_string().len();
     let how = match ended {
         Ended::UpToDate => "up to date".to_owned(),
-        Ended::Hit { source: Source::Disk, .. } => format!("from disk, {}", seconds(took)),
+        Ended::Hit { source: Source::Disk, .. } => format!("from disk, {}", duration(took)),
         Ended::Hit { source, bytes } => {
-            format!("from {source}, {}, {}", size(*bytes), seconds(took))
+            format!("from {source}, {}, {}", size(*bytes), duration(took))
         }
-        Ended::Executed => format!("executed, {}", seconds(took)),
+        Ended::Executed => format!("executed, {}", duration(took)),
         Ended::Failed(reason) => format!("FAILED: {reason}"),
         Ended::Skipped(reason) => format!("skipped: {reason}"),
     };
@@ -147,36 +148,17 @@ fn describe(summary: &Summary) -> String {
         }
     }
     let mut text =
-        format!("{} tasks in {}: {}", summary.tasks, seconds(summary.elapsed), parts.join(", "));
+        format!("{} tasks in {}: {}", summary.tasks, duration(summary.elapsed), parts.join(", "));
     if summary.bytes_fetched > 0 {
         text += &format!("; fetched {}", size(summary.bytes_fetched));
     }
     if summary.saved >= Duration::from_millis(50) {
-        text += &format!("; saved {}", seconds(summary.saved));
+        text += &format!("; saved {}", duration(summary.saved));
     }
     if summary.cancelled {
         text += "; cancelled";
     }
     text
-}
-
-fn seconds(duration: Duration) -> String {
-    match duration.as_secs_f64() {
-        short if short < 1.0 => format!("{:.0} ms", short * 1e3),
-        medium if medium < 100.0 => format!("{medium:.1} s"),
-        long => format!("{} min {} s", long.round() as u64 / 60, long.round() as u64 % 60),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
 }
 
 #[cfg(test)]

@@ -24,6 +24,25 @@ pub enum DecodeError {
     /// The message decodes, but states something that cannot be.
     #[error("invalid message: {0}")]
     Invalid(String),
+    /// The message has a version that is not known yet: its sender is newer, which is no fault.
+    #[error("{what} of version {version}, which is newer than this netbuild")]
+    Newer {
+        /// What it is.
+        what: &'static str,
+        /// Its version.
+        version: u8,
+    },
+}
+
+impl DecodeError {
+    /// The error for a version that is not `known`, the newest that is.
+    pub(crate) fn unknown_version(what: &'static str, version: u8, known: u8) -> Self {
+        if version > known {
+            Self::Newer { what, version }
+        } else {
+            Self::Invalid(format!("{what} of version {version}"))
+        }
+    }
 }
 
 /// Encodes a message of ours.
@@ -42,6 +61,28 @@ pub(crate) fn decode<T: Decode<()>, const LIMIT: usize>(bytes: &[u8]) -> Result<
         .map_err(|error| DecodeError::Malformed(error.to_string()))?;
     match bytes.len() - used {
         0 => Ok(message),
+        rest => Err(DecodeError::Trailing(rest)),
+    }
+}
+
+/// Decodes a list of elements of at most `LIMIT` bytes each, one after the other. Unlike [`decode`]
+/// it takes memory for what came and not for what is promised, which long lists need: in a small
+/// message a large count costs nothing. `take` may refuse an element.
+pub(crate) fn decode_each<T: Decode<()>, const LIMIT: usize>(
+    bytes: &[u8],
+    mut take: impl FnMut(T) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    let config = config::standard().with_limit::<LIMIT>();
+    let malformed = |error: bincode::error::DecodeError| DecodeError::Malformed(error.to_string());
+    let (count, used): (u64, _) = bincode::decode_from_slice(bytes, config).map_err(malformed)?;
+    let mut rest = &bytes[used..];
+    for _ in 0..count {
+        let (element, used) = bincode::decode_from_slice(rest, config).map_err(malformed)?;
+        take(element)?;
+        rest = &rest[used..];
+    }
+    match rest.len() {
+        0 => Ok(()),
         rest => Err(DecodeError::Trailing(rest)),
     }
 }

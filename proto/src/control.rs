@@ -6,10 +6,23 @@
 //! one. Blob content goes as raw frames of at most [`MAX_DATA`] bytes, ended by an empty one, or by
 //! one of impossible length when the sender cannot go on.
 
+mod content;
+mod report;
+mod status;
+mod sync;
+
+pub use content::{ContentReader, MAX_DATA, write_content};
+pub use report::{
+    Attempt, ConflictRow, Decision, LinkRow, LinkSource, MonitorRow, MonitorSnapshot, Output,
+    PlanReport, PlanStep, Rows, Version,
+};
+pub use status::{Member, PeerState, Status, StoreStatus};
+pub use sync::{SyncOrder, SyncPair, SyncProgress, SyncReport};
+
 use crate::{
-    codec::{self, DecodeError},
+    codec,
     frame::{self, invalid},
-    record::{DigestV1, MAX_RECORD, NewRecordV1, SealedRecord},
+    record::{DigestV1, MAX_RECORD, NewRecordV1, SealedRecord, check_region},
 };
 use bincode::{Decode, Encode};
 use netbuild_core::{
@@ -22,13 +35,11 @@ use std::io::{self, Read, Write};
 
 /// Version of the protocol. Both ends come from one installation, but an agent may outlive an
 /// upgrade of the command next to it.
-pub const VERSION: u32 = 1;
-/// Most bytes of a message frame.
-const MAX_MESSAGE: usize = 2 * MAX_RECORD;
-/// Most bytes of a content frame.
-pub const MAX_DATA: usize = 256 * 1024;
-/// Length that stands for "the content ends here, and is not whole".
-const ABORT: u32 = u32::MAX;
+pub const VERSION: u32 = 2;
+/// Most bytes of a request. The largest carries a record.
+const MAX_REQUEST: usize = 2 * MAX_RECORD;
+/// Most bytes of a response. The largest is the state of an agent that knows thousands of others.
+const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 
 /// What a command asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,10 +63,28 @@ pub enum Request {
     Flush,
     /// Asks for a [`Status`].
     Status,
+    /// Asks for what is known of the links between agents.
+    Links,
+    /// Asks how a blob would be had now.
+    Plan(Digest),
+    /// Asks for the decisions of late, the latest first.
+    Why {
+        /// Only those about this: the first hex digits of a digest or an action key, or a part of
+        /// a task's name.
+        about: Option<String>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Asks for the actions with results that differ.
+    Conflicts,
+    /// Copies between regions; ends early when the connection is closed.
+    Sync(SyncOrder),
+    /// Asks for a [`MonitorSnapshot`].
+    Monitor,
 }
 
 /// What the owner of the data directory answers.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Response {
     /// The connection is open.
     Welcome {
@@ -88,67 +117,24 @@ pub enum Response {
     Failed(String),
     /// The state of the process.
     Status(Box<Status>),
-}
-
-/// The state of the process that owns a data directory.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
-pub struct Status {
-    /// `agent` or `run`.
-    pub role: String,
-    /// Process id.
-    pub pid: u32,
-    /// Version of netbuild.
-    pub version: String,
-    /// Region; empty when it has none.
-    pub region: String,
-    /// Peer id in text form.
-    pub peer: String,
-    /// Multiaddresses of the mesh port; empty without a mesh.
-    pub mesh_addresses: Vec<String>,
-    /// UDP address of the data plane; empty without a mesh.
-    pub data_address: String,
-    /// The join ticket; empty without a mesh.
-    pub ticket: String,
-    /// Members of the mesh that this agent knows.
-    pub members: Vec<Member>,
-    /// What is stored.
-    pub store: StoreStatus,
-    /// Named counters, sorted by name.
-    pub counters: Vec<(String, u64)>,
-}
-
-/// Another agent as seen from here.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Member {
-    /// Peer id in text form.
-    pub peer: String,
-    /// Region; empty when it has none.
-    pub region: String,
-    /// Addresses of its data plane.
-    pub addresses: Vec<String>,
-    /// Smoothed round-trip time in microseconds, once measured.
-    pub rtt_us: Option<u64>,
-    /// Why it is not asked at present, if so.
-    pub resting: Option<String>,
-    /// Records that it announced.
-    pub records: u64,
-}
-
-/// What a store holds.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
-pub struct StoreStatus {
-    /// Blobs.
-    pub blobs: u64,
-    /// Bytes of these blobs.
-    pub blob_bytes: u64,
-    /// Records.
-    pub records: u64,
-    /// Damaged things put aside since the process started.
-    pub quarantined: u64,
+    /// What is known of links.
+    Links(Rows<LinkRow>),
+    /// How a blob would be had now.
+    Plan(PlanReport),
+    /// Decisions of late.
+    Why(Rows<Decision>),
+    /// Actions with results that differ.
+    Conflicts(Rows<ConflictRow>),
+    /// A sync goes on; more answers follow.
+    Syncing(SyncProgress),
+    /// A sync is done.
+    Synced(SyncReport),
+    /// The mesh at this moment.
+    Monitor(MonitorSnapshot),
 }
 
 #[derive(Encode, Decode)]
-enum RequestV1 {
+enum RequestV2 {
     Hello { version: u32 },
     Lookup([u8; 32]),
     Fetch(DigestV1),
@@ -157,37 +143,50 @@ enum RequestV1 {
     PutRecord(NewRecordV1),
     Flush,
     Status,
+    Links,
+    Plan(DigestV1),
+    Why { about: Option<String>, limit: u32 },
+    Conflicts,
+    Sync(SyncOrder),
+    Monitor,
 }
 
 #[derive(Encode, Decode)]
-enum SourceV1 {
+enum SourceV2 {
     Disk,
     Peer { peer: [u8; 32], region: String },
 }
 
 #[derive(Encode, Decode)]
-enum ResponseV1 {
+enum ResponseV2 {
     Welcome { version: u32 },
     Working,
     Missing,
-    Hit { record: Vec<u8>, source: SourceV1, bytes: u64 },
-    Fetched { source: SourceV1, bytes: u64 },
+    Hit { record: Vec<u8>, source: SourceV2, bytes: u64 },
+    Fetched { source: SourceV2, bytes: u64 },
     Done,
     Failed(String),
-    Status(Status),
+    Status(Box<Status>),
+    Links(Rows<LinkRow>),
+    Plan(PlanReport),
+    Why(Rows<Decision>),
+    Conflicts(Rows<ConflictRow>),
+    Syncing(SyncProgress),
+    Synced(SyncReport),
+    Monitor(MonitorSnapshot),
 }
 
-fn source_to_wire(source: &Source) -> SourceV1 {
+fn source_to_wire(source: &Source) -> SourceV2 {
     match source {
-        Source::Disk => SourceV1::Disk,
-        Source::Peer { peer, region } => SourceV1::Peer { peer: peer.0, region: region.clone() },
+        Source::Disk => SourceV2::Disk,
+        Source::Peer { peer, region } => SourceV2::Peer { peer: peer.0, region: region.clone() },
     }
 }
 
-fn source_from_wire(source: SourceV1) -> Source {
+fn source_from_wire(source: SourceV2) -> Source {
     match source {
-        SourceV1::Disk => Source::Disk,
-        SourceV1::Peer { peer, region } => Source::Peer { peer: PeerId(peer), region },
+        SourceV2::Disk => Source::Disk,
+        SourceV2::Peer { peer, region } => Source::Peer { peer: PeerId(peer), region },
     }
 }
 
@@ -195,161 +194,111 @@ impl Request {
     /// Sends the request.
     pub fn write(&self, socket: &mut impl Write) -> io::Result<()> {
         let wire = match self {
-            Self::Hello { version } => RequestV1::Hello { version: *version },
-            Self::Lookup(key) => RequestV1::Lookup(key.0),
-            Self::Fetch(blob) => RequestV1::Fetch((*blob).into()),
-            Self::Open(blob) => RequestV1::Open((*blob).into()),
-            Self::PutBlob(blob) => RequestV1::PutBlob((*blob).into()),
-            Self::PutRecord(record) => RequestV1::PutRecord(record.into()),
-            Self::Flush => RequestV1::Flush,
-            Self::Status => RequestV1::Status,
+            Self::Hello { version } => RequestV2::Hello { version: *version },
+            Self::Lookup(key) => RequestV2::Lookup(key.0),
+            Self::Fetch(blob) => RequestV2::Fetch((*blob).into()),
+            Self::Open(blob) => RequestV2::Open((*blob).into()),
+            Self::PutBlob(blob) => RequestV2::PutBlob((*blob).into()),
+            Self::PutRecord(record) => RequestV2::PutRecord(record.into()),
+            Self::Flush => RequestV2::Flush,
+            Self::Status => RequestV2::Status,
+            Self::Links => RequestV2::Links,
+            Self::Plan(blob) => RequestV2::Plan((*blob).into()),
+            Self::Why { about, limit } => RequestV2::Why { about: about.clone(), limit: *limit },
+            Self::Conflicts => RequestV2::Conflicts,
+            Self::Sync(order) => RequestV2::Sync(order.clone()),
+            Self::Monitor => RequestV2::Monitor,
         };
         frame::write(socket, &codec::encode(&wire))
     }
 
     /// Receives a request; `None` when the other end is gone.
     pub fn read(socket: &mut impl Read) -> io::Result<Option<Self>> {
-        let Some(wire) = frame::read::<RequestV1, MAX_MESSAGE>(socket)? else { return Ok(None) };
+        let Some(wire) = frame::read::<RequestV2, MAX_REQUEST>(socket)? else { return Ok(None) };
         Ok(Some(match wire {
-            RequestV1::Hello { version } => Self::Hello { version },
-            RequestV1::Lookup(key) => Self::Lookup(ActionKey(key)),
-            RequestV1::Fetch(blob) => Self::Fetch(blob.into()),
-            RequestV1::Open(blob) => Self::Open(blob.into()),
-            RequestV1::PutBlob(blob) => Self::PutBlob(blob.into()),
-            RequestV1::PutRecord(record) => Self::PutRecord(record.try_into().map_err(invalid)?),
-            RequestV1::Flush => Self::Flush,
-            RequestV1::Status => Self::Status,
+            RequestV2::Hello { version } => Self::Hello { version },
+            RequestV2::Lookup(key) => Self::Lookup(ActionKey(key)),
+            RequestV2::Fetch(blob) => Self::Fetch(blob.into()),
+            RequestV2::Open(blob) => Self::Open(blob.into()),
+            RequestV2::PutBlob(blob) => Self::PutBlob(blob.into()),
+            RequestV2::PutRecord(record) => Self::PutRecord(record.try_into().map_err(invalid)?),
+            RequestV2::Flush => Self::Flush,
+            RequestV2::Status => Self::Status,
+            RequestV2::Links => Self::Links,
+            RequestV2::Plan(blob) => Self::Plan(blob.into()),
+            RequestV2::Why { about, limit } => Self::Why { about, limit },
+            RequestV2::Conflicts => Self::Conflicts,
+            RequestV2::Sync(order) => {
+                let regions = order.from.iter().chain(&order.to);
+                regions.map(String::as_str).try_for_each(check_region).map_err(invalid)?;
+                Self::Sync(order)
+            }
+            RequestV2::Monitor => Self::Monitor,
         }))
     }
 }
 
 impl Response {
-    /// Sends the response.
+    /// Sends the response; one that is too large as [`Response::Failed`].
     pub fn write(&self, socket: &mut impl Write) -> io::Result<()> {
         let wire = match self {
-            Self::Welcome { version } => ResponseV1::Welcome { version: *version },
-            Self::Working => ResponseV1::Working,
-            Self::Missing => ResponseV1::Missing,
-            Self::Hit { record, source, bytes } => ResponseV1::Hit {
+            Self::Welcome { version } => ResponseV2::Welcome { version: *version },
+            Self::Working => ResponseV2::Working,
+            Self::Missing => ResponseV2::Missing,
+            Self::Hit { record, source, bytes } => ResponseV2::Hit {
                 record: record.as_bytes().to_vec(),
                 source: source_to_wire(source),
                 bytes: *bytes,
             },
             Self::Fetched { source, bytes } => {
-                ResponseV1::Fetched { source: source_to_wire(source), bytes: *bytes }
+                ResponseV2::Fetched { source: source_to_wire(source), bytes: *bytes }
             }
-            Self::Done => ResponseV1::Done,
-            Self::Failed(reason) => ResponseV1::Failed(reason.clone()),
-            Self::Status(status) => ResponseV1::Status((**status).clone()),
+            Self::Done => ResponseV2::Done,
+            Self::Failed(reason) => ResponseV2::Failed(reason.clone()),
+            Self::Status(status) => ResponseV2::Status(status.clone()),
+            Self::Links(rows) => ResponseV2::Links(rows.clone()),
+            Self::Plan(plan) => ResponseV2::Plan(plan.clone()),
+            Self::Why(rows) => ResponseV2::Why(rows.clone()),
+            Self::Conflicts(rows) => ResponseV2::Conflicts(rows.clone()),
+            Self::Syncing(progress) => ResponseV2::Syncing(progress.clone()),
+            Self::Synced(report) => ResponseV2::Synced(report.clone()),
+            Self::Monitor(snapshot) => ResponseV2::Monitor(snapshot.clone()),
         };
-        frame::write(socket, &codec::encode(&wire))
+        let mut body = codec::encode(&wire);
+        if body.len() > MAX_RESPONSE {
+            let reason = format!("the answer has {} bytes, more than can be sent", body.len());
+            body = codec::encode(&ResponseV2::Failed(reason));
+        }
+        frame::write(socket, &body)
     }
 
     /// Receives a response.
     pub fn read(socket: &mut impl Read) -> io::Result<Self> {
-        let wire = frame::read::<ResponseV1, MAX_MESSAGE>(socket)?;
+        let wire = frame::read::<ResponseV2, MAX_RESPONSE>(socket)?;
         let wire = wire.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(match wire {
-            ResponseV1::Welcome { version } => Self::Welcome { version },
-            ResponseV1::Working => Self::Working,
-            ResponseV1::Missing => Self::Missing,
-            ResponseV1::Hit { record, source, bytes } => Self::Hit {
+            ResponseV2::Welcome { version } => Self::Welcome { version },
+            ResponseV2::Working => Self::Working,
+            ResponseV2::Missing => Self::Missing,
+            ResponseV2::Hit { record, source, bytes } => Self::Hit {
                 record: SealedRecord::open(&record).map_err(invalid)?,
                 source: source_from_wire(source),
                 bytes,
             },
-            ResponseV1::Fetched { source, bytes } => {
+            ResponseV2::Fetched { source, bytes } => {
                 Self::Fetched { source: source_from_wire(source), bytes }
             }
-            ResponseV1::Done => Self::Done,
-            ResponseV1::Failed(reason) => Self::Failed(reason),
-            ResponseV1::Status(status) => Self::Status(Box::new(status)),
+            ResponseV2::Done => Self::Done,
+            ResponseV2::Failed(reason) => Self::Failed(reason),
+            ResponseV2::Status(status) => Self::Status(status),
+            ResponseV2::Links(rows) => Self::Links(rows),
+            ResponseV2::Plan(plan) => Self::Plan(plan),
+            ResponseV2::Why(rows) => Self::Why(rows),
+            ResponseV2::Conflicts(rows) => Self::Conflicts(rows),
+            ResponseV2::Syncing(progress) => Self::Syncing(progress),
+            ResponseV2::Synced(report) => Self::Synced(report),
+            ResponseV2::Monitor(snapshot) => Self::Monitor(snapshot),
         })
-    }
-}
-
-/// Sends all that `content` yields, and its end. A reader that fails is passed on as an abort
-/// and returned as the inner error; the outer one is the socket's.
-pub fn write_content(
-    socket: &mut impl Write,
-    content: &mut dyn Read,
-) -> io::Result<Result<(), io::Error>> {
-    let mut buffer = vec![0; MAX_DATA];
-    loop {
-        match content.read(&mut buffer) {
-            Ok(0) => {
-                socket.write_all(&0_u32.to_le_bytes())?;
-                return Ok(Ok(()));
-            }
-            Ok(count) => {
-                socket.write_all(&(count as u32).to_le_bytes())?;
-                socket.write_all(&buffer[..count])?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                socket.write_all(&ABORT.to_le_bytes())?;
-                return Ok(Err(error));
-            }
-        }
-    }
-}
-
-/// Content frames as a reader. Must be read to its end before the socket is used again.
-#[derive(Debug)]
-pub struct ContentReader<S> {
-    socket: S,
-    left: usize,
-    ended: bool,
-}
-
-impl<S: Read> ContentReader<S> {
-    /// Reads the content that comes next on `socket`.
-    pub fn new(socket: S) -> Self {
-        Self { socket, left: 0, ended: false }
-    }
-
-    /// The socket, to be used again once the end was read.
-    pub fn into_inner(self) -> S {
-        self.socket
-    }
-}
-
-impl<S: Read> Read for ContentReader<S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.ended || buffer.is_empty() {
-            return Ok(0);
-        }
-        if self.left == 0 {
-            let mut len = [0; 4];
-            self.socket.read_exact(&mut len)?;
-            match u32::from_le_bytes(len) {
-                0 => {
-                    self.ended = true;
-                    return Ok(0);
-                }
-                ABORT => {
-                    self.ended = true;
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "the other end could not read the content to its end",
-                    ));
-                }
-                len if len as usize > MAX_DATA => {
-                    return Err(invalid(DecodeError::TooLong {
-                        len: len as usize,
-                        limit: MAX_DATA,
-                    }));
-                }
-                len => self.left = len as usize,
-            }
-        }
-        let most = self.left.min(buffer.len());
-        let count = self.socket.read(&mut buffer[..most])?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.left -= count;
-        Ok(count)
     }
 }
 
@@ -370,7 +319,17 @@ mod tests {
             execution: full.execution.clone(),
         };
         let mut bytes = Vec::new();
-        let requests = [Request::Hello { version: 1 }, Request::PutRecord(new), Request::Flush];
+        let requests = [
+            Request::Hello { version: 1 },
+            Request::PutRecord(new),
+            Request::Flush,
+            Request::Links,
+            Request::Plan(Digest::of(b"blob")),
+            Request::Why { about: Some("af13".into()), limit: 7 },
+            Request::Conflicts,
+            Request::Sync(SyncOrder { from: Some("us-east".into()), force: true, ..order() }),
+            Request::Monitor,
+        ];
         requests.iter().for_each(|request| request.write(&mut bytes).unwrap());
         let mut reader = bytes.as_slice();
         for request in requests {
@@ -380,11 +339,11 @@ mod tests {
 
         let source = Source::Peer { peer: identity.peer_id(), region: "us-east".into() };
         let record = SealedRecord::seal(full, &identity).unwrap();
-        let responses = [
+        let mut responses = vec![
             Response::Hit { record, source: source.clone(), bytes: 7 },
             Response::Fetched { source, bytes: 9 },
-            Response::Status(Box::default()),
         ];
+        responses.extend(reports());
         let mut bytes = Vec::new();
         responses.iter().for_each(|response| response.write(&mut bytes).unwrap());
         let mut reader = bytes.as_slice();
@@ -393,38 +352,108 @@ mod tests {
         }
     }
 
-    #[test]
-    fn content_arrives_whole_or_is_known_not_to() {
-        let content = vec![7; MAX_DATA * 2 + 5];
-        let mut bytes = Vec::new();
-        write_content(&mut bytes, &mut content.as_slice()).unwrap().unwrap();
-        let mut read = Vec::new();
-        ContentReader::new(bytes.as_slice()).read_to_end(&mut read).unwrap();
-        assert_eq!(read, content);
-        bytes.truncate(MAX_DATA + 100);
-        assert!(ContentReader::new(bytes.as_slice()).read_to_end(&mut Vec::new()).is_err());
+    fn order() -> SyncOrder {
+        SyncOrder::default()
+    }
 
-        struct Failing(bool);
-        impl Read for Failing {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                if std::mem::replace(&mut self.0, true) {
-                    return Err(io::ErrorKind::Other.into());
-                }
-                buffer[0] = 1;
-                Ok(1)
-            }
-        }
+    /// One of each report.
+    fn reports() -> Vec<Response> {
+        let member = Member { state: PeerState::HalfOpen, queue: 3, ..Member::default() };
+        let status = Status { members: vec![member], uptime_s: 1.5, ..Status::default() };
+        let link = LinkRow {
+            from: "a".into(),
+            from_region: "us-east".into(),
+            to: "b".into(),
+            to_region: String::new(),
+            rtt_ms: Some(50.25),
+            jitter_ms: None,
+            loss: Some(0.01),
+            goodput: Some(12_500_000),
+            age_s: 0.5,
+            source: LinkSource::Gossip,
+            score_s: None,
+        };
+        let step = PlanStep { state: Some(PeerState::Away), ..PlanStep::default() };
+        let steps = vec![step, PlanStep::default()];
+        let plan = PlanReport { what: "x".into(), size: 9, build_s: Some(1.0), steps };
+        let attempts = vec![Attempt { actual_s: Some(0.25), ..Attempt::default() }];
+        let decision = Decision { attempts, ..Decision::default() };
+        let output = Output { path: "out".into(), digest: "af".into() };
+        let kept = Version { exit_code: -1, outputs: vec![output], ..Version::default() };
+        let conflict = ConflictRow {
+            key: "k".into(),
+            task_hint: "t".into(),
+            kept,
+            others: vec![Version::default()],
+        };
+        let rows = vec![MonitorRow { order: Some(1), ..MonitorRow::default() }];
+        let pairs = vec![SyncPair { error: Some("late".into()), ..SyncPair::default() }];
+        vec![
+            Response::Status(Box::new(status)),
+            Response::Links(Rows { rows: vec![link], left_out: 2 }),
+            Response::Plan(plan),
+            Response::Why(Rows::fitting(vec![decision])),
+            Response::Conflicts(Rows::fitting(vec![conflict])),
+            Response::Syncing(SyncProgress { bytes_total: u64::MAX, ..SyncProgress::default() }),
+            Response::Synced(SyncReport { pairs, ..SyncReport::default() }),
+            Response::Monitor(MonitorSnapshot { rows, ..MonitorSnapshot::default() }),
+        ]
+    }
+
+    #[test]
+    fn regions_to_sync_must_be_names_of_regions() {
+        let order = SyncOrder { to: Some("../us east".into()), ..order() };
         let mut bytes = Vec::new();
-        assert!(write_content(&mut bytes, &mut Failing(false)).unwrap().is_err());
-        assert!(ContentReader::new(bytes.as_slice()).read_to_end(&mut Vec::new()).is_err());
+        Request::Sync(order).write(&mut bytes).unwrap();
+        let error = Request::read(&mut bytes.as_slice()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn an_answer_that_is_too_large_is_told_as_a_failure() {
+        let what = "x".repeat(MAX_RESPONSE);
+        let plan = PlanReport { what, size: 0, build_s: None, steps: Vec::new() };
+        let mut bytes = Vec::new();
+        Response::Plan(plan).write(&mut bytes).unwrap();
+        let answer = Response::read(&mut bytes.as_slice()).unwrap();
+        assert!(matches!(&answer, Response::Failed(why) if why.contains("bytes")), "{answer:?}");
+    }
+
+    /// Bytes that decoders get to see: behind the length that they expect.
+    fn framed(body: &[u8]) -> Vec<u8> {
+        [&(body.len() as u32).to_le_bytes(), body].concat()
     }
 
     proptest! {
         #[test]
-        fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Request::read(&mut bytes.as_slice());
-            let _ = Response::read(&mut bytes.as_slice());
-            let _ = ContentReader::new(bytes.as_slice()).read_to_end(&mut Vec::new());
+        fn hostile_bytes_never_panic(
+            kind in 0..24_u8,
+            body in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let body = [&[kind], &body[..]].concat();
+            for bytes in [body.clone(), framed(&body)] {
+                let _ = Request::read(&mut bytes.as_slice());
+                let _ = Response::read(&mut bytes.as_slice());
+            }
+        }
+
+        /// Nearly right is what gets deepest.
+        #[test]
+        fn damaged_messages_never_panic(
+            which in any::<prop::sample::Index>(),
+            place in any::<prop::sample::Index>(),
+            with in any::<u8>(),
+            keep in any::<prop::sample::Index>(),
+        ) {
+            let reports = reports();
+            let mut bytes = Vec::new();
+            which.get(&reports).write(&mut bytes).unwrap();
+            let mut body = bytes.split_off(4);
+            let place = place.index(body.len());
+            body[place] = with;
+            let _ = Response::read(&mut framed(&body).as_slice());
+            body.truncate(keep.index(body.len()));
+            let _ = Response::read(&mut framed(&body).as_slice());
         }
     }
 }

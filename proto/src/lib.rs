@@ -6,7 +6,9 @@
 mod codec;
 pub mod control;
 pub mod data;
+pub mod exchange;
 mod frame;
+pub mod gossip;
 pub mod listing;
 pub mod log;
 pub mod membership;

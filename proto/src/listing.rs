@@ -11,6 +11,9 @@ use netbuild_core::tree::Entry;
 const VERSION: u8 = 1;
 /// Most bytes of a listing: a million entries with paths of ordinary length.
 pub const MAX_LISTING: usize = 128 * 1024 * 1024;
+/// Most bytes of one entry: a path and the target of a link, both at most as long as Linux takes
+/// them (4096), and room.
+const MAX_ENTRY: usize = 16 * 1024;
 
 #[derive(Encode, Decode)]
 pub(crate) enum EntryV1 {
@@ -58,15 +61,18 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>, DecodeError> {
     let Some((&VERSION, body)) = bytes.split_first() else {
         return Err(DecodeError::Invalid("listing of an unknown version".into()));
     };
-    let wire = codec::decode::<Vec<(Vec<u8>, EntryV1)>, MAX_LISTING>(body)?;
-    let mut entries: Vec<(Vec<u8>, Entry)> = Vec::with_capacity(wire.len());
-    for (path, entry) in wire {
+    if body.len() > MAX_LISTING {
+        return Err(DecodeError::TooLong { len: body.len(), limit: MAX_LISTING });
+    }
+    let mut entries: Vec<(Vec<u8>, Entry)> = Vec::new();
+    codec::decode_each::<(Vec<u8>, EntryV1), MAX_ENTRY>(body, |(path, entry)| {
         check_path(&path)?;
         if entries.last().is_some_and(|(last, _)| *last >= path) {
             return Err(DecodeError::Invalid("listing is not sorted".into()));
         }
         entries.push((path, entry.into()));
-    }
+        Ok(())
+    })?;
     Ok(entries)
 }
 

@@ -10,6 +10,8 @@ use netbuild_core::{
     digest::{Digest, Hash},
     hlc::Hlc,
     key::ActionKey,
+    ledger::Item,
+    merge::Version,
     peer::{Identity, PeerId},
     record::{ActionResult, Execution, MAX_OUTPUTS, Output, OutputKind, Record, Sandbox},
 };
@@ -136,24 +138,41 @@ impl SealedRecord {
 
     /// Checks version, limits, paths and the writer's signature.
     pub fn open(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (opened, signed, signature) = Self::read(bytes)?;
+        let Record { key, writer, .. } = opened.record();
+        if !writer.verify(&[DOMAIN, signed].concat(), signature) {
+            return Err(DecodeError::Invalid(format!(
+                "record {} is not signed by its writer {}",
+                key.short(),
+                writer.short()
+            )));
+        }
+        Ok(opened)
+    }
+
+    /// Like [`SealedRecord::open`], but believes the signature. Only for bytes that
+    /// [`SealedRecord::open`] accepted or [`SealedRecord::seal`] made, and that are unchanged since.
+    pub fn reopen(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::read(bytes).map(|(opened, _, _)| opened)
+    }
+
+    /// The record with the part that is signed and the signature, which is not checked.
+    fn read(bytes: &[u8]) -> Result<(Self, &[u8], &[u8; 64]), DecodeError> {
         if bytes.len() > MAX_RECORD {
             return Err(DecodeError::TooLong { len: bytes.len(), limit: MAX_RECORD });
         }
         let (signed, signature) = bytes
             .split_last_chunk::<64>()
             .ok_or_else(|| DecodeError::Malformed("shorter than a signature".into()))?;
-        let Some((&VERSION, body)) = signed.split_first() else {
-            return Err(DecodeError::Invalid("record of an unknown version".into()));
+        let body = match signed.split_first() {
+            Some((&VERSION, body)) => body,
+            Some((&version, _)) => {
+                return Err(DecodeError::unknown_version("record", version, VERSION));
+            }
+            None => return Err(DecodeError::Malformed("no more than a signature".into())),
         };
         let record = from_wire(codec::decode::<RecordV1, MAX_RECORD>(body)?)?;
-        if !record.writer.verify(&[DOMAIN, signed].concat(), signature) {
-            return Err(DecodeError::Invalid(format!(
-                "record {} is not signed by its writer {}",
-                record.key.short(),
-                record.writer.short()
-            )));
-        }
-        Ok(Self { bytes: bytes.into(), record: Arc::new(record) })
+        Ok((Self { bytes: bytes.into(), record: Arc::new(record) }, signed, signature))
     }
 
     /// The record.
@@ -165,6 +184,27 @@ impl SealedRecord {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// BLAKE3 of the bytes: which version of the record it is.
+    pub fn hash(&self) -> Hash {
+        Hash::of(&self.bytes)
+    }
+
+    /// The version as it is announced and reconciled.
+    pub fn item(&self) -> Item {
+        Item { key: self.record.key, hlc: self.record.hlc, sum: sum_of(&self.hash()) }
+    }
+
+    /// The version as it is merged.
+    pub fn version(&self) -> Version {
+        Version::of(&self.record, self.hash())
+    }
+}
+
+/// The short form of the hash of a sealed record: its first 8 bytes, little-endian.
+pub fn sum_of(hash: &Hash) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = hash.0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 fn to_wire(record: &Record) -> RecordV1 {
@@ -386,6 +426,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_newer_version_is_told_from_garbage() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let sealed = SealedRecord::seal(record(&identity), &identity).unwrap();
+        let with_version = |version| {
+            let mut bytes = sealed.as_bytes().to_vec();
+            bytes[0] = version;
+            SealedRecord::open(&bytes)
+        };
+        let newer = with_version(2).unwrap_err();
+        assert_eq!(newer.to_string(), "record of version 2, which is newer than this netbuild");
+        assert!(matches!(newer, DecodeError::Newer { .. }));
+        assert!(matches!(with_version(0), Err(DecodeError::Invalid(_))));
+    }
+
+    #[test]
+    fn what_was_checked_once_opens_again_without_its_signature() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let sealed = SealedRecord::seal(record(&identity), &identity).unwrap();
+        let again = SealedRecord::reopen(sealed.as_bytes()).unwrap();
+        assert_eq!((again.record(), again.item()), (sealed.record(), sealed.item()));
+        assert_eq!(again.item().sum.to_le_bytes(), again.hash().0[..8]);
+        assert!(SealedRecord::reopen(&sealed.as_bytes()[..60]).is_err());
+    }
+
+    #[test]
     fn paths_that_escape_are_refused_even_when_signed() {
         let identity = Identity::from_seed(&[1; 32]);
         for path in ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/", "a\0b"] {
@@ -399,7 +464,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            let _ = SealedRecord::open(&bytes);
+            let _ = (SealedRecord::open(&bytes), SealedRecord::reopen(&bytes));
         }
     }
 }

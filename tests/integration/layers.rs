@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Crate directory, what of ours it may use, and the outside crates that only it may name.
-const LAYERS: [(&str, &[&str], &[&str]); 8] = [
+const LAYERS: [(&str, &[&str], &[&str]); 9] = [
     ("agent/core", &[], &["fastcdc", "jsonc-parser"]),
+    ("agent/wan", &["core"], &[]),
     ("proto", &["core"], &["bincode"]),
     ("agent/store", &["core", "proto"], &["sled"]),
     ("agent/transfer", &["core", "proto"], &["quinn", "rustls"]),

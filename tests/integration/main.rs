@@ -2,11 +2,14 @@
 
 mod agent;
 mod bad_graphs;
+mod hostile;
 mod integrity;
 mod interruption;
 mod layers;
+mod links;
 mod regions;
 mod restore;
 mod run;
 mod sample;
 mod support;
+mod wan;

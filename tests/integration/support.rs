@@ -12,7 +12,7 @@ use std::{
 use tempfile::TempDir;
 
 /// How long anything may take before a test gives up. Far more than it does take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A directory of its own for a test, with workspaces and data directories in it.
 pub(crate) struct Place {

@@ -1,6 +1,6 @@
 //! `netbuild put` and `netbuild get`.
 
-use super::{print, print_json};
+use super::{parse_digest, print, print_json};
 use crate::{
     args::{GetArgs, PutArgs},
     errors::CliError,
@@ -26,7 +26,7 @@ const BUFFER: usize = 256 * 1024;
 pub(crate) fn put(args: &PutArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
     let digest = digest_of(&args.file).map_err(|error| CliError::io("read", &args.file, &error))?;
-    let session = Session::new(&settings.data_dir, &settings.region)?;
+    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?;
     session.put_blob(&digest, Content::File(&args.file))?;
     session.flush()?;
     if args.json {
@@ -54,10 +54,8 @@ fn digest_of(path: &Path) -> io::Result<Digest> {
 
 pub(crate) fn get(args: &GetArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
-    let digest: Digest = args.digest.parse().map_err(|error| {
-        CliError::usage(error).hint("give the digest as `netbuild put` printed it")
-    })?;
-    let session = Session::new(&settings.data_dir, &settings.region)?;
+    let digest = parse_digest(&args.digest)?;
+    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?;
     let started = Instant::now();
     let missing = || {
         CliError::failed(format!("blob {digest} is not to be had"))

@@ -1,9 +1,14 @@
 //! `netbuild status` and `netbuild ticket`.
 
-use super::{existing, print, print_json};
-use crate::{args::ReportArgs, errors::CliError, settings};
+use super::{existing, no_agent, print, print_json};
+use crate::{
+    args::ReportArgs,
+    errors::CliError,
+    settings,
+    text::{self, seconds},
+};
 use netbuild_proto::control::{Member, Status};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{fmt::Write as _, process::ExitCode};
 
 pub(crate) fn status(args: &ReportArgs) -> Result<ExitCode, CliError> {
@@ -21,9 +26,7 @@ pub(crate) fn ticket(args: &ReportArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
     let status = existing(&settings)?.status()?;
     if status.ticket.is_empty() {
-        let dir = settings.data_dir.display();
-        return Err(CliError::failed(format!("no agent runs on `{dir}`"))
-            .hint(format!("start one: netbuild-agent --data-dir {dir}")));
+        return Err(no_agent(&settings));
     }
     if args.json {
         print_json(&json!({ "ticket": status.ticket }));
@@ -37,28 +40,37 @@ fn has_agent(status: &Status) -> bool {
     status.role == "agent"
 }
 
-fn to_json(status: &Status) -> serde_json::Value {
+pub(super) fn member_to_json(member: &Member) -> Value {
+    json!({
+        "peer": member.peer,
+        "region": member.region,
+        "addresses": member.addresses,
+        "connected": member.connected,
+        "state": member.state,
+        "resting": member.resting,
+        "rtt_ms": member.rtt_us.map(|us| us as f64 / 1e3),
+        "queue": member.queue,
+        "records": member.records,
+    })
+}
+
+fn to_json(status: &Status) -> Value {
     let counters: serde_json::Map<_, _> =
         status.counters.iter().map(|(name, count)| (name.clone(), json!(count))).collect();
-    let member = |member: &Member| {
-        json!({
-            "peer": member.peer,
-            "region": member.region,
-            "addresses": member.addresses,
-            "rtt_ms": member.rtt_us.map(|us| us as f64 / 1e3),
-            "resting": member.resting,
-            "records": member.records,
-        })
-    };
     json!({
         "agent": has_agent(status),
         "pid": has_agent(status).then_some(status.pid),
         "version": status.version,
+        "uptime_s": has_agent(status).then_some(status.uptime_s),
         "region": status.region,
+        "region_source": status.region_source,
+        "detected_region": status.detected_region,
+        "primary": status.primary,
+        "order": status.order,
         "peer": status.peer,
         "mesh_addresses": status.mesh_addresses,
         "data_address": has_agent(status).then_some(&status.data_address),
-        "members": status.members.iter().map(member).collect::<Vec<_>>(),
+        "members": status.members.iter().map(member_to_json).collect::<Vec<_>>(),
         "store": {
             "blobs": status.store.blobs,
             "blob_bytes": status.store.blob_bytes,
@@ -77,13 +89,18 @@ fn to_text(status: &Status, data_dir: &str) -> String {
     };
     let or_none = |text: &str| if text.is_empty() { "none" } else { text }.to_owned();
     if has_agent(status) {
-        line("agent", format!("running, pid {}, version {}", status.pid, status.version));
+        let uptime = seconds(status.uptime_s);
+        let Status { pid, version, .. } = status;
+        line("agent", format!("running, pid {pid}, version {version}, for {uptime}"));
         line("mesh", or_none(&status.mesh_addresses.join(" ")));
         line("data", status.data_address.clone());
     } else {
         line("agent", "not running".to_owned());
     }
-    line("region", or_none(&status.region));
+    line("region", or_none(&status.region) + &region_note(status));
+    if !status.order.is_empty() {
+        line("asked", status.order.iter().map(|name| or_none(name)).collect::<Vec<_>>().join(", "));
+    }
     line("peer", status.peer.clone());
     line("data dir", data_dir.to_owned());
     let store = &status.store;
@@ -97,7 +114,8 @@ fn to_text(status: &Status, data_dir: &str) -> String {
     line("members", status.members.len().to_string());
     for member in &status.members {
         let rtt = member.rtt_us.map(|us| format!("{:.1} ms", us as f64 / 1e3));
-        let resting = member.resting.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
+        let resting = member.resting.as_ref().map(|why| format!(", {}", text::clean(why)));
+        let resting = resting.unwrap_or_default();
         let rtt = rtt.unwrap_or_else(|| "rtt not measured".to_owned());
         let region = or_none(&member.region);
         line("", format!("{} {region}, {rtt}, {} records{resting}", member.peer, member.records));
@@ -106,4 +124,44 @@ fn to_text(status: &Status, data_dir: &str) -> String {
         line("", format!("{name} {count}"));
     }
     text
+}
+
+/// How the region was found out, and whether measurements suggest another.
+fn region_note(status: &Status) -> String {
+    let mut notes = Vec::new();
+    if !status.region_source.is_empty() {
+        notes.push(text::clean(&status.region_source).into_owned());
+    }
+    let detected = status.detected_region.as_deref().filter(|name| *name != status.region);
+    notes.extend(detected.map(|name| format!("measurements suggest {name}")));
+    if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_tells_whence_the_region_is_and_which_regions_are_asked() {
+        let status = Status {
+            role: "agent".into(),
+            pid: 7,
+            version: "1".into(),
+            uptime_s: 61.0,
+            region: "us-east".into(),
+            region_source: "configured".into(),
+            detected_region: Some("eu-central".into()),
+            order: vec!["us-west".into(), String::new()],
+            ..Status::default()
+        };
+        let text = to_text(&status, "/data");
+        assert!(text.contains("agent      running, pid 7, version 1, for 61.0 s\n"), "{text}");
+        assert!(
+            text.contains("region     us-east (configured; measurements suggest eu-central)\n"),
+            "{text}"
+        );
+        assert!(text.contains("asked      us-west, none\n"), "{text}");
+        let status = Status { detected_region: Some("us-east".into()), ..status };
+        assert!(to_text(&status, "").contains("us-east (configured)\n"));
+    }
 }

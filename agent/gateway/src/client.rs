@@ -1,5 +1,7 @@
 //! The asking end of the control socket: a [`Cache`] whose work another process does.
 
+mod insight;
+
 use netbuild_core::{
     cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord},
     digest::{Digest, DigestBuilder},
@@ -184,12 +186,15 @@ impl Connection {
 
     fn answer(&mut self) -> Result<Response, CacheError> {
         loop {
-            match Response::read(self) {
-                Ok(Response::Working) => {}
-                Ok(response) => return Ok(response),
-                Err(error) => return Err(self.pool.lost(error)),
+            match self.next()? {
+                Response::Working => {}
+                response => return Ok(response),
             }
         }
+    }
+
+    fn next(&mut self) -> Result<Response, CacheError> {
+        Response::read(self).map_err(|error| self.pool.lost(error))
     }
 
     /// Keeps the connection for the next request: the answer to this one was read to its end.
@@ -252,6 +257,12 @@ fn kind(response: &Response) -> &'static str {
         Response::Done => "that it is done",
         Response::Failed(_) => "a failure",
         Response::Status(_) => "its state",
+        Response::Links(_) => "links",
+        Response::Plan(_) => "a plan",
+        Response::Why(_) => "decisions",
+        Response::Conflicts(_) => "conflicts",
+        Response::Syncing(_) | Response::Synced(_) => "a sync",
+        Response::Monitor(_) => "the mesh",
     }
 }
 

@@ -2,11 +2,14 @@
 //! which the commands of netbuild on this machine reach it.
 
 mod client;
+mod conversation;
+mod door;
 mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
 
 pub use client::{ConnectError, SocketCache};
-pub use server::{ControlServer, Door};
+pub use door::{Door, OnProgress};
+pub use server::ControlServer;
 pub use socket::path as socket_path;

@@ -1,16 +1,12 @@
 //! The serving end of the control socket: one thread for each connection, since its clients are a
 //! few commands on the same machine, and everything behind it blocks.
 
-use netbuild_core::cache::{Cache, CacheError, Content, Hit};
-use netbuild_proto::{
-    control::{ContentReader, Request, Response, Status, VERSION, write_content},
-    record::SealedRecord,
-};
+use crate::{conversation::serve, door::Door};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
     collections::HashMap,
     fs::{self, DirBuilder, Permissions},
-    io::{self, BufReader},
+    io,
     net::Shutdown,
     os::{
         fd::OwnedFd,
@@ -19,34 +15,16 @@ use std::{
             net::{UnixListener, UnixStream},
         },
     },
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{self, RecvTimeoutError},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
 
 /// Most connections at once. A run has at most one for each of its jobs.
 const MAX_CONNECTIONS: usize = 256;
-/// How often a client whose request takes long hears that it is still worked on.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a client may stay silent in the middle of what it sends, or not read its answer.
 const STALL: Duration = Duration::from_secs(30);
-
-/// What the control socket leads to.
-pub trait Door: Cache + 'static {
-    /// A hit with the signed bytes of its record.
-    fn lookup_sealed(
-        &self,
-        key: &netbuild_core::key::ActionKey,
-    ) -> Result<Option<(SealedRecord, Hit)>, CacheError>;
-
-    /// The state of the process.
-    fn status(&self) -> Status;
-}
 
 /// A control socket that is served until the value is dropped.
 #[derive(Debug)]
@@ -212,104 +190,4 @@ fn open(
         })?;
     list.insert(id, Served { stream, thread });
     Ok(())
-}
-
-fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
-    let mut reader = BufReader::with_capacity(64 * 1024, stream);
-    let mut writer = stream;
-    let Some(Request::Hello { version }) = Request::read(&mut reader)? else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "no greeting"));
-    };
-    Response::Welcome { version: VERSION }.write(&mut writer)?;
-    if version != VERSION {
-        return Ok(());
-    }
-    while let Some(request) = next(&mut reader)? {
-        match request {
-            Request::Hello { .. } => Response::Failed("greeted twice".into()).write(&mut writer)?,
-            Request::Lookup(key) => {
-                working(&mut writer, || match door.lookup_sealed(&key)? {
-                    Some((record, hit)) => {
-                        Ok(Response::Hit { record, source: hit.source, bytes: hit.bytes })
-                    }
-                    None => Ok(Response::Missing),
-                })?;
-            }
-            Request::Fetch(blob) => {
-                working(&mut writer, || match door.fetch(&blob)? {
-                    Some(fetched) => {
-                        Ok(Response::Fetched { source: fetched.source, bytes: fetched.bytes })
-                    }
-                    None => Ok(Response::Missing),
-                })?;
-            }
-            Request::Open(blob) => match contained(|| door.open(&blob)) {
-                Ok(Some(mut content)) => {
-                    Response::Done.write(&mut writer)?;
-                    if let Err(error) = write_content(&mut writer, &mut *content)? {
-                        tracing::debug!(%blob, %error, "a blob could not be read to its end");
-                    }
-                }
-                Ok(None) => Response::Missing.write(&mut writer)?,
-                Err(error) => Response::Failed(error.to_string()).write(&mut writer)?,
-            },
-            Request::PutBlob(blob) => {
-                let mut content = ContentReader::new(&mut reader);
-                let mut rest = Ok(0);
-                working(&mut writer, || {
-                    let result = contained(|| door.put_blob(&blob, Content::Reader(&mut content)));
-                    // What the cache did not want to read must not be taken for the next request.
-                    rest = io::copy(&mut content, &mut io::sink());
-                    result.map(|()| Response::Done)
-                })?;
-                rest?;
-            }
-            Request::PutRecord(record) => {
-                working(&mut writer, || door.put_record(record).map(|()| Response::Done))?;
-            }
-            Request::Flush => working(&mut writer, || door.flush().map(|()| Response::Done))?,
-            Request::Status => {
-                working(&mut writer, || Ok(Response::Status(Box::new(door.status()))))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The next request, however long the client thinks about it; but once begun it must come.
-fn next(reader: &mut BufReader<&UnixStream>) -> io::Result<Option<Request>> {
-    while reader.buffer().is_empty() {
-        match poll(&mut [PollFd::new(*reader.get_ref(), PollFlags::IN)], None) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(_) => break,
-        }
-    }
-    Request::read(reader)
-}
-
-/// A panic of the cache as an error, so that it costs one request and not the connection.
-fn contained<T>(work: impl FnOnce() -> Result<T, CacheError>) -> Result<T, CacheError> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(CacheError::Failed("the request panicked".into())))
-}
-
-/// Answers with what `work` comes to, and lets the client know meanwhile that it goes on.
-fn working(
-    writer: &mut &UnixStream,
-    work: impl FnOnce() -> Result<Response, CacheError> + Send,
-) -> io::Result<()> {
-    std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        scope.spawn(move || drop(sender.send(contained(work))));
-        loop {
-            match receiver.recv_timeout(HEARTBEAT) {
-                Ok(Ok(response)) => return response.write(writer),
-                Ok(Err(error)) => return Response::Failed(error.to_string()).write(writer),
-                Err(RecvTimeoutError::Timeout) => Response::Working.write(writer)?,
-                // The thread sends before it ends.
-                Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::Other.into()),
-            }
-        }
-    })
 }

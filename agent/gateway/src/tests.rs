@@ -1,5 +1,7 @@
 //! Both ends of the control socket, and clients and servers that do not keep to it.
 
+mod insight;
+
 use crate::{ConnectError, ControlServer, Door, SocketCache};
 use netbuild_core::{
     cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord},

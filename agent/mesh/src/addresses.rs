@@ -1,7 +1,18 @@
 //! Which of the addresses that are told or seen are worth dialling.
 
 use netbuild_proto::membership::MAX_ADDRESSES;
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+/// Hosts that have to see this agent at an address before it tells that address to others: one may lie,
+/// and behind some routers each peer sees another port, which is of no use to anybody else.
+const WITNESSES: usize = 2;
+/// Most addresses at which this agent was seen that are remembered.
+const MAX_OBSERVED: usize = 32;
+/// Most of them that are told.
+const MAX_TOLD: usize = 4;
 
 /// Where a peer's mesh port may be: where it was seen first, then what it told.
 ///
@@ -54,6 +65,47 @@ pub(crate) fn in_order(mut own: Vec<SocketAddr>) -> Vec<SocketAddr> {
     own
 }
 
+/// Where others see this agent: behind a router this is not where it listens.
+#[derive(Debug, Default)]
+pub(crate) struct Observed(BTreeMap<SocketAddr, BTreeSet<IpAddr>>);
+
+impl Observed {
+    /// Takes note that the member at `witness` sees this agent at `address`; says whether enough
+    /// members do since now.
+    pub(crate) fn handle_told(&mut self, address: SocketAddr, witness: SocketAddr) -> bool {
+        if !is_dialable(&address) || address.ip().is_loopback() {
+            return false;
+        }
+        if !self.0.contains_key(&address) && self.0.len() >= MAX_OBSERVED {
+            let least = self.0.iter().min_by_key(|(_, witnesses)| witnesses.len());
+            if let Some(least) = least.map(|(address, _)| *address) {
+                self.0.remove(&least);
+            }
+        }
+        let witnesses = self.0.entry(address).or_default();
+        let before = witnesses.len();
+        if before < WITNESSES {
+            witnesses.insert(witness.ip());
+        }
+        before < WITNESSES && witnesses.len() >= WITNESSES
+    }
+
+    /// The addresses to tell: where this agent listens, and where enough others see it.
+    pub(crate) fn with_own(&self, own: &[SocketAddr]) -> Vec<SocketAddr> {
+        let seen = self
+            .0
+            .iter()
+            .filter(|(address, witnesses)| witnesses.len() >= WITNESSES && !own.contains(address))
+            .map(|(address, _)| *address)
+            .take(MAX_TOLD);
+        let room = MAX_ADDRESSES - MAX_TOLD;
+        // Loopback stays last.
+        let (far, local): (Vec<SocketAddr>, Vec<SocketAddr>) =
+            own.iter().take(room).partition(|address| !address.ip().is_loopback());
+        far.into_iter().chain(seen).chain(local).collect()
+    }
+}
+
 fn is_dialable(address: &SocketAddr) -> bool {
     let link_local = match address.ip() {
         IpAddr::V4(ip) => ip.is_broadcast(),
@@ -93,7 +145,33 @@ mod tests {
         assert_eq!(in_order(own), ordered);
     }
 
+    #[test]
+    fn where_this_agent_is_seen_counts_when_two_hosts_say_so() {
+        let [at, a, b, own] = ["198.51.100.1:7", "192.0.2.1:1", "192.0.2.2:1", "127.0.0.1:7"]
+            .map(|a| a.parse().unwrap());
+        let mut observed = Observed::default();
+        assert!(!observed.handle_told(at, a) && !observed.handle_told(at, a));
+        assert_eq!(observed.with_own(&[own]), [own]);
+        assert!(observed.handle_told(at, b));
+        assert_eq!(observed.with_own(&[own]), [at, own]);
+        assert!(!observed.handle_told(own, a) && !observed.handle_told(own, b));
+        assert_eq!(observed.with_own(&[own]), [at, own]);
+    }
+
     proptest! {
+        #[test]
+        fn where_this_agent_is_seen_stays_bounded(
+            told in prop::collection::vec((any::<SocketAddr>(), any::<SocketAddr>()), 0..100),
+            own in prop::collection::vec(any::<SocketAddr>(), 0..40),
+        ) {
+            let mut observed = Observed::default();
+            for (address, witness) in told {
+                observed.handle_told(address, witness);
+            }
+            prop_assert!(observed.0.len() <= MAX_OBSERVED);
+            prop_assert!(observed.with_own(&own).len() <= MAX_ADDRESSES);
+        }
+
         #[test]
         fn whatever_is_told_stays_bounded_and_dialable(
             seen in any::<SocketAddr>(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Most records that wait: sixteen full messages, a second of the fastest build. What is more comes
-/// with the next catch-up.
+/// to light when the members compare what they hold.
 const MAX_PENDING: usize = 16 * MAX_HELD;
 
 /// Records that are to be announced.
@@ -30,13 +30,6 @@ impl Batch {
         self.pending.extend(held.into_iter().take(room));
         self.schedule(now + self.window);
         total.saturating_sub(room)
-    }
-
-    /// Takes back what could not be published, to be tried again after `pause`.
-    pub(crate) fn put_back(&mut self, held: Vec<Held>, now: Instant, pause: Duration) -> usize {
-        let dropped = self.add(held, now);
-        self.due = self.due.map(|_| now + pause);
-        dropped
     }
 
     /// Makes everything due now.
@@ -79,7 +72,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_millis(100);
 
     fn held(count: usize) -> Vec<Held> {
-        let one = Held { key: ActionKey([1; 32]), hlc: Hlc(2) };
+        let one = Held { key: ActionKey([1; 32]), hlc: Hlc(2), sum: 3, build_ms: 4, bytes: 5 };
         vec![one; count]
     }
 
@@ -104,14 +97,6 @@ mod tests {
         assert_eq!(batch.poll(now).unwrap().len(), 1);
         batch.flush(now);
         assert_eq!(batch.poll(now + WINDOW), None);
-    }
-
-    #[test]
-    fn what_was_put_back_waits() {
-        let (mut batch, now) = (Batch::new(WINDOW), Instant::now());
-        batch.put_back(held(1), now, WINDOW * 10);
-        assert_eq!(batch.poll(now + WINDOW), None);
-        assert_eq!(batch.poll(now + WINDOW * 10).unwrap().len(), 1);
     }
 
     proptest! {

@@ -7,30 +7,43 @@
 
 mod admission;
 mod hearing;
+mod meeting;
+mod requests;
+mod roll;
+mod saying;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
 use crate::{
+    addresses::Observed,
     batch::Batch,
-    dialer::{Dial, Dialer, Target},
+    conduct::Conduct,
+    dialer::{Dial, Dialer},
+    ear::Ear,
     event::Counters,
+    links::Links,
     options::{Options, Timing},
     outbox::Outbox,
-    peers::{Peer, Peers, Standing, Token},
+    peers::{Peers, Token},
     proof::Prover,
-    replay::Replays,
-    seal::{NONCE, Seal},
+    roster::Roster,
+    voice::Voice,
 };
-use netbuild_core::{key::ActionKey, peer::PeerId};
-use netbuild_proto::membership::{Announcement, Held, MAX_ADDRESSES, Presence, Request, Response};
+use meeting::Meeting;
+use netbuild_core::{
+    gossip::{Config, Gossip},
+    peer::PeerId,
+};
+use netbuild_proto::membership::{Held, LinkReport, Presence, Request, Response};
+use requests::UnderWay;
+use roll::Rolls;
+use saying::Saying;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     net::SocketAddr,
     time::{Duration, Instant},
 };
-
-/// Least time between two presences: peers may come and go in bursts.
-const PRESENCE_GAP: Duration = Duration::from_secs(1);
 
 /// Something for the driver to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,87 +54,96 @@ pub(crate) enum Action {
     Ask { peer: PeerId, number: u64, request: Request },
     /// Answer a request.
     Answer { token: Token, response: Response },
-    /// Answer a request with a page of the catalog.
-    Page { token: Token, after: Option<ActionKey> },
+    /// Have the user of the mesh answer a question of a member.
+    Exchange { token: Token, peer: PeerId, question: Vec<u8> },
     /// Leave a request without an answer.
     Ignore { token: Token },
     /// Close all connections to a peer.
     Close { peer: PeerId },
-    /// Spare this peer from limits: it is a member, or no longer.
+    /// Treat this peer as a member, or no longer: it is spared from limits and may ask the way.
     Favour { peer: PeerId, member: bool },
-    /// Gossip this; report with [`Brain::handle_unpublished`] if it went nowhere.
-    Publish(Announcement),
+    /// Let others find this member at these addresses when they ask the way; at none if it is gone.
+    Route { peer: PeerId, addresses: Vec<SocketAddr> },
+    /// Ask the way to nobody in particular, to find members that nobody told of.
+    Walk,
 }
 
-/// A gossip message as it arrived. Gossipsub has checked that the sender signed it.
+/// What a life of an agent begins with and cannot be known here.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Gossip<'a> {
-    /// Who passed it on.
-    pub(crate) forwarder: PeerId,
-    /// Who signed it.
-    pub(crate) sender: PeerId,
-    /// The sender's signed sequence number.
-    pub(crate) sequence: u64,
-    pub(crate) sealed: &'a [u8],
-}
-
-/// What becomes of a gossip message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
-    /// It is passed on.
-    Accept,
-    /// It is not passed on, and nobody is to blame.
-    Ignore,
-    /// It is not passed on, and was forged, replayed or malformed.
-    Reject,
+pub(crate) struct Birth {
+    /// Microseconds since 1970 by the system's clock.
+    pub(crate) started: u64,
+    /// Fresh from the system's randomness.
+    pub(crate) entropy: [u8; 32],
 }
 
 /// The state of the mesh as one agent sees it.
 pub(crate) struct Brain {
     me: PeerId,
     presence: Presence,
+    listening: Vec<SocketAddr>,
+    observed: Observed,
+    allowed: Option<BTreeSet<PeerId>>,
     timing: Timing,
     prover: Prover,
-    seal: Seal,
-    replays: Replays,
+    voice: Voice,
+    ear: Ear,
+    gossip: Gossip,
     peers: Peers,
+    roster: Roster,
+    conduct: Conduct,
     dialer: Dialer,
+    meeting: Meeting,
+    rolls: Rolls,
+    saying: Saying,
     batch: Batch,
+    links: Links,
     outbox: Outbox,
     counters: Counters,
     actions: VecDeque<Action>,
-    next_number: u64,
-    presence_due: Instant,
-    presence_said: Option<Instant>,
+    under_way: UnderWay,
 }
 
 impl Brain {
-    pub(crate) fn new(options: &Options, now: Instant) -> Self {
+    pub(crate) fn new(options: &Options, birth: &Birth, now: Instant) -> Self {
         let me = options.identity.peer_id();
         let timing = options.timing.clone();
         let mut dialer = Dialer::new(timing.first_redial, timing.last_redial);
         for seed in options.seeds.iter().filter(|seed| seed.peer != Some(me)) {
             dialer.add_seed(seed.peer, &seed.addresses, now);
         }
+        let mut seed = [0; 8];
+        seed.copy_from_slice(&birth.entropy[..8]);
+        let voice =
+            Voice::new(options.identity.clone(), &options.mesh_key, birth.started, &birth.entropy);
         Self {
             me,
             presence: Presence {
                 region: options.region.clone(),
                 mesh_addresses: Vec::new(),
                 data_port: options.data_port,
+                started: birth.started,
             },
+            listening: Vec::new(),
+            observed: Observed::default(),
+            allowed: options.allowed.clone(),
             prover: Prover::new(&options.mesh_key),
-            seal: Seal::new(&options.mesh_key),
-            replays: Replays::default(),
+            voice,
+            ear: Ear::new(&options.mesh_key),
+            gossip: Gossip::new(Config::default(), u64::from_le_bytes(seed)),
             peers: Peers::default(),
+            roster: Roster::default(),
+            conduct: Conduct::new(timing.ban),
             dialer,
+            meeting: Meeting::new(timing.walk, now),
+            rolls: Rolls::default(),
+            saying: Saying::new(now + timing.presence),
             batch: Batch::new(timing.batch),
+            links: Links::default(),
             outbox: Outbox::default(),
             counters: Counters::default(),
             actions: VecDeque::new(),
-            next_number: 0,
-            presence_due: now + timing.presence,
-            presence_said: None,
+            under_way: UnderWay::default(),
             timing,
         }
     }
@@ -129,8 +151,16 @@ impl Brain {
     // -- getters --
 
     pub(crate) fn counters(&self) -> Counters {
-        let members = self.peers.members().count();
-        Counters { members: u64::try_from(members).unwrap_or(u64::MAX), ..self.counters }
+        let gossip = self.gossip.counters();
+        Counters {
+            members: u64::try_from(self.roster.len()).unwrap_or(u64::MAX),
+            connected: u64::try_from(self.roster.connected()).unwrap_or(u64::MAX),
+            gossip_sent: gossip.messages_sent,
+            gossip_sent_bytes: gossip.bytes_sent,
+            gossip_received: gossip.messages_received,
+            gossip_received_bytes: gossip.bytes_received,
+            ..self.counters
+        }
     }
 
     pub(crate) fn counters_mut(&mut self) -> &mut Counters {
@@ -145,195 +175,103 @@ impl Brain {
         &self.outbox
     }
 
-    /// Seals an announcement as said by this agent.
-    pub(crate) fn seal(&self, announcement: &Announcement, nonce: [u8; NONCE]) -> Option<Vec<u8>> {
-        self.seal.seal(&self.me, nonce, &announcement.encode())
+    /// Whether a peer is a member with a connection, so that it can be asked.
+    pub(crate) fn can_ask(&self, peer: &PeerId) -> bool {
+        self.peers.is_member(peer)
     }
 
     // -- what came in: commands --
 
     pub(crate) fn announce(&mut self, held: Vec<Held>, now: Instant) {
         let dropped = self.batch.add(held, now);
-        self.count_dropped(dropped);
+        let dropped = u64::try_from(dropped).unwrap_or(u64::MAX);
+        self.counters.dropped_announcements =
+            self.counters.dropped_announcements.saturating_add(dropped);
     }
 
     pub(crate) fn flush(&mut self, now: Instant) {
         self.batch.flush(now);
     }
 
-    pub(crate) fn count_dropped(&mut self, records: usize) {
-        let records = u64::try_from(records).unwrap_or(u64::MAX);
-        self.counters.dropped_announcements =
-            self.counters.dropped_announcements.saturating_add(records);
-    }
-
-    // -- what came in: connections --
-
-    /// The addresses at which this agent listens have changed.
-    pub(crate) fn handle_listening(&mut self, own: &[SocketAddr], now: Instant) {
-        let told: Vec<SocketAddr> = own.iter().take(MAX_ADDRESSES).copied().collect();
-        if told != self.presence.mesh_addresses {
-            self.presence.mesh_addresses = told;
+    /// This agent is in another region now, which its neighbours hear soon.
+    pub(crate) fn set_region(&mut self, region: String, now: Instant) {
+        if self.presence.region != region {
+            self.presence.region = region;
             self.say_presence_soon(now);
         }
     }
 
-    /// A connection stands; `dialled` is the target that led to it, if this agent dialled.
-    pub(crate) fn handle_connected(
-        &mut self,
-        id: PeerId,
-        seen: SocketAddr,
-        dialled: Option<Target>,
-        now: Instant,
-    ) {
-        self.dialer.handle_connected(id, dialled, now);
-        let fresh = Peer {
-            seen,
-            standing: Standing::Probation {
-                deadline: now + self.timing.admission,
-                asked: None,
-                early: None,
-            },
-        };
-        let peer = self.peers.entry_or(id, fresh);
-        let asked = match &mut peer.standing {
-            Standing::Probation { asked, .. } => asked,
-            Standing::Member(member) => {
-                member.dialled_again |= dialled.is_none();
-                return;
-            }
-            Standing::Refused { .. } => return,
-        };
-        if dialled.is_none() || asked.is_some() {
-            return;
-        }
-        self.next_number += 1;
-        *asked = Some(self.next_number);
-        let request = Request::Admit {
-            proof: self.prover.prove(&self.me, &id),
-            presence: self.presence.clone(),
-        };
-        self.actions.push_back(Action::Ask { peer: id, number: self.next_number, request });
-    }
-
-    /// The last connection to a peer is gone.
-    pub(crate) fn handle_disconnected(&mut self, id: &PeerId, now: Instant) {
-        let Some(peer) = self.peers.remove(id) else {
-            return;
-        };
-        self.dialer.handle_disconnected(id, now);
-        match peer.standing {
-            Standing::Member(_) => {
-                tracing::debug!(peer = %id, "a member left");
-                self.outbox.left(*id);
-                self.favour(*id, false);
-            }
-            Standing::Probation { early, .. } => self.ignore_early(early),
-            Standing::Refused { .. } => {}
-        }
-    }
-
-    pub(crate) fn handle_dial_failed(&mut self, target: &Target, now: Instant) {
-        self.dialer.handle_failed(target, now);
-    }
-
-    /// A dial led to this agent itself.
-    pub(crate) fn handle_dialled_self(&mut self, target: &Target) {
-        self.dialer.handle_self(target);
-    }
-
-    /// A peer can be gossiped to from now on.
-    pub(crate) fn handle_subscribed(&mut self, id: &PeerId, now: Instant) {
-        if self.peers.member(id).is_some() {
-            self.say_presence_soon(now);
-        }
-    }
-
-    pub(crate) fn handle_rtt(&mut self, id: PeerId, rtt: Duration) {
-        if self.peers.member(&id).is_some() {
-            self.outbox.rtt(id, rtt);
-        }
+    pub(crate) fn report_links(&mut self, links: Vec<LinkReport>, urgent: bool) {
+        self.links.report(links, urgent);
     }
 
     // -- what must go out --
 
     /// The next thing to do.
     pub(crate) fn poll_action(&mut self, now: Instant) -> Option<Action> {
-        if let Some(action) = self.actions.pop_front() {
-            return Some(action);
+        loop {
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
+            if let Some(dial) = self.dialer.poll(now) {
+                return Some(Action::Dial(dial));
+            }
+            let more = self.cut_overdue(now)
+                || self.leave_silent(now)
+                || self.meet(now)
+                || self.speak(now)
+                || self.pass_on(now);
+            if !more {
+                return None;
+            }
         }
-        if let Some(action) = self.poll_overdue(now) {
-            return Some(action);
-        }
-        if let Some(dial) = self.dialer.poll(now) {
-            return Some(Action::Dial(dial));
-        }
-        if let Some(action) = self.poll_catch_up(now) {
-            return Some(action);
-        }
-        if let Some(held) = self.batch.poll(now) {
-            return Some(Action::Publish(Announcement::Held(held)));
-        }
-        if self.presence_due <= now {
-            self.presence_due = now + self.timing.presence;
-            self.presence_said = Some(now);
-            let announcement = Announcement::Presence(self.presence.clone());
-            return Some(Action::Publish(announcement));
-        }
-        None
     }
 
     /// When to poll again if nothing happens before.
-    pub(crate) fn next_timeout(&self) -> Instant {
-        let catch_up = self
-            .outbox
-            .has_room()
-            .then(|| {
-                self.peers.members().filter_map(|(_, member)| member.catch_up.next_timeout()).min()
-            })
-            .flatten();
+    pub(crate) fn next_timeout(&self, now: Instant) -> Instant {
         [
             self.peers.next_deadline(),
             self.dialer.next_timeout(),
             self.batch.next_timeout(),
-            catch_up,
+            self.links.next_timeout(self.links_interval(), now),
+            self.gossip.next_timeout(),
+            self.meeting.next_timeout(),
         ]
         .into_iter()
         .flatten()
-        .fold(self.presence_due, Instant::min)
+        .fold(self.saying.next_timeout(), Instant::min)
     }
 
-    fn poll_overdue(&mut self, now: Instant) -> Option<Action> {
-        let (id, peer) = self.peers.overdue(now).next()?;
-        let id = *id;
-        if matches!(peer.standing, Standing::Probation { .. }) {
-            tracing::debug!(peer = %id, "a peer did not ask to be admitted");
-            self.counters.refused_admissions += 1;
+    /// Hands the next message of gossip to the driver; `false` if there is none.
+    fn pass_on(&mut self, now: Instant) -> bool {
+        let Some((peer, message)) = self.gossip.poll_message(now) else {
+            return false;
+        };
+        match netbuild_proto::gossip::encode(&message) {
+            Some(bytes) => self.ask_about_gossip(peer, bytes),
+            // No message of our own is beyond its bounds.
+            None => self.gossip.handle_unsent(&peer, now),
         }
-        // Should closing be slow, it is tried again, but not counted again.
-        self.cut(&id, now);
-        self.actions.pop_front()
+        true
     }
 
-    fn poll_catch_up(&mut self, now: Instant) -> Option<Action> {
-        if !self.outbox.has_room() {
-            return None;
-        }
-        let number = self.next_number + 1;
-        let (id, after) = self
-            .peers
-            .members_mut()
-            .find_map(|(id, member)| Some((*id, member.catch_up.poll(now, number)?)))?;
-        self.next_number = number;
-        Some(Action::Ask { peer: id, number, request: Request::Held { after } })
+    /// How often an agent says that it is here: the more members, the more rarely, so that presences
+    /// cost each of them the same.
+    fn presence_interval(&self) -> Duration {
+        scaled(self.timing.presence, PRESENCE_PER_MEMBER, self.roster.len())
     }
 
-    fn is_on_loopback(&self, id: &PeerId) -> bool {
-        self.peers.get(id).is_some_and(|peer| peer.seen.ip().is_loopback())
+    fn links_interval(&self) -> Duration {
+        scaled(self.timing.links, LINKS_PER_MEMBER, self.roster.len())
     }
+}
 
-    fn say_presence_soon(&mut self, now: Instant) {
-        let earliest = self.presence_said.map_or(now, |said| said + PRESENCE_GAP);
-        self.presence_due = self.presence_due.min(earliest.max(now + self.timing.batch));
-    }
+/// What one more member adds to the interval of presences: ten presences in a second, whatever the
+/// size of the mesh, some two kilobytes.
+const PRESENCE_PER_MEMBER: Duration = Duration::from_millis(100);
+/// What one more member adds to the interval of link reports: five in a second, which are longer.
+const LINKS_PER_MEMBER: Duration = Duration::from_millis(200);
+
+fn scaled(least: Duration, per_member: Duration, members: usize) -> Duration {
+    least.max(per_member.saturating_mul(u32::try_from(members).unwrap_or(u32::MAX)))
 }

@@ -1,21 +1,20 @@
 //! Whom to dial and when.
 //!
-//! Seeds are dialled for ever, so that an agent may start before its seed; members that were lost and
-//! peers that others told of are dialled until nothing was heard of them for long. Each has a pause
-//! that doubles with every failure and starts anew once it was admitted.
+//! Seeds are dialled for ever, so that an agent may start before its seed, and so that two parts of a
+//! mesh find each other again; members that were lost and peers that others told of are dialled until
+//! nothing was heard of them for long. Each has a pause that doubles with every failure and starts anew
+//! once it was admitted. Known members to which this agent does not want to be connected are left alone.
 
-use netbuild_core::peer::PeerId;
+use netbuild_core::{gossip::MAX_NEIGHBOURS, peer::PeerId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-/// Most members at once, this agent not counted. Every member meets every other, so the cost of a
-/// mesh grows with the square; the regions and machines of one team are fewer.
-pub(crate) const MAX_MEMBERS: usize = 64;
-/// Most targets that are not seeds: every member, and as many that are only heard of.
-const MAX_TARGETS: usize = 2 * MAX_MEMBERS;
+/// Most targets that are not seeds: everybody that can be connected, and three times as many that are
+/// only heard of or were lost.
+const MAX_TARGETS: usize = 4 * MAX_NEIGHBOURS;
 /// Most dials at once: each may be a hundred packets into the void.
 const MAX_DIALS: usize = 8;
 /// A target of which nothing was heard for this long is forgotten, unless it is a seed: a machine
@@ -48,6 +47,8 @@ struct Entry {
     heard_at: Vec<SocketAddr>,
     /// Who answered at a bare address.
     resolved: Option<PeerId>,
+    /// Whether it was never known as a member.
+    hinted: bool,
     dialing: bool,
     failures: u32,
     due: Instant,
@@ -63,6 +64,8 @@ pub(crate) struct Dialer {
     /// Peers with a connection, admitted or not.
     connected: BTreeSet<PeerId>,
     members: BTreeSet<PeerId>,
+    /// Members that this agent knows and does not want to be connected to.
+    spared: BTreeSet<PeerId>,
 }
 
 impl Dialer {
@@ -73,6 +76,7 @@ impl Dialer {
             targets: BTreeMap::new(),
             connected: BTreeSet::new(),
             members: BTreeSet::new(),
+            spared: BTreeSet::new(),
         }
     }
 
@@ -109,7 +113,57 @@ impl Dialer {
             self.targets.insert(target, Entry::new(due));
         }
         if let Some(entry) = self.targets.get_mut(&target) {
-            (entry.heard_at, entry.heard) = (addresses, now);
+            (entry.heard_at, entry.heard, entry.hinted) = (addresses, now, false);
+        }
+    }
+
+    /// Takes note of where a peer may be that somebody outside the mesh told of: whether it is a member
+    /// is not known, so it is given up after a few attempts.
+    pub(crate) fn hint_peer(&mut self, peer: PeerId, addresses: Vec<SocketAddr>, due: Instant) {
+        let target = Target::Peer(peer);
+        if let Some(entry) = self.targets.get_mut(&target) {
+            if !addresses.is_empty() {
+                entry.heard_at = addresses;
+            }
+        } else if !addresses.is_empty() && self.make_room() {
+            let entry = Entry { heard_at: addresses, hinted: true, ..Entry::new(due) };
+            self.targets.insert(target, entry);
+        }
+    }
+
+    /// Takes note of where a member is now, if it is to be dialled at all.
+    pub(crate) fn moved(&mut self, peer: &PeerId, addresses: &[SocketAddr], now: Instant) {
+        if let Some(entry) = self.targets.get_mut(&Target::Peer(*peer)) {
+            entry.heard = now;
+            if !addresses.is_empty() {
+                entry.heard_at = addresses.to_vec();
+            }
+        }
+    }
+
+    /// Takes note of all members that are known and not wanted. They are not dialled, whoever told of
+    /// them, and those that are not seeds are forgotten.
+    pub(crate) fn spare(&mut self, spared: BTreeSet<PeerId>) {
+        self.spared = spared;
+        let spared = &self.spared;
+        self.targets.retain(|target, entry| {
+            entry.is_seed()
+                || entry.dialing
+                || !entry.peer(target).is_some_and(|peer| spared.contains(&peer))
+        });
+    }
+
+    /// Whether a peer is a seed, or was found at the address of one.
+    pub(crate) fn is_seed(&self, peer: &PeerId) -> bool {
+        self.targets
+            .iter()
+            .any(|(target, entry)| entry.is_seed() && entry.peer(target).as_ref() == Some(peer))
+    }
+
+    /// Dials a peer not before `until`.
+    pub(crate) fn suspend(&mut self, peer: &PeerId, until: Instant) {
+        for entry in self.entries_of(peer) {
+            entry.due = entry.due.max(until);
         }
     }
 
@@ -135,7 +189,8 @@ impl Dialer {
             entry.heard = now;
             // Until it is admitted, this counts as an attempt like any other.
             entry.fail(now, self.first_pause, self.last_pause);
-            if !entry.is_seed() && matches!(target, Target::Address(_)) {
+            let tried = entry.hinted && entry.failures >= HINT_ATTEMPTS;
+            if !entry.is_seed() && (tried || matches!(target, Target::Address(_))) {
                 self.targets.remove(&target);
             }
         }
@@ -144,9 +199,11 @@ impl Dialer {
     /// Takes note that a peer proved to be a member.
     pub(crate) fn handle_admitted(&mut self, peer: &PeerId, now: Instant) {
         self.members.insert(*peer);
+        self.spared.remove(peer);
         for entry in self.entries_of(peer) {
             entry.failures = 0;
             entry.heard = now;
+            entry.hinted = false;
         }
     }
 
@@ -170,6 +227,7 @@ impl Dialer {
         entry.dialing = false;
         entry.fail(now, self.first_pause, self.last_pause);
         let hopeless = match target {
+            _ if entry.hinted => entry.failures >= HINT_ATTEMPTS,
             Target::Address(_) => entry.failures >= HINT_ATTEMPTS,
             Target::Peer(_) => now.saturating_duration_since(entry.heard) >= FORGET_AFTER,
         };
@@ -188,11 +246,13 @@ impl Dialer {
         if !self.may_dial() {
             return None;
         }
-        let connected = &self.connected;
+        let (connected, spared) = (&self.connected, &self.spared);
         let (target, entry) = self
             .targets
             .iter_mut()
-            .filter(|(target, entry)| entry.is_wanted(target, connected) && entry.due <= now)
+            .filter(|(target, entry)| {
+                entry.is_wanted(target, connected, spared) && entry.due <= now
+            })
             .min_by_key(|(_, entry)| entry.due)?;
         entry.dialing = true;
         Some(Dial { target: *target, addresses: entry.addresses() })
@@ -205,14 +265,14 @@ impl Dialer {
         }
         self.targets
             .iter()
-            .filter(|(target, entry)| entry.is_wanted(target, &self.connected))
+            .filter(|(target, entry)| entry.is_wanted(target, &self.connected, &self.spared))
             .map(|(_, entry)| entry.due)
             .min()
     }
 
     fn may_dial(&self) -> bool {
         let dialing = self.targets.values().filter(|entry| entry.dialing).count();
-        dialing < MAX_DIALS && self.members.len() < MAX_MEMBERS
+        dialing < MAX_DIALS && self.members.len() < MAX_NEIGHBOURS
     }
 
     fn entries_of(&mut self, peer: &PeerId) -> impl Iterator<Item = &mut Entry> {
@@ -232,7 +292,7 @@ impl Dialer {
             .targets
             .iter()
             .filter(|(_, entry)| !entry.is_seed() && !entry.dialing && entry.failures > 0)
-            .filter(|(target, entry)| entry.is_wanted(target, &self.connected))
+            .filter(|(target, entry)| entry.is_wanted(target, &self.connected, &self.spared))
             .max_by_key(|(_, entry)| entry.failures)
             .map(|(target, _)| *target);
         worst.is_some_and(|worst| self.targets.remove(&worst).is_some())
@@ -245,6 +305,7 @@ impl Entry {
             configured: Vec::new(),
             heard_at: Vec::new(),
             resolved: None,
+            hinted: false,
             dialing: false,
             failures: 0,
             due: now,
@@ -271,8 +332,14 @@ impl Entry {
     }
 
     /// Whether this is to be dialled, sooner or later.
-    fn is_wanted(&self, target: &Target, connected: &BTreeSet<PeerId>) -> bool {
-        !self.dialing && !self.peer(target).is_some_and(|peer| connected.contains(&peer))
+    fn is_wanted(
+        &self,
+        target: &Target,
+        connected: &BTreeSet<PeerId>,
+        spared: &BTreeSet<PeerId>,
+    ) -> bool {
+        let unwanted = |peer: PeerId| connected.contains(&peer) || spared.contains(&peer);
+        !self.dialing && !self.peer(target).is_some_and(unwanted)
     }
 
     fn fail(&mut self, now: Instant, first: Duration, last: Duration) {

@@ -1,8 +1,9 @@
 //! The one task that joins the brain to the swarm.
 //!
 //! It waits for one input at a time, reports it to the brain, and carries out what the brain says. It
-//! never blocks: pages of the catalog are read on threads of their own.
+//! never blocks: what members ask of the user is answered on threads of their own.
 
+mod exchange;
 mod incoming;
 mod outgoing;
 
@@ -11,26 +12,24 @@ use crate::{
     brain::Brain,
     dialer::Target,
     event::{Counters, Event},
-    options::Catalog,
+    mesh::AskError,
     peers::Token,
 };
+pub(crate) use exchange::Exchanges;
 use futures::StreamExt as _;
 use libp2p::{
     Swarm,
     request_response::{OutboundRequestId, ResponseChannel},
     swarm::{ConnectionId, SwarmEvent},
 };
-use netbuild_proto::membership::{Held, MAX_HELD, Response};
+use netbuild_core::peer::PeerId;
+use netbuild_proto::membership::{Held, LinkReport, Response};
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::{self, JoinError, JoinSet},
-};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long closed connections have to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -39,8 +38,22 @@ const GOODBYE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Command {
     Announce(Vec<Held>),
+    SetRegion(String),
+    ReportLinks { links: Vec<LinkReport>, urgent: bool },
+    Ask { peer: PeerId, question: Vec<u8>, reply: Reply },
     Flush(oneshot::Sender<()>),
     Shutdown,
+}
+
+/// Where the answer to a question of the user goes.
+pub(crate) type Reply = oneshot::Sender<Result<Vec<u8>, AskError>>;
+
+/// Who waits for an answer.
+#[derive(Debug)]
+enum Asker {
+    /// The brain, under this number.
+    Brain(u64),
+    User(Reply),
 }
 
 /// What the user may see at any time.
@@ -55,7 +68,8 @@ enum Input {
     Swarm(Box<SwarmEvent<BehaviourEvent>>),
     /// `None` when the user has dropped every handle.
     Command(Option<Command>),
-    Page(Result<(task::Id, Vec<Held>), JoinError>),
+    /// An answer of the user is ready.
+    Answer(exchange::Answered),
     /// The receiver of events has room, or is gone.
     Room(Option<mpsc::OwnedPermit<Event>>),
     Timeout,
@@ -65,25 +79,25 @@ enum Input {
 pub(crate) struct Driver {
     swarm: Swarm<Behaviour>,
     brain: Brain,
-    catalog: Arc<dyn Catalog>,
+    exchanges: Exchanges,
     commands: mpsc::Receiver<Command>,
     /// `None` once nobody receives.
     events: Option<mpsc::Sender<Event>>,
     view: watch::Sender<View>,
     addresses: Vec<SocketAddr>,
     dials: HashMap<ConnectionId, Target>,
-    asks: HashMap<OutboundRequestId, u64>,
+    asks: HashMap<OutboundRequestId, (PeerId, Asker)>,
     answers: HashMap<Token, ResponseChannel<Response>>,
     next_token: u64,
-    pages: JoinSet<Vec<Held>>,
-    serving: HashMap<task::Id, ResponseChannel<Response>>,
+    /// Members that can be found by others, as counted when that last changed.
+    routed: u64,
 }
 
 impl Driver {
     pub(crate) fn new(
         swarm: Swarm<Behaviour>,
         brain: Brain,
-        catalog: Arc<dyn Catalog>,
+        exchanges: Exchanges,
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
         view: watch::Sender<View>,
@@ -91,7 +105,7 @@ impl Driver {
         Self {
             swarm,
             brain,
-            catalog,
+            exchanges,
             commands,
             events: Some(events),
             view,
@@ -100,8 +114,7 @@ impl Driver {
             asks: HashMap::new(),
             answers: HashMap::new(),
             next_token: 0,
-            pages: JoinSet::new(),
-            serving: HashMap::new(),
+            routed: 0,
         }
     }
 
@@ -126,13 +139,13 @@ impl Driver {
     }
 
     async fn next_input(&mut self) -> Input {
-        let timeout = self.brain.next_timeout().into();
+        let timeout = self.brain.next_timeout(Instant::now()).into();
         let waiting = !self.brain.outbox().is_empty();
         let room = self.events.clone().filter(|_| waiting);
         tokio::select! {
             event = self.swarm.select_next_some() => Input::Swarm(Box::new(event)),
             command = self.commands.recv() => Input::Command(command),
-            Some(page) = self.pages.join_next_with_id() => Input::Page(page),
+            Some(answer) = self.exchanges.next() => Input::Answer(answer),
             Some(room) = reserve(room) => Input::Room(room),
             () = tokio::time::sleep_until(timeout) => Input::Timeout,
         }
@@ -143,34 +156,31 @@ impl Driver {
         let now = Instant::now();
         match input {
             Input::Swarm(event) => self.handle_swarm(*event, now),
-            Input::Command(Some(Command::Announce(held))) => self.brain.announce(held, now),
-            Input::Command(Some(Command::Flush(done))) => {
-                self.brain.flush(now);
-                self.carry_out();
-                // Whoever asked may have stopped waiting.
-                let _ = done.send(());
-            }
-            Input::Command(Some(Command::Shutdown) | None) => return false,
-            Input::Page(page) => self.handle_page(page),
+            Input::Command(Some(command)) => return self.handle_command(command, now),
+            Input::Command(None) => return false,
+            Input::Answer(answer) => self.handle_answered(answer),
             Input::Room(permit) => self.handle_room(permit),
             Input::Timeout => {}
         }
         true
     }
 
-    fn handle_page(&mut self, page: Result<(task::Id, Vec<Held>), JoinError>) {
-        match page {
-            Ok((id, mut page)) => {
-                page.truncate(MAX_HELD);
-                if let Some(channel) = self.serving.remove(&id) {
-                    self.answer(channel, Response::Held(page));
-                }
+    /// Does what the user wants; `false` when that is to end.
+    fn handle_command(&mut self, command: Command, now: Instant) -> bool {
+        match command {
+            Command::Announce(held) => self.brain.announce(held, now),
+            Command::SetRegion(region) => self.brain.set_region(region, now),
+            Command::ReportLinks { links, urgent } => self.brain.report_links(links, urgent),
+            Command::Ask { peer, question, reply } => self.ask_for_user(peer, question, reply),
+            Command::Flush(done) => {
+                self.brain.flush(now);
+                self.carry_out();
+                // Whoever asked may have stopped waiting.
+                let _ = done.send(());
             }
-            Err(error) => {
-                self.serving.remove(&error.id());
-                tracing::warn!(%error, "the catalog failed to list its records");
-            }
+            Command::Shutdown => return false,
         }
+        true
     }
 
     fn handle_room(&mut self, permit: Option<mpsc::OwnedPermit<Event>>) {
@@ -198,7 +208,7 @@ impl Driver {
     }
 
     fn show(&self) {
-        let counters = self.brain.counters();
+        let counters = Counters { routed: self.routed, ..self.brain.counters() };
         self.view.send_if_modified(|view| {
             let same = view.counters == counters && view.addresses == self.addresses;
             if !same {
@@ -209,8 +219,25 @@ impl Driver {
         });
     }
 
-    /// Closes every connection, so that nobody has to wait to notice.
+    /// Says what is left to be said and closes every connection, so that nobody has to wait to notice.
     async fn say_goodbye(mut self) {
+        self.brain.farewell(Instant::now());
+        let said = async {
+            loop {
+                self.carry_out();
+                let now = Instant::now();
+                if self.brain.is_quiet(now) {
+                    return;
+                }
+                tokio::select! {
+                    event = self.swarm.select_next_some() => self.handle_swarm(event, now),
+                    () = tokio::time::sleep_until(self.brain.next_timeout(now).into()) => {}
+                }
+            }
+        };
+        if tokio::time::timeout(GOODBYE, said).await.is_err() {
+            tracing::debug!("not everything was said in time");
+        }
         let peers: Vec<libp2p::PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             let _ = self.swarm.disconnect_peer_id(peer);

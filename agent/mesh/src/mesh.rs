@@ -3,14 +3,15 @@
 use crate::{
     behaviour::{self, Behaviour},
     border,
-    brain::Brain,
-    driver::{Command, Driver, View},
+    brain::{Birth, Brain},
+    driver::{Command, Driver, Exchanges, View},
     event::{Counters, Event},
     options::Options,
 };
 use futures::{FutureExt as _, StreamExt as _};
 use libp2p::{Swarm, TransportError, swarm::SwarmEvent};
-use netbuild_proto::membership::Held;
+use netbuild_core::peer::PeerId;
+use netbuild_proto::membership::{Held, LinkReport, MAX_EXCHANGE, MAX_LINKS};
 use std::{
     fmt, io,
     net::{SocketAddr, UdpSocket},
@@ -18,10 +19,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
-    sync::{Mutex, mpsc, oneshot, watch},
+    sync::{Mutex, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -30,9 +31,11 @@ use tokio::{
 const COMMANDS: usize = 256;
 /// Events that wait in the channel; what is more waits in the outbox, which knows what to shorten.
 const EVENTS: usize = 64;
+/// Questions of this agent that may be open at once; who asks more waits.
+const MAX_ASKS: usize = 32;
 /// How long the first address may take; the kernel is asked for its interfaces, nothing more.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
-/// How long an orderly end may take: a second for goodbyes, and the loop may be in a long turn.
+/// How long an orderly end may take: two seconds for goodbyes, and the loop may be in a long turn.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a mesh could not start.
@@ -51,6 +54,29 @@ pub enum StartError {
     },
 }
 
+/// Why a question has no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AskError {
+    /// There is no connection to such a member, or it broke before the answer came.
+    #[error("not connected to this member")]
+    NotConnected,
+    /// The member did not answer in time.
+    #[error("the member did not answer in time")]
+    TimedOut,
+    /// The member answers no such question, or has no time for it now.
+    #[error("the member does not answer this")]
+    Refused,
+    /// This member is asked four questions already.
+    #[error("too many questions to this member at once")]
+    Busy,
+    /// The question is longer than [`MAX_EXCHANGE`].
+    #[error("the question is too long")]
+    TooLong,
+    /// The mesh has ended.
+    #[error("the mesh has ended")]
+    Closed,
+}
+
 /// A running mesh; it ends with [`Mesh::shutdown`], or at once when the last handle is dropped.
 #[derive(Clone)]
 pub struct Mesh(Arc<Inner>);
@@ -60,6 +86,7 @@ struct Inner {
     view: watch::Receiver<View>,
     /// Records that did not even reach the event loop.
     dropped: AtomicU64,
+    asks: Semaphore,
     task: Mutex<JoinSet<()>>,
 }
 
@@ -80,10 +107,11 @@ impl Mesh {
         let (commands, command_receiver) = mpsc::channel(COMMANDS);
         let (events, event_receiver) = mpsc::channel(EVENTS);
         let (view_sender, view) = watch::channel(View::default());
+        let birth = birth().map_err(|error| StartError::Setup(Box::new(error)))?;
         let mut driver = Driver::new(
             swarm,
-            Brain::new(&options, now),
-            Arc::clone(&options.catalog),
+            Brain::new(&options, &birth, now),
+            Exchanges::new(Arc::clone(&options.exchange)),
             command_receiver,
             events,
             view_sender,
@@ -91,17 +119,55 @@ impl Mesh {
         driver.listens_at(listening, now);
         let mut task = JoinSet::new();
         task.spawn(driver.run());
-        let inner = Inner { commands, view, dropped: AtomicU64::new(0), task: Mutex::new(task) };
+        let inner = Inner {
+            commands,
+            view,
+            dropped: AtomicU64::new(0),
+            asks: Semaphore::new(MAX_ASKS),
+            task: Mutex::new(task),
+        };
         Ok((Self(Arc::new(inner)), event_receiver))
     }
 
     /// Tells the members that this agent holds these records. Never waits: what there is no room for
-    /// is counted, and told with the next catch-up.
+    /// is counted, and comes to light when members compare what they hold.
     pub fn announce(&self, held: Vec<Held>) {
         let count = u64::try_from(held.len()).unwrap_or(u64::MAX);
         if self.0.commands.try_send(Command::Announce(held)).is_err() {
             self.0.dropped.fetch_add(count, Ordering::Relaxed);
         }
+    }
+
+    /// Tells the members that this agent is in another region now; empty for none.
+    pub fn set_region(&self, region: String) {
+        if self.0.commands.try_send(Command::SetRegion(region)).is_err() {
+            tracing::warn!("the mesh is too busy to take note of the region");
+        }
+    }
+
+    /// Tells the members how this agent's links are, at most [`MAX_LINKS`] of them. The latest report
+    /// waits its turn; an urgent one waits a second at most. Never waits for the mesh.
+    pub fn report_links(&self, mut links: Vec<LinkReport>, urgent: bool) {
+        links.truncate(MAX_LINKS);
+        if self.0.commands.try_send(Command::ReportLinks { links, urgent }).is_err() {
+            tracing::debug!("a report of links was dropped; the next will come");
+        }
+    }
+
+    /// Asks a connected member; its [`crate::Exchange`] answers. Of all questions only so many are open
+    /// at once, the others wait.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn ask(&self, peer: PeerId, request: Vec<u8>) -> Result<Vec<u8>, AskError> {
+        if request.len() > MAX_EXCHANGE {
+            return Err(AskError::TooLong);
+        }
+        let _place = self.0.asks.acquire().await.map_err(|_| AskError::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Ask { peer, question: request, reply };
+        self.0.commands.send(command).await.map_err(|_| AskError::Closed)?;
+        answer.await.map_err(|_| AskError::Closed)?
     }
 
     /// Sends what was announced so far without waiting for more.
@@ -137,6 +203,14 @@ impl Mesh {
             task.shutdown().await;
         }
     }
+}
+
+/// What this life of the agent begins with.
+fn birth() -> Result<Birth, getrandom::Error> {
+    let mut entropy = [0; 32];
+    getrandom::fill(&mut entropy)?;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Birth { started: u64::try_from(since.as_micros()).unwrap_or(u64::MAX), entropy })
 }
 
 /// Listens, and returns the addresses once the first is known.

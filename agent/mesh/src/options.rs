@@ -1,18 +1,16 @@
 //! What a mesh is started with.
 
 use crate::seed::Seed;
-use netbuild_core::{
-    key::ActionKey,
-    peer::{Identity, PeerId},
-};
-use netbuild_proto::{membership::Held, ticket::MeshKey};
+use netbuild_core::peer::{Identity, PeerId};
+use netbuild_proto::ticket::MeshKey;
 use std::{collections::BTreeSet, fmt::Debug, net::SocketAddr, sync::Arc, time::Duration};
 
-/// What the agent holds.
-pub trait Catalog: Send + Sync + Debug + 'static {
-    /// The records that follow `after` in the order of their keys, at most `limit`; fewer only when
-    /// there are no more. May block: it is never called on a thread that drives the network.
-    fn held_after(&self, after: Option<&ActionKey>, limit: usize) -> Vec<Held>;
+/// Answers what other members ask by [`crate::Mesh::ask`].
+pub trait Exchange: Send + Sync + Debug + 'static {
+    /// The answer to a request of the member `from`, at most
+    /// [`netbuild_proto::membership::MAX_EXCHANGE`] bytes; `None` refuses. May block: it is never
+    /// called on a thread that drives the network.
+    fn answer(&self, from: &PeerId, request: Vec<u8>) -> Option<Vec<u8>>;
 }
 
 /// What a mesh is started with.
@@ -32,8 +30,11 @@ pub struct Options {
     pub data_port: u16,
     /// Members to dial until they answer.
     pub seeds: Vec<Seed>,
-    /// What this agent holds. A record must be in it before it is announced.
-    pub catalog: Arc<dyn Catalog>,
+    /// Whether to look for members on the local network by multicast DNS. Whoever is found there has
+    /// to prove itself like any other.
+    pub mdns: bool,
+    /// Answers what other members ask.
+    pub exchange: Arc<dyn Exchange>,
     /// How long everything takes.
     pub timing: Timing,
 }
@@ -45,22 +46,24 @@ pub struct Timing {
     pub admission: Duration,
     /// How long an announcement waits for others to share its message.
     pub batch: Duration,
-    /// How often an agent says that it is here.
+    /// How often an agent says that it is here, in a small mesh.
     pub presence: Duration,
-    /// How often everything that a member holds is asked for again.
-    pub catch_up: Duration,
-    /// How long after a failed catch-up the next begins.
-    pub catch_up_retry: Duration,
+    /// How often links are reported at most, in a small mesh.
+    pub links: Duration,
     /// Pause before a peer that did not answer is dialled again; doubles each time.
     pub first_redial: Duration,
     /// Longest pause between two dials of the same peer.
     pub last_redial: Duration,
-    /// How often a round trip to each member is measured.
+    /// How often a round trip to each connected member is measured.
     pub ping: Duration,
     /// A connection without any packet for this long is dead.
     pub idle: Duration,
-    /// How often gossip repairs itself.
-    pub heartbeat: Duration,
+    /// How long a question of [`crate::Mesh::ask`] waits for its answer.
+    pub ask: Duration,
+    /// How often the mesh is searched for members that nobody told of.
+    pub walk: Duration,
+    /// How long a peer that broke the rules stays outside.
+    pub ban: Duration,
 }
 
 impl Default for Timing {
@@ -71,15 +74,18 @@ impl Default for Timing {
             // A build finishes tasks in bursts; a tenth of a second is nothing beside a transfer.
             batch: Duration::from_millis(100),
             presence: Duration::from_secs(30),
-            // A safety net only: some 45 bytes for every record of every member.
-            catch_up: Duration::from_secs(300),
-            catch_up_retry: Duration::from_secs(2),
+            links: Duration::from_secs(5),
             first_redial: Duration::from_secs(1),
-            last_redial: Duration::from_secs(30),
-            ping: Duration::from_secs(5),
-            // A killed peer is noticed in ten seconds, and two lost keep-alives are forgiven.
+            // A partition that ends is noticed within this; a dial into the void is a few packets.
+            last_redial: Duration::from_secs(5),
+            ping: Duration::from_secs(1),
+            // A killed peer is noticed in ten seconds, and lost keep-alives are forgiven.
             idle: Duration::from_secs(8),
-            heartbeat: Duration::from_secs(1),
+            // A quarter of a megabyte over a bad link, after the store has been asked.
+            ask: Duration::from_secs(20),
+            // A safety net: gossip tells of everybody within a minute or so.
+            walk: Duration::from_secs(300),
+            ban: Duration::from_secs(600),
         }
     }
 }

@@ -1,20 +1,19 @@
 //! The peers that are connected, and how far each has come: on probation, refused, or a member.
 
-use crate::{addresses, catch_up::CatchUp};
-use netbuild_core::{key::ActionKey, peer::PeerId};
-use netbuild_proto::membership::{MAX_ADDRESSES, Presence};
-use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+use netbuild_core::peer::PeerId;
+use netbuild_proto::membership::Request;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::Instant,
+};
+
+/// Requests of one peer that wait for its admission: a few messages of gossip and the first questions.
+pub(crate) const MAX_EARLY: usize = 4;
 
 /// Names one request of a peer until it is answered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Token(pub(crate) u64);
-
-/// A page that a peer asked for before this agent knew it as a member.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct EarlyPage {
-    pub(crate) token: Token,
-    pub(crate) after: Option<ActionKey>,
-}
 
 /// How far a peer has come.
 #[derive(Debug)]
@@ -25,9 +24,9 @@ pub(crate) enum Standing {
         deadline: Instant,
         /// Number of the question that this agent asked it, if it dialled.
         asked: Option<u64>,
-        /// The peer may have admitted this agent while the answer is still on its way, and ask; one
-        /// page waits for that answer.
-        early: Option<EarlyPage>,
+        /// The peer may have admitted this agent while the answer is still on its way, and say more;
+        /// a little waits for that answer, at most [`MAX_EARLY`].
+        early: VecDeque<(Token, Request)>,
     },
     /// It failed; it is cut as soon as it had time to read why.
     Refused {
@@ -35,18 +34,26 @@ pub(crate) enum Standing {
         deadline: Instant,
     },
     /// It is a member.
-    Member(Box<Member>),
+    Member(Member),
 }
 
-/// What is known of a member.
+/// What is known of a connected member beside what the roster says.
 #[derive(Debug)]
 pub(crate) struct Member {
-    pub(crate) presence: Presence,
-    /// Where its mesh port may be.
-    pub(crate) mesh: Vec<SocketAddr>,
-    pub(crate) catch_up: CatchUp,
-    /// Whether it has dialled this agent since it is a member.
-    pub(crate) dialled_again: bool,
+    /// Since when it is one.
+    pub(crate) since: Instant,
+    /// It closes its connection soon, or this agent does, and both go on living.
+    pub(crate) parting: Option<Instant>,
+    /// Pages of the roll that it was given.
+    pub(crate) pages: u32,
+    /// Offences that gossip has counted and this agent has charged.
+    pub(crate) charged: u32,
+}
+
+impl Member {
+    pub(crate) fn new(since: Instant) -> Self {
+        Self { since, parting: None, pages: 0, charged: 0 }
+    }
 }
 
 /// One connected peer.
@@ -54,6 +61,8 @@ pub(crate) struct Member {
 pub(crate) struct Peer {
     /// Where it was seen.
     pub(crate) seen: SocketAddr,
+    /// Whether this agent made the connection.
+    pub(crate) dialled: bool,
     pub(crate) standing: Standing,
 }
 
@@ -74,9 +83,11 @@ impl Peer {
 
     /// When it is to be cut.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match self.standing {
-            Standing::Probation { deadline, .. } | Standing::Refused { deadline } => Some(deadline),
-            Standing::Member(_) => None,
+        match &self.standing {
+            Standing::Probation { deadline, .. } | Standing::Refused { deadline } => {
+                Some(*deadline)
+            }
+            Standing::Member(member) => member.parting,
         }
     }
 }
@@ -102,35 +113,32 @@ impl Peers {
         self.0.remove(peer)
     }
 
-    pub(crate) fn member(&self, peer: &PeerId) -> Option<&Member> {
-        self.get(peer).and_then(Peer::member)
+    pub(crate) fn is_member(&self, peer: &PeerId) -> bool {
+        self.get(peer).and_then(Peer::member).is_some()
     }
 
-    pub(crate) fn members(&self) -> impl Iterator<Item = (&PeerId, &Member)> {
-        self.0.iter().filter_map(|(id, peer)| Some((id, peer.member()?)))
+    pub(crate) fn member_mut(&mut self, peer: &PeerId) -> Option<&mut Member> {
+        self.get_mut(peer).and_then(Peer::member_mut)
     }
 
-    pub(crate) fn members_mut(&mut self) -> impl Iterator<Item = (&PeerId, &mut Member)> {
-        self.0.iter_mut().filter_map(|(id, peer)| Some((id, peer.member_mut()?)))
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&PeerId, &Peer, &Member)> {
+        self.0.iter().filter_map(|(id, peer)| Some((id, peer, peer.member()?)))
     }
 
-    /// Peers whose time to prove themselves, or to read a refusal, is over.
-    pub(crate) fn overdue(&self, now: Instant) -> impl Iterator<Item = (&PeerId, &Peer)> {
+    /// Members whose connection they made themselves.
+    pub(crate) fn inbound(&self) -> usize {
+        self.members().filter(|(_, peer, _)| !peer.dialled).count()
+    }
+
+    /// The next peer whose time to prove itself, to read a refusal, or to part is over.
+    pub(crate) fn overdue(&self, now: Instant) -> Option<(PeerId, &Peer)> {
         self.0
             .iter()
-            .filter(move |(_, peer)| peer.deadline().is_some_and(|deadline| deadline <= now))
+            .find(|(_, peer)| peer.deadline().is_some_and(|deadline| deadline <= now))
+            .map(|(id, peer)| (*id, peer))
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.0.values().filter_map(Peer::deadline).min()
-    }
-
-    /// One address of each other member, for somebody seen at `asker`.
-    pub(crate) fn to_tell(&self, asker_id: &PeerId, asker: SocketAddr) -> Vec<SocketAddr> {
-        self.members()
-            .filter(|(id, _)| *id != asker_id)
-            .filter_map(|(_, member)| addresses::to_tell(&member.mesh, asker))
-            .take(MAX_ADDRESSES)
-            .collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Sealing of gossip, so that only holders of the mesh key read or write it.
 //!
-//! A connection exists before its peer is admitted, and gossipsub may already use it; what it carries
-//! must be worthless to a stranger. Layout: nonce (24 bytes), then XChaCha20-Poly1305 of the
+//! A rumour names its origin and is passed on by others; the seal shows that the origin knows the mesh
+//! key, which its signature alone does not. Layout: nonce (24 bytes), then XChaCha20-Poly1305 of the
 //! announcement with the sender's peer id as associated data.
 
 use chacha20poly1305::{

@@ -3,23 +3,35 @@
 use crate::{
     chain::chain,
     config::Settings,
-    disk_cache::DiskCache,
+    decisions::Decisions,
+    disk_cache::{DiskCache, failed},
+    fetcher::Fetcher,
+    flights::Flights,
     keys::{self, KeyError},
-    mesh_cache::{MeshCache, Shelf},
-    remembered::Remembered,
+    measure::Measuring,
+    mesh_cache::MeshCache,
+    region::RegionFinder,
+    remembered::{Links, Remembered},
     session::RUN_ROLE,
+    shelf::Shelf,
+    sync::{Answerer, Syncer},
     view::View,
 };
-use netbuild_core::peer::Identity;
+use netbuild_core::{
+    cache::CacheError,
+    ledger::{Cost, Item},
+    link::Sample,
+    peer::{Identity, PeerId},
+};
 use netbuild_gateway::{ControlServer, Door, socket_path};
 use netbuild_mesh::{Event, Mesh, StartError, Timing};
-use netbuild_proto::ticket::{MeshKey, Ticket};
+use netbuild_proto::ticket::Ticket;
 use netbuild_store::{DiskStore, OpenError};
 use netbuild_transfer::{BindError, Endpoint};
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -36,6 +48,10 @@ pub(crate) const AGENT_ROLE: &str = "netbuild-agent";
 const RUN_WAIT: Duration = Duration::from_secs(60);
 /// How often it looks.
 const POLL: Duration = Duration::from_millis(50);
+/// Samples of links that wait to be taken; more are dropped, as later ones say the same.
+const SAMPLES: usize = 1024;
+/// Records whose heads are read at once when the agent starts.
+const PAGE: usize = 4096;
 /// How often what was put is made durable although nobody asks.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -54,6 +70,9 @@ pub enum AgentError {
     /// The mesh cannot start.
     #[error(transparent)]
     Mesh(#[from] StartError),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Read(#[from] CacheError),
     /// The control socket cannot be served.
     #[error("cannot serve the control socket `{path}`: {error}", path = .0.display(), error = .1)]
     Serve(PathBuf, #[source] std::io::Error),
@@ -87,21 +106,39 @@ impl Agent {
             Ok::<_, AgentError>((store, identity, mesh_key, Remembered::load(&opening)))
         })
         .await??;
-        let region = settings.region.clone();
-        let disk = DiskCache::new(Arc::new(store), identity.clone(), region, "agent");
-        let disk = Arc::new(disk);
+        let finder;
+        let disk = {
+            let (name, hint) = (&settings.region_settings.name, &settings.region_settings.hint);
+            let hinted = hint.as_ref().map_or("", |(_, region)| region);
+            let region = if name.is_empty() { hinted } else { name };
+            let (identity, trust) = (identity.clone(), settings.trust.clone());
+            let disk = DiskCache::new(Arc::new(store), identity, region.to_owned(), trust, "agent");
+            let disk = Arc::new(disk);
+            finder = RegionFinder::new(settings.region_settings.clone(), Arc::clone(&disk));
+            disk
+        };
         let seeds: Vec<_> = settings.seeds().into_iter().chain(remembered.seeds()).collect();
-        let view = Arc::new(View::new(!seeds.is_empty()));
-        let endpoint = bind(settings, &identity, &view, &disk, remembered.data_port())?;
+        let view = Arc::new(View::new(settings.policy.clone(), disk.region(), !seeds.is_empty()));
+        let links = Links::new(&data_dir);
+        let knowing = (Arc::clone(&disk), Arc::clone(&view), links.clone());
+        spawn_blocking(move || recall(&knowing.0, &knowing.1, &knowing.2)).await??;
+
+        let stop = CancellationToken::new();
+        let shelf = Arc::new(Shelf::new(Arc::clone(&disk), stop.clone()));
+        let (taken, samples) = mpsc::channel(SAMPLES);
+        let endpoint = bind(settings, &identity, &view, &shelf, &taken, remembered.data_port())?;
+        let answerer = Arc::new(Answerer::default());
         let options = netbuild_mesh::Options {
             identity,
             mesh_key,
             listen: settings.listen,
             allowed: settings.allowed.clone(),
-            region: settings.region.clone(),
+            region: disk.region(),
             data_port: endpoint.local_addr().port(),
             seeds,
-            catalog: Arc::new(Shelf(Arc::clone(&disk))),
+            // On loopback there is no local network to look at.
+            mdns: settings.mdns && !settings.listen.ip().is_loopback(),
+            exchange: Arc::<Answerer>::clone(&answerer),
             timing: Timing::default(),
         };
         // What has started is stopped when what follows fails, so that the data directory and the
@@ -113,10 +150,30 @@ impl Agent {
                 return Err(error.into());
             }
         };
-        let started =
-            Self::assemble(settings, disk, &view, mesh.clone(), endpoint.clone(), mesh_key);
-        let mut agent = match started.await {
-            Ok(agent) => agent,
+        let fetcher = Arc::new(Fetcher {
+            disk: Arc::clone(&disk),
+            view: Arc::clone(&view),
+            endpoint: endpoint.clone(),
+            mesh: mesh.clone(),
+            decisions: Decisions::default(),
+            way: settings.fallback,
+            flights: Flights::default(),
+            unused: Mutex::default(),
+        });
+        shelf.bring_with(&fetcher);
+        let syncer = Arc::new(Syncer::new(Arc::clone(&fetcher), settings.sync, stop.clone()));
+        answerer.answer_with(&syncer);
+        let cache = Arc::new(MeshCache {
+            fetcher,
+            syncer: Arc::clone(&syncer),
+            finder: finder.clone(),
+            mesh_key,
+            runtime: Handle::current(),
+            stop: stop.clone(),
+            started: Instant::now(),
+        });
+        let control = match serve(settings, &cache).await {
+            Ok(control) => control,
             Err(error) => {
                 mesh.shutdown().await;
                 endpoint.shutdown().await;
@@ -124,38 +181,23 @@ impl Agent {
             }
         };
         let remembered = remembered.with_ports(
-            agent.mesh.addresses().first().map_or(0, SocketAddr::port),
-            agent.endpoint.local_addr().port(),
+            mesh.addresses().first().map_or(0, SocketAddr::port),
+            endpoint.local_addr().port(),
         );
-        let stop = agent.stop.clone();
-        agent.tasks.spawn(listen_to(events, view, remembered, stop));
-        agent.tasks.spawn(keep_durable(Arc::clone(&agent.disk), agent.stop.clone()));
-        Ok(agent)
-    }
-
-    async fn assemble(
-        settings: &Settings,
-        disk: Arc<DiskCache>,
-        view: &Arc<View>,
-        mesh: Mesh,
-        endpoint: Endpoint,
-        mesh_key: MeshKey,
-    ) -> Result<Self, AgentError> {
-        let cache = Arc::new(MeshCache::new(
-            Arc::clone(&disk),
-            Arc::clone(view),
-            mesh.clone(),
-            endpoint.clone(),
-            mesh_key,
-            Handle::current(),
-        ));
-        let socket = socket_path(&settings.data_dir);
-        let door: Arc<dyn Door> = Arc::<MeshCache>::clone(&cache);
-        let control = spawn_blocking(move || {
-            ControlServer::start(&socket, door).map_err(|error| AgentError::Serve(socket, error))
-        })
-        .await??;
-        let (tasks, stop) = (JoinSet::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        let measuring = Measuring {
+            view: Arc::clone(&view),
+            endpoint: endpoint.clone(),
+            mesh: mesh.clone(),
+            finder,
+            links,
+            samples,
+            stop: stop.clone(),
+        };
+        tasks.spawn(measuring.run());
+        tasks.spawn(Arc::clone(&syncer).run());
+        tasks.spawn(listen_to(events, view, syncer, remembered, stop.clone()));
+        tasks.spawn(keep_durable(Arc::clone(&disk), stop.clone()));
         Ok(Self { cache, disk, control, mesh, endpoint, tasks, stop })
     }
 
@@ -175,7 +217,7 @@ impl Agent {
     }
 
     /// This agent's peer id.
-    pub fn peer_id(&self) -> netbuild_core::peer::PeerId {
+    pub fn peer_id(&self) -> PeerId {
         self.disk.peer_id()
     }
 
@@ -269,11 +311,42 @@ fn open(data_dir: &std::path::Path) -> Result<DiskStore, OpenError> {
     }
 }
 
+/// Tells the view which records are here, and what was believed of the links.
+fn recall(disk: &DiskCache, view: &View, links: &Links) -> Result<(), CacheError> {
+    let mut after = None;
+    loop {
+        let heads = disk.store().records_after(after.as_ref(), PAGE).map_err(failed)?;
+        let Some(last) = heads.last() else { break };
+        after = Some(last.key);
+        view.ledger(|ledger| {
+            for head in heads.iter().filter(|head| head.shared) {
+                let item = Item { key: head.key, hlc: head.hlc, sum: head.sum };
+                ledger.handle_have(item, Cost::default());
+            }
+        });
+    }
+    let (reports, age) = links.load();
+    let now = Instant::now();
+    let since = now.checked_sub(age).unwrap_or(now);
+    view.peers(|peers, _| peers.remember(reports, since));
+    Ok(())
+}
+
+async fn serve(settings: &Settings, cache: &Arc<MeshCache>) -> Result<ControlServer, AgentError> {
+    let socket = socket_path(&settings.data_dir);
+    let door: Arc<dyn Door> = Arc::<MeshCache>::clone(cache);
+    spawn_blocking(move || {
+        ControlServer::start(&socket, door).map_err(|error| AgentError::Serve(socket, error))
+    })
+    .await?
+}
+
 fn bind(
     settings: &Settings,
     identity: &Identity,
     view: &Arc<View>,
-    disk: &Arc<DiskCache>,
+    shelf: &Arc<Shelf>,
+    samples: &mpsc::Sender<(PeerId, Sample)>,
     remembered: Option<u16>,
 ) -> Result<Endpoint, BindError> {
     let admits = Arc::clone(view);
@@ -284,7 +357,8 @@ fn bind(
             let view = Arc::clone(&admits);
             Arc::new(move |peer| view.admits(peer))
         },
-        provide: Arc::new(Shelf(Arc::clone(disk))),
+        provide: Arc::<Shelf>::clone(shelf),
+        samples: samples.clone(),
     };
     if settings.data_port != 0 {
         return Endpoint::bind(options(settings.data_port));
@@ -315,6 +389,7 @@ async fn listen(
 async fn listen_to(
     mut events: mpsc::Receiver<Event>,
     view: Arc<View>,
+    syncer: Arc<Syncer>,
     mut remembered: Remembered,
     stop: CancellationToken,
 ) {
@@ -330,7 +405,21 @@ async fn listen_to(
             let saved = remembered.clone();
             report(spawn_blocking(move || saved.save()).await);
         }
-        view.handle(event);
+        let asked = match &event {
+            Event::Joined { peer, connected: true, .. } | Event::Connected { peer } => Some(*peer),
+            _ => None,
+        };
+        let announcer = match &event {
+            Event::Held { peer, .. } => Some(*peer),
+            _ => None,
+        };
+        let wanted = view.handle(event);
+        if let Some(peer) = asked {
+            syncer.handle_connected(peer);
+        }
+        if let Some(peer) = announcer {
+            syncer.handle_wanted(peer, &wanted);
+        }
     }
 }
 

@@ -1,19 +1,23 @@
 //! The configuration: the schema of `mesh.toml`, and the one place that resolves what is said where.
 
-use netbuild_core::peer::PeerId;
-use netbuild_mesh::{Seed, parse_multiaddr};
+mod parse;
+
+use netbuild_core::{merge::Trust, peer::PeerId, plan::Policy};
+use netbuild_mesh::Seed;
 use netbuild_proto::{
-    record::{MAX_REGION, check_region},
-    ticket::{MeshKey, PREFIX, Ticket},
+    record::check_region,
+    ticket::{MeshKey, Ticket},
 };
+use parse::{parse_join, parse_peers, parse_plan, parse_region, parse_sync, parse_trust};
 use serde::Deserialize;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs, io,
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// The built-in defaults: the `mesh.toml` at the top of the repository.
@@ -27,6 +31,22 @@ pub mod variable {
     pub const DATA_DIR: &str = "NETBUILD_DATA_DIR";
     /// `agent.region`.
     pub const REGION: &str = "NETBUILD_REGION";
+    /// `agent.region` too, as build systems name it.
+    pub const BUILD_REGION: &str = "BUILD_REGION";
+    /// `plan.primary`.
+    pub const PRIMARY_CACHE: &str = "PRIMARY_CACHE";
+    /// `plan.force`: `1` or `true`, or the region or peer that is forced.
+    pub const FORCE_CACHE: &str = "FORCE_CACHE";
+    /// What clouds set on their machines: hints at the region, when nobody names it.
+    pub const HINTS: [&str; 7] = [
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "GOOGLE_CLOUD_REGION",
+        "CLOUDSDK_COMPUTE_REGION",
+        "AZURE_REGION",
+        "FLY_REGION",
+        "RAILWAY_REPLICA_REGION",
+    ];
     /// `agent.listen`.
     pub const LISTEN: &str = "NETBUILD_LISTEN";
     /// `mesh.join`, entries separated by commas.
@@ -70,6 +90,9 @@ pub enum ConfigError {
 struct File {
     agent: AgentSection,
     mesh: MeshSection,
+    plan: PlanSection,
+    sync: SyncSection,
+    trust: TrustSection,
     run: RunSection,
     log: LogSection,
 }
@@ -88,6 +111,32 @@ struct AgentSection {
 struct MeshSection {
     join: Option<Vec<String>>,
     peers: Option<Vec<String>>,
+    mdns: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PlanSection {
+    latency_weight: Option<f64>,
+    transfer_weight: Option<f64>,
+    primary: Option<String>,
+    force: Option<bool>,
+    fallback: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SyncSection {
+    background: Option<String>,
+    bytes_per_second: Option<u64>,
+    interval_seconds: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TrustSection {
+    default: Option<String>,
+    peers: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -128,13 +177,57 @@ pub enum Join {
     Address(Seed),
 }
 
+/// What is tried when a source fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FallbackWay {
+    /// The next source of the plan at once, another beside one that is late.
+    Adaptive,
+    /// Fixed rungs with fixed pauses: [`netbuild_core::fallback::CLASSICAL`].
+    Classical,
+}
+
+/// What is copied from other agents although nobody asked for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Background {
+    /// Nothing.
+    Off,
+    /// Records, so that every agent knows every result.
+    Records,
+    /// Records and the bytes that they name.
+    All,
+}
+
+/// How agents are kept alike.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SyncSettings {
+    /// What is copied in the background.
+    pub background: Background,
+    /// Payload bytes per second that copying in the background may take.
+    pub bytes_per_second: u64,
+    /// How often an agent compares its records with those of another one.
+    pub interval: Duration,
+}
+
+/// The region and where it was said.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RegionSettings {
+    /// Its name; empty when nobody says it.
+    pub name: String,
+    /// Where it was said, such as `--region`.
+    pub origin: String,
+    /// A variable of a cloud, and the region that it hints at.
+    pub hint: Option<(String, String)>,
+}
+
 /// The configuration as the programs use it.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Absolute path of the data directory, which need not exist.
     pub data_dir: PathBuf,
-    /// Region; empty for none.
+    /// Region; empty when nobody says it.
     pub region: String,
+    /// Where the region was said, and what hints at it.
+    pub region_settings: RegionSettings,
     /// UDP address of the mesh.
     pub listen: SocketAddr,
     /// UDP port of the data plane.
@@ -143,6 +236,16 @@ pub struct Settings {
     pub join: Vec<Join>,
     /// The only peers to let in; `None` for every holder of the mesh key.
     pub allowed: Option<BTreeSet<PeerId>>,
+    /// Whether members are looked for on the local network.
+    pub mdns: bool,
+    /// How sources are put in order.
+    pub policy: Policy,
+    /// What is tried when a source fails.
+    pub fallback: FallbackWay,
+    /// How agents are kept alike.
+    pub sync: SyncSettings,
+    /// Who may write what.
+    pub trust: Trust,
     /// Most commands at once.
     pub jobs: NonZeroUsize,
     /// Directives for the log.
@@ -209,19 +312,25 @@ pub fn resolve(
         resolver.text(flag, name, key, from_file, from_default)
     };
 
+    let region_name = if variable(variable::REGION).is_some() {
+        variable::REGION
+    } else {
+        variable::BUILD_REGION
+    };
     let region = text(
         ("--region", flags.region.clone()),
-        variable::REGION,
+        region_name,
         "agent.region",
         file.agent.region,
         default.agent.region,
-    )
-    .parse(|region| match check_region(&region) {
-        Ok(()) => Ok(region),
-        Err(_) => Err(format!(
-            "`{region}` is not the name of a region: letters, digits, `.`, `_` and `-`, at most {MAX_REGION}"
-        )),
-    })?;
+    );
+    let region_origin = region.origin.clone();
+    let region = region.parse(parse_region)?;
+    let hint = variable::HINTS.iter().find_map(|name| {
+        let region = variable(name)?.to_string_lossy().into_owned();
+        // A variable of somebody else's that is no region is no error of ours.
+        check_region(&region).is_ok().then(|| ((*name).to_owned(), region))
+    });
     let listen = text(
         ("--listen", flags.listen.clone()),
         variable::LISTEN,
@@ -263,13 +372,21 @@ pub fn resolve(
         value: file.mesh.peers.or(default.mesh.peers).unwrap_or_default(),
         origin: format!("`{}`, mesh.peers", resolver.file_name),
     };
+    let file_said = |key: &str| format!("`{}`, {key}", resolver.file_name);
+    let (policy, fallback) = parse_plan(&file.plan, &default.plan, &variable, &file_said)?;
     Ok(Settings {
         data_dir: absolute(data_dir.map_or_else(|| default_data_dir(&variable), Ok)?)?,
+        region_settings: RegionSettings { name: region.clone(), origin: region_origin, hint },
         region,
         listen,
         data_port: file.agent.data_port.or(default.agent.data_port).unwrap_or(0),
         join: join.parse(parse_join)?,
         allowed: peers.parse(parse_peers)?,
+        mdns: file.mesh.mdns.or(default.mesh.mdns).unwrap_or(false),
+        policy,
+        fallback,
+        sync: parse_sync(&file.sync, &default.sync, &file_said)?,
+        trust: parse_trust(&file.trust, &default.trust, &file_said)?,
         jobs: NonZeroUsize::new(jobs)
             .or_else(|| std::thread::available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN),
@@ -308,43 +425,6 @@ fn parse(text: &str, name: &str) -> Result<File, ConfigError> {
         .map_err(|error| ConfigError::Parse { file: name.to_owned(), error: Box::new(error) })
 }
 
-fn parse_join(entries: Vec<String>) -> Result<Vec<Join>, String> {
-    let parse = |entry: &String| {
-        if entry.starts_with('/') {
-            let seed = parse_multiaddr(entry).map_err(|error| error.to_string())?;
-            return Ok(Join::Address(seed));
-        }
-        if !entry.starts_with(PREFIX) {
-            return Err(format!(
-                "`{entry}` is neither a ticket ({PREFIX}...) nor a multiaddress (/ip4/...)"
-            ));
-        }
-        // Not shown: it is as good as a password.
-        let ticket = entry.parse::<Ticket>();
-        ticket
-            .map(Join::Ticket)
-            .map_err(|_| "this ticket is damaged; copy the whole line".to_owned())
-    };
-    let joins: Vec<Join> = entries.iter().map(parse).collect::<Result<_, String>>()?;
-    let keys: BTreeSet<[u8; 32]> = joins
-        .iter()
-        .filter_map(|join| match join {
-            Join::Ticket(ticket) => Some(ticket.mesh_key.0),
-            Join::Address(_) => None,
-        })
-        .collect();
-    match keys.len() {
-        0 | 1 => Ok(joins),
-        count => Err(format!("the tickets are of {count} different meshes")),
-    }
-}
-
-fn parse_peers(peers: Vec<String>) -> Result<Option<BTreeSet<PeerId>>, String> {
-    let parse = |peer: &String| peer.parse::<PeerId>().map_err(|error| error.to_string());
-    let peers: BTreeSet<PeerId> = peers.iter().map(parse).collect::<Result<_, _>>()?;
-    Ok((!peers.is_empty()).then_some(peers))
-}
-
 fn default_data_dir(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, ConfigError> {
     let cache = variable("XDG_CACHE_HOME")
         .map(PathBuf::from)
@@ -363,6 +443,7 @@ fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netbuild_core::{merge::Level, plan::Target, score::Weights};
 
     fn with(variables: &[(&str, &str)], flags: &Flags) -> Result<Settings, ConfigError> {
         resolve(flags, &|name| {
@@ -389,6 +470,58 @@ mod tests {
         assert_eq!(with(&environment, &flags).unwrap().region, "environment");
         flags.region = Some("flag".into());
         assert_eq!(with(&environment, &flags).unwrap().region, "flag");
+    }
+
+    #[test]
+    fn the_order_of_sources_can_be_overridden() {
+        let home = ("HOME", "/");
+        let (_dir, flags) = file("[plan]\nprimary = \"eu\"\nfallback = \"classical\"\n");
+        let settings = with(&[home], &flags).unwrap();
+        assert_eq!(settings.policy.primary, Some(Target::Region("eu".into())));
+        assert_eq!((settings.policy.force, settings.fallback), (false, FallbackWay::Classical));
+        assert_eq!(settings.policy.weights, Weights { latency: 0.4, transfer: 0.6 });
+        let forced = [home, (variable::FORCE_CACHE, "1")];
+        assert!(with(&forced, &flags).unwrap().policy.force);
+        let other = [home, (variable::PRIMARY_CACHE, "us"), (variable::BUILD_REGION, "ap")];
+        let settings = with(&other, &flags).unwrap();
+        assert_eq!(settings.policy.primary, Some(Target::Region("us".into())));
+        assert_eq!(
+            (settings.region.as_str(), settings.region_settings.origin.as_str()),
+            ("ap", variable::BUILD_REGION)
+        );
+        let named = [home, (variable::FORCE_CACHE, "ap")];
+        let policy = with(&named, &flags).unwrap().policy;
+        assert_eq!((policy.primary, policy.force), (Some(Target::Region("ap".into())), true));
+        let error = with(&forced, &Flags::default()).unwrap_err().to_string();
+        assert!(error.starts_with("FORCE_CACHE: no primary"), "{error}");
+    }
+
+    #[test]
+    fn trust_weights_and_sync_are_checked() {
+        let home = [("HOME", "/")];
+        let error = |text: &str| {
+            let (_dir, flags) = file(text);
+            with(&home, &flags).unwrap_err().to_string()
+        };
+        for (text, part) in [
+            ("[trust]\ndefault = \"some\"\n", "trust.default: `some`"),
+            ("[trust.peers]\nx = \"normal\"\n", "trust.peers"),
+            ("[plan]\nlatency_weight = -1\n", "plan.latency_weight: `-1`"),
+            ("[plan]\nlatency_weight = 0\ntransfer_weight = 0\n", "both weights"),
+            ("[sync]\nbackground = \"some\"\n", "sync.background: `some`"),
+            ("[sync]\ninterval_seconds = 0\n", "sync.interval_seconds"),
+            ("[sync]\nbytes_per_second = 0\n", "sync.bytes_per_second"),
+        ] {
+            let message = error(text);
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let peer = PeerId([7; 32]);
+        let (_dir, flags) = file(&format!(
+            "[trust]\ndefault = \"refused\"\npeers = {{ \"{peer}\" = \"trusted\" }}\n"
+        ));
+        let trust = with(&home, &flags).unwrap().trust;
+        assert_eq!(trust.level(&peer), Level::Trusted);
+        assert_eq!(trust.level(&PeerId([8; 32])), Level::Refused);
     }
 
     #[test]

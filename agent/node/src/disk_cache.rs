@@ -1,11 +1,12 @@
 //! The cache of one data directory: what its store holds, and nothing from farther away.
 
-use crate::chain::chain;
+use crate::{chain::chain, decisions::wall_ms};
 use netbuild_core::{
     cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord, Source},
     digest::Digest,
     hlc::Hlc,
     key::ActionKey,
+    merge::{Level, Trust},
     peer::{Identity, PeerId},
     record::{OutputKind, Record},
     tree::Entry,
@@ -16,21 +17,26 @@ use netbuild_proto::{
     listing::{self, MAX_LISTING},
     record::SealedRecord,
 };
-use netbuild_store::{Store, StoreError};
+use netbuild_store::{Kept, Store, StoreError};
 use std::{
     collections::BTreeSet,
     fs::File,
     io::Read,
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
+
+/// How far ahead of this agent's clock a record of another agent may be stamped, in milliseconds: a
+/// week. Clocks are off by hours or by years; a stamp from the far future would win for ever.
+const MAX_AHEAD_MS: u64 = 7 * 24 * 3_600_000;
 
 /// A store with the identity that signs what is put into it.
 #[derive(Debug)]
 pub struct DiskCache {
     store: Arc<dyn Store>,
     identity: Identity,
-    region: String,
+    /// It may be found out while the agent runs.
+    region: Mutex<String>,
+    trust: Trust,
     role: &'static str,
     clock: Mutex<Hlc>,
 }
@@ -44,15 +50,48 @@ pub(crate) struct Lacking {
     pub(crate) listings: bool,
 }
 
+impl Lacking {
+    /// Whether everything is here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blobs.is_empty() && !self.listings
+    }
+}
+
 impl DiskCache {
-    /// A cache that signs as `identity` and says that it is in `region`, which may be empty.
+    /// A cache that signs as `identity`, says that it is in `region`, which may be empty, and keeps
+    /// records by what `trust` says of their writers.
     pub fn new(
         store: Arc<dyn Store>,
         identity: Identity,
         region: String,
+        trust: Trust,
         role: &'static str,
     ) -> Self {
-        Self { store, identity, region, role, clock: Mutex::default() }
+        let (region, clock) = (Mutex::new(region), Mutex::default());
+        Self { store, identity, region, trust, role, clock }
+    }
+
+    /// The region of this agent; empty for none.
+    pub(crate) fn region(&self) -> String {
+        self.region.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on, this agent is in `region`.
+    pub(crate) fn set_region(&self, region: String) {
+        *self.region.lock().unwrap_or_else(PoisonError::into_inner) = region;
+    }
+
+    /// How far a writer is trusted.
+    pub(crate) fn trust(&self, writer: &PeerId) -> Level {
+        self.trust.level(writer)
+    }
+
+    /// Keeps a record of another agent, unless the one that is here stays.
+    pub(crate) fn keep(&self, record: &SealedRecord) -> Result<Kept, CacheError> {
+        if record.record().hlc.millis() > wall_ms().saturating_add(MAX_AHEAD_MS) {
+            return Ok(Kept::Refused);
+        }
+        self.store.put_record(record, &self.trust).map_err(failed)
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -113,11 +152,35 @@ impl DiskCache {
         Ok(Some(entries.into_iter().filter_map(file).collect()))
     }
 
+    /// The record of a key, if it is here and its writer is not refused: it may have been kept when
+    /// the configuration was another.
+    pub(crate) fn record_of(&self, key: &ActionKey) -> Result<Option<SealedRecord>, CacheError> {
+        let record = self.store.record(key).map_err(failed)?;
+        Ok(record.filter(|record| self.trust(&record.record().writer) != Level::Refused))
+    }
+
     /// The record of a key, if it is here with all that it names.
     pub(crate) fn complete(&self, key: &ActionKey) -> Result<Option<SealedRecord>, CacheError> {
-        let Some(record) = self.store.record(key).map_err(failed)? else { return Ok(None) };
+        let Some(record) = self.record_of(key)? else { return Ok(None) };
         let lacking = self.lacking(record.record())?;
-        Ok((lacking.blobs.is_empty() && !lacking.listings).then_some(record))
+        Ok((lacking.is_empty()).then_some(record))
+    }
+
+    /// Another record of a key, which lost against the one that cannot be had whole, and is here
+    /// with all that it names. Its writer is trusted as far.
+    pub(crate) fn second_best(&self, key: &ActionKey) -> Result<Option<SealedRecord>, CacheError> {
+        let Some(conflict) = self.store.conflict(key).map_err(failed)? else { return Ok(None) };
+        let level = self.trust(&conflict.kept.record().writer);
+        for other in conflict.others {
+            if self.trust(&other.record().writer) != level {
+                continue;
+            }
+            let lacking = self.lacking(other.record())?;
+            if lacking.is_empty() {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
     }
 
     /// Signs and keeps a result.
@@ -128,19 +191,18 @@ impl DiskCache {
             result: new.result,
             execution: new.execution,
             writer: self.identity.peer_id(),
-            region: self.region.clone(),
+            region: self.region(),
             hlc: self.tick(earlier.map(|record| record.record().hlc)),
         };
         let sealed = SealedRecord::seal(record, &self.identity)
             .map_err(|error| CacheError::Failed(error.to_string()))?;
-        self.store.put_record(&sealed).map_err(failed)?;
+        self.store.put_record(&sealed, &self.trust).map_err(failed)?;
         Ok(sealed)
     }
 
     /// The next stamp, after every one given before and after `seen`.
     fn tick(&self, seen: Option<Hlc>) -> Hlc {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let wall_ms = wall_ms();
         let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(seen) = seen {
             *clock = clock.observe(seen, wall_ms);
@@ -153,6 +215,12 @@ impl DiskCache {
             _ => *clock,
         }
     }
+}
+
+/// A record that is here with all that it names, as a hit.
+pub(crate) fn from_disk(sealed: SealedRecord) -> (SealedRecord, Hit) {
+    let hit = Hit { record: sealed.record().clone(), source: Source::Disk, bytes: 0 };
+    (sealed, hit)
 }
 
 /// A failure of the store as the cache reports it.
@@ -199,10 +267,11 @@ impl Cache for DiskCache {
 
 impl Door for DiskCache {
     fn lookup_sealed(&self, key: &ActionKey) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
-        Ok(self.complete(key)?.map(|sealed| {
-            let hit = Hit { record: sealed.record().clone(), source: Source::Disk, bytes: 0 };
-            (sealed, hit)
-        }))
+        let found = match self.complete(key)? {
+            Some(sealed) => Some(sealed),
+            None => self.second_best(key)?,
+        };
+        Ok(found.map(from_disk))
     }
 
     fn status(&self) -> Status {
@@ -211,7 +280,7 @@ impl Door for DiskCache {
             role: self.role.into(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
-            region: self.region.clone(),
+            region: self.region(),
             peer: self.peer_id().to_string(),
             store: StoreStatus {
                 blobs: stats.blobs,
@@ -234,7 +303,8 @@ mod tests {
 
     fn cache() -> DiskCache {
         let identity = Identity::from_seed(&[1; 32]);
-        DiskCache::new(Arc::new(MemoryStore::new()), identity, String::new(), "test")
+        let store = Arc::new(MemoryStore::new());
+        DiskCache::new(store, identity, String::new(), Trust::default(), "test")
     }
 
     fn new(kinds: impl IntoIterator<Item = OutputKind>) -> NewRecord {
@@ -317,7 +387,7 @@ mod tests {
             let writer = other.peer_id();
             let record = Record { key, result, execution, writer, region: String::new(), hlc };
             let record = SealedRecord::seal(record, &other).unwrap();
-            cache.store.put_record(&record).unwrap();
+            cache.store.put_record(&record, &Trust::default()).unwrap();
             cache.put_record(new([OutputKind::Absent])).unwrap();
             let kept = cache.store.record(&KEY).unwrap().unwrap();
             assert_eq!(kept.record().writer, cache.peer_id(), "{hours} hours ahead");

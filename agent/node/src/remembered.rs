@@ -1,11 +1,13 @@
-//! What an agent remembers over a restart: its ports, and the members that it met.
+//! What an agent remembers over a restart: its ports, the members that it met, and what it believed
+//! of the links to them.
 
-use netbuild_core::peer::PeerId;
+use netbuild_core::{link::Report, peer::PeerId};
 use netbuild_mesh::{Seed, format_multiaddr, parse_multiaddr};
 use std::{
-    fs, io,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 /// Most members that are remembered, as many as a mesh meets: those that it met last.
@@ -97,14 +99,57 @@ impl Remembered {
                 text += &format!("member {}\n", format_multiaddr(*address, Some(peer)));
             }
         }
-        let new = self.path.with_extension("new");
-        let write = || -> io::Result<()> {
-            fs::write(&new, text)?;
-            fs::rename(&new, &self.path)
-        };
-        if let Err(error) = write() {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remember the members");
+        write(&self.path, &text);
+    }
+}
+
+/// The file of links: a line `PEER RTT_US GOODPUT` for each, the goodput in bytes per second and 0
+/// where it is not known.
+#[derive(Clone, Debug)]
+pub(crate) struct Links {
+    path: PathBuf,
+}
+
+impl Links {
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        Self { path: data_dir.join("links") }
+    }
+
+    /// What was believed, and how long ago.
+    pub(crate) fn load(&self) -> (Vec<Report>, Duration) {
+        let Ok(meta) = fs::metadata(&self.path) else { return (Vec::new(), Duration::ZERO) };
+        let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+        let small = meta.len() <= MAX_FILE;
+        let text = if small { fs::read_to_string(&self.path) } else { Ok(String::new()) };
+        let reports = text.unwrap_or_default().lines().filter_map(parse_link).collect();
+        (reports, age.unwrap_or_default())
+    }
+
+    /// Writes the file, whole or not at all.
+    pub(crate) fn save(&self, reports: &[Report]) {
+        let mut text = String::new();
+        for report in reports {
+            let (rtt, goodput) = (report.rtt.as_micros(), report.goodput.unwrap_or(0.0));
+            text += &format!("{} {rtt} {goodput:.0}\n", report.peer);
         }
+        write(&self.path, &text);
+    }
+}
+
+fn parse_link(line: &str) -> Option<Report> {
+    let mut words = line.split(' ');
+    let peer = words.next()?.parse().ok()?;
+    let rtt = Duration::from_micros(words.next()?.parse().ok()?);
+    let goodput: f64 = words.next()?.parse().ok()?;
+    let goodput = (goodput > 0.0).then_some(goodput);
+    let (jitter, age) = (Duration::ZERO, Duration::ZERO);
+    Some(Report { peer, rtt, jitter, loss: 0.0, goodput, age })
+}
+
+fn write(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    if let Err(error) = fs::write(&new, text).and_then(|()| fs::rename(&new, path)) {
+        tracing::warn!(path = %path.display(), %error, "cannot remember the mesh");
     }
 }
 
@@ -112,6 +157,26 @@ impl Remembered {
 mod tests {
     use super::*;
     use netbuild_core::peer::Identity;
+
+    #[test]
+    fn links_come_back_and_nonsense_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::new(dir.path());
+        assert_eq!(links.load().0, []);
+        let report = |n, goodput| Report {
+            peer: PeerId([n; 32]),
+            rtt: Duration::from_micros(50_250),
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            goodput,
+            age: Duration::ZERO,
+        };
+        let reports = [report(1, Some(12_500_000.0)), report(2, None)];
+        links.save(&reports);
+        assert_eq!(links.load().0, reports);
+        fs::write(&links.path, "x\n12D3 1\n\n").unwrap();
+        assert_eq!(links.load().0, []);
+    }
 
     #[test]
     fn ports_and_members_come_back() {

@@ -9,6 +9,7 @@ use netbuild_core::{
     cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord},
     digest::{Digest, Hash},
     key::ActionKey,
+    merge::Trust,
 };
 use netbuild_gateway::{ConnectError, ControlServer, Door, SocketCache, socket_path};
 use netbuild_proto::control::Status;
@@ -52,6 +53,7 @@ pub enum SessionError {
 pub struct Session {
     data_dir: PathBuf,
     region: String,
+    trust: Trust,
     backend: Mutex<Found>,
     id: OnceLock<Hash>,
 }
@@ -87,12 +89,12 @@ impl Backend {
 
 impl Session {
     /// A session with the data directory, an absolute path. Records that this process itself
-    /// writes say that they come from `region`.
+    /// writes say that they come from `region`; which of two it keeps, `trust` says.
     ///
     /// # Errors
     /// When the directory belongs to a newer version, or to something else altogether. Whatever
     /// else is wrong shows with the first operation.
-    pub fn new(data_dir: &Path, region: &str) -> Result<Self, SessionError> {
+    pub fn new(data_dir: &Path, region: &str, trust: &Trust) -> Result<Self, SessionError> {
         match DiskStore::check(data_dir) {
             // What the operating system refuses is trouble with the cache, and fails no build.
             Ok(()) | Err(OpenError::Io { .. }) => {}
@@ -101,6 +103,7 @@ impl Session {
         Ok(Self {
             data_dir: data_dir.to_owned(),
             region: region.to_owned(),
+            trust: trust.clone(),
             backend: Mutex::default(),
             id: OnceLock::new(),
         })
@@ -134,7 +137,7 @@ impl Session {
             }
             Found::Nothing | Found::Unreachable { .. } => {}
         }
-        match open(&self.data_dir, &self.region) {
+        match open(self) {
             Ok(opened) => {
                 let backend = Arc::new(opened);
                 *found = Found::Backend(Arc::clone(&backend));
@@ -180,7 +183,8 @@ impl Session {
 }
 
 /// Finds the owner of the data directory, or becomes it.
-fn open(data_dir: &Path, region: &str) -> Result<Backend, SessionError> {
+fn open(session: &Session) -> Result<Backend, SessionError> {
+    let data_dir = &session.data_dir;
     let deadline = Instant::now() + SETTLE;
     let socket = socket_path(data_dir);
     loop {
@@ -190,21 +194,17 @@ fn open(data_dir: &Path, region: &str) -> Result<Backend, SessionError> {
             Err(error) => return Err(error.into()),
         }
         match DiskStore::open(data_dir, RUN_ROLE) {
-            Ok(store) => return own(data_dir, region, store, &socket),
+            Ok(store) => return own(session, store, &socket),
             Err(OpenError::InUse { .. }) if Instant::now() < deadline => std::thread::sleep(POLL),
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-fn own(
-    data_dir: &Path,
-    region: &str,
-    store: DiskStore,
-    socket: &Path,
-) -> Result<Backend, SessionError> {
-    let identity = keys::identity(data_dir)?;
-    let cache = Arc::new(DiskCache::new(Arc::new(store), identity, region.to_owned(), "run"));
+fn own(session: &Session, store: DiskStore, socket: &Path) -> Result<Backend, SessionError> {
+    let identity = keys::identity(&session.data_dir)?;
+    let (region, trust) = (session.region.clone(), session.trust.clone());
+    let cache = Arc::new(DiskCache::new(Arc::new(store), identity, region, trust, "run"));
     let door: Arc<dyn Door> = Arc::<DiskCache>::clone(&cache);
     // A file system without sockets is no reason to do without the cache.
     let server = ControlServer::start(socket, door)

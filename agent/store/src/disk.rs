@@ -19,13 +19,14 @@ mod open_error;
 mod payload;
 mod quarantine;
 mod read;
+mod records;
 mod recover;
 mod seal;
 
 pub use engine::hush_contained_panics;
 pub use open_error::{Holder, OpenError};
 
-use crate::{PartialBlob, RecordHead, Stats, Store, StoreError, error::FileError};
+use crate::{Conflict, Kept, PartialBlob, RecordHead, Stats, Store, StoreError, error::FileError};
 use format::Mark;
 use incoming::{DiskBlob, Received, receive};
 use inner::Inner;
@@ -35,6 +36,7 @@ use netbuild_core::{
     chunk::{Chunk, Manifest},
     digest::Digest,
     key::ActionKey,
+    merge::Trust,
 };
 use netbuild_proto::record::SealedRecord;
 use quarantine::Quarantine;
@@ -134,8 +136,8 @@ impl Store for DiskStore {
         Ok(Box::new(DiskBlob::begin(self.inner.clone(), manifest)?))
     }
 
-    fn put_record(&self, record: &SealedRecord) -> Result<(), StoreError> {
-        self.inner.keep_record(record)
+    fn put_record(&self, record: &SealedRecord, trust: &Trust) -> Result<Kept, StoreError> {
+        self.inner.keep_record(record, trust)
     }
 
     fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError> {
@@ -151,9 +153,18 @@ impl Store for DiskStore {
         let heads = records.into_iter().map(|(key, entry)| RecordHead {
             key,
             hlc: entry.hlc,
+            sum: entry.sum,
             shared: entry.shared,
         });
         Ok(heads.collect())
+    }
+
+    fn conflict(&self, key: &ActionKey) -> Result<Option<Conflict>, StoreError> {
+        self.inner.conflict(key)
+    }
+
+    fn conflicts(&self, limit: usize) -> Result<Vec<Conflict>, StoreError> {
+        self.inner.conflicts(limit)
     }
 
     fn flush(&self) -> Result<(), StoreError> {

@@ -14,4 +14,4 @@ mod verify;
 pub use disk::{DiskStore, Holder, OpenError, hush_contained_panics};
 pub use error::StoreError;
 pub use memory::MemoryStore;
-pub use store::{MAX_BLOB, PartialBlob, RecordHead, Stats, Store};
+pub use store::{Conflict, Kept, MAX_BLOB, PartialBlob, RecordHead, Stats, Store};

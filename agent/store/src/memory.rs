@@ -1,10 +1,14 @@
 //! A store in memory: for tests, and for agents that must leave nothing on a disk.
 
-use crate::{PartialBlob, RecordHead, Stats, Store, StoreError, arrival::Arrival, store::MAX_BLOB};
+use crate::{
+    Conflict, Kept, PartialBlob, RecordHead, Stats, Store, StoreError, arrival::Arrival,
+    store::MAX_BLOB,
+};
 use netbuild_core::{
     chunk::{Chunk, Chunker, Manifest},
     digest::{Digest, Hash},
     key::ActionKey,
+    merge::{Evidence, Level, Outcome, Trust, Variant, merge, result_id},
 };
 use netbuild_proto::record::SealedRecord;
 use std::{
@@ -23,6 +27,17 @@ struct Shelves {
     blobs: HashMap<Hash, (Arc<[u8]>, Manifest)>,
     chunks: HashMap<Hash, (Hash, usize, usize)>,
     records: BTreeMap<ActionKey, SealedRecord>,
+    evidence: Evidence<SealedRecord>,
+}
+
+impl Shelves {
+    fn conflict(&self, key: &ActionKey) -> Option<Conflict> {
+        let kept = self.records.get(key)?.clone();
+        let result = result_id(&kept.record().result);
+        let others = self.evidence.variants(key).iter().filter(|lost| lost.result != result);
+        let others: Vec<SealedRecord> = others.map(|lost| lost.place.clone()).collect();
+        (!others.is_empty()).then_some(Conflict { key: *key, kept, others })
+    }
 }
 
 impl MemoryStore {
@@ -104,15 +119,40 @@ impl Store for MemoryStore {
         }))
     }
 
-    fn put_record(&self, record: &SealedRecord) -> Result<(), StoreError> {
-        let rank = |sealed: &SealedRecord| (sealed.record().hlc, Hash::of(sealed.as_bytes()));
-        let mut shelves = self.shelves();
-        let key = record.record().key;
-        let newer = shelves.records.get(&key).is_none_or(|old| rank(record) > rank(old));
-        if newer {
-            shelves.records.insert(key, record.clone());
+    fn put_record(&self, record: &SealedRecord, trust: &Trust) -> Result<Kept, StoreError> {
+        let new = record.version();
+        if trust.level(&new.writer) == Level::Refused {
+            return Ok(Kept::Refused);
         }
-        Ok(())
+        let key = record.record().key;
+        let mut guard = self.shelves();
+        let shelves = &mut *guard;
+        let Some(old) = shelves.records.get(&key).cloned() else {
+            shelves.records.insert(key, record.clone());
+            return Ok(Kept::Stored);
+        };
+        let kept = old.version();
+        match merge(&kept, &new, trust) {
+            Outcome::Refused => return Ok(Kept::Refused),
+            Outcome::Same => return Ok(Kept::Same),
+            Outcome::Stays { conflict } => {
+                if conflict {
+                    let rank = new.rank(trust);
+                    let lost = Variant { rank, result: new.result, place: record.clone() };
+                    shelves.evidence.add(key, &kept.result, lost);
+                }
+                return Ok(Kept::Older);
+            }
+            Outcome::Replaces { conflict: true } => {
+                let lost = Variant { rank: kept.rank(trust), result: kept.result, place: old };
+                shelves.evidence.add(key, &new.result, lost);
+            }
+            Outcome::Replaces { conflict: false } => {
+                shelves.evidence.handle_kept(&key, &new.result);
+            }
+        }
+        shelves.records.insert(key, record.clone());
+        Ok(Kept::Stored)
     }
 
     fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError> {
@@ -130,9 +170,20 @@ impl Store for MemoryStore {
         let heads = range.take(limit).map(|(key, sealed)| RecordHead {
             key: *key,
             hlc: sealed.record().hlc,
+            sum: sealed.item().sum,
             shared: sealed.record().execution.is_shared(),
         });
         Ok(heads.collect())
+    }
+
+    fn conflict(&self, key: &ActionKey) -> Result<Option<Conflict>, StoreError> {
+        Ok(self.shelves().conflict(key))
+    }
+
+    fn conflicts(&self, limit: usize) -> Result<Vec<Conflict>, StoreError> {
+        let shelves = self.shelves();
+        let newest = shelves.evidence.newest().into_iter();
+        Ok(newest.filter_map(|key| shelves.conflict(&key)).take(limit).collect())
     }
 
     fn flush(&self) -> Result<(), StoreError> {
@@ -145,6 +196,7 @@ impl Store for MemoryStore {
             blobs: shelves.blobs.len() as u64,
             blob_bytes: shelves.blobs.values().map(|(_, m)| m.blob().size).sum(),
             records: shelves.records.len() as u64,
+            conflicts: shelves.evidence.len() as u64,
             quarantined: 0,
         }
     }

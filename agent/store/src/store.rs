@@ -6,6 +6,7 @@ use netbuild_core::{
     digest::Digest,
     hlc::Hlc,
     key::ActionKey,
+    merge::Trust,
 };
 use netbuild_proto::record::SealedRecord;
 use std::{fmt::Debug, io::Read};
@@ -20,8 +21,34 @@ pub struct RecordHead {
     pub key: ActionKey,
     /// When the record was written, in mesh time.
     pub hlc: Hlc,
+    /// The first 8 bytes of BLAKE3 of the sealed record, little-endian.
+    pub sum: u64,
     /// Whether other agents may hear of the result.
     pub shared: bool,
+}
+
+/// What became of a record that was put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// It is the record of its action now.
+    Stored,
+    /// It was the record of its action before.
+    Same,
+    /// Another stays, which has the greater rank.
+    Older,
+    /// It is not taken, as its writer is refused.
+    Refused,
+}
+
+/// An action for which there are different results.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// The action.
+    pub key: ActionKey,
+    /// The record that is served.
+    pub kept: SealedRecord,
+    /// Records with other results that lost, greatest first: one for each result.
+    pub others: Vec<SealedRecord>,
 }
 
 /// How much a store holds.
@@ -33,6 +60,8 @@ pub struct Stats {
     pub blob_bytes: u64,
     /// Records.
     pub records: u64,
+    /// Actions for which there are different results.
+    pub conflicts: u64,
     /// Blobs and records found damaged since the store was opened; each is a miss since then.
     pub quarantined: u64,
 }
@@ -62,9 +91,10 @@ pub trait Store: Send + Sync + Debug {
     /// Starts a blob that arrives chunk by chunk in any order.
     fn begin_blob(&self, manifest: &Manifest) -> Result<Box<dyn PartialBlob>, StoreError>;
 
-    /// Keeps a record, unless a newer one is here for its key. Of two with the same time the one whose
-    /// bytes have the greater hash stays, so that all agents agree.
-    fn put_record(&self, record: &SealedRecord) -> Result<(), StoreError>;
+    /// Keeps a record, unless the one that is here stays: [`netbuild_core::merge`] decides, so that
+    /// agents which trust alike agree. Of two with different results the one that loses is kept as
+    /// evidence, within the bounds of [`netbuild_core::merge::Evidence`].
+    fn put_record(&self, record: &SealedRecord, trust: &Trust) -> Result<Kept, StoreError>;
 
     /// The record of an action. A damaged record is a miss.
     fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError>;
@@ -75,6 +105,13 @@ pub trait Store: Send + Sync + Debug {
         after: Option<&ActionKey>,
         limit: usize,
     ) -> Result<Vec<RecordHead>, StoreError>;
+
+    /// The different results of one action; `None` when it has one, or none at all.
+    fn conflict(&self, key: &ActionKey) -> Result<Option<Conflict>, StoreError>;
+
+    /// At most `limit` actions for which there are different results, that which was last noticed
+    /// first.
+    fn conflicts(&self, limit: usize) -> Result<Vec<Conflict>, StoreError>;
 
     /// Returns when all that was put before survives the loss of power.
     fn flush(&self) -> Result<(), StoreError>;

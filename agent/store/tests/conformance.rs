@@ -4,13 +4,16 @@
 
 mod common;
 
-use common::{noise, read, record};
+use common::{noise, put, read, record, sealed};
 use netbuild_core::{
     chunk::{Chunk, Chunker, MAX_CHUNK, Manifest},
     digest::{Digest, Hash},
     key::ActionKey,
+    merge::{Level, MAX_CONFLICTS, MAX_VARIANTS, Trust},
+    peer::{Identity, PeerId},
 };
-use netbuild_store::{DiskStore, MAX_BLOB, MemoryStore, Store, StoreError};
+use netbuild_proto::record::SealedRecord;
+use netbuild_store::{Conflict, DiskStore, Kept, MAX_BLOB, MemoryStore, Store, StoreError};
 use std::io::{self, Read};
 
 /// Sizes on both sides of every boundary inside a store.
@@ -166,7 +169,7 @@ fn the_newest_record_stays_whatever_the_order(store: &dyn Store) {
     let key = ActionKey([1; 32]);
     assert_eq!(store.record(&key).unwrap(), None);
     for (hlc, exit_code, expected) in [(5, 1, 1), (4, 2, 1), (6, 3, 3), (5, 4, 3)] {
-        store.put_record(&record(1, hlc, exit_code)).unwrap();
+        put(store, &record(1, hlc, exit_code));
         let kept = store.record(&key).unwrap().unwrap();
         assert_eq!(kept.record().result.exit_code, expected);
     }
@@ -174,7 +177,7 @@ fn the_newest_record_stays_whatever_the_order(store: &dyn Store) {
     let winner = std::cmp::max_by_key(&one, &two, |sealed| Hash::of(sealed.as_bytes()));
     for order in [[&one, &two], [&two, &one]] {
         for sealed in order {
-            store.put_record(sealed).unwrap();
+            put(store, sealed);
         }
         let kept = store.record(&ActionKey([2; 32])).unwrap();
         assert_eq!(kept.as_ref(), Some(winner));
@@ -182,9 +185,118 @@ fn the_newest_record_stays_whatever_the_order(store: &dyn Store) {
     assert_eq!(store.stats().records, 2);
 }
 
+/// The writer whose seed is this byte.
+fn writer(seed: u8) -> PeerId {
+    Identity::from_seed(&[seed; 32]).peer_id()
+}
+
+fn what_becomes_of_a_record_is_told(store: &dyn Store) {
+    let trust = Trust::new(
+        Level::Normal,
+        [(writer(2), Level::Trusted), (writer(3), Level::Refused)].into(),
+    );
+    let steps = [
+        (sealed(3, 1, 90, 3), Kept::Refused),
+        (sealed(1, 1, 50, 1), Kept::Stored),
+        (sealed(1, 1, 50, 1), Kept::Same),
+        (sealed(1, 1, 40, 1), Kept::Older),
+        (sealed(1, 1, 60, 1), Kept::Stored),
+        (sealed(3, 1, 90, 3), Kept::Refused),
+        // From a clock that is far behind, but whom this agent trusts more.
+        (sealed(2, 1, 1, 2), Kept::Stored),
+        (sealed(1, 1, 99, 1), Kept::Older),
+        (sealed(2, 1, 2, 2), Kept::Stored),
+    ];
+    for (step, (record, expected)) in steps.iter().enumerate() {
+        assert_eq!(store.put_record(record, &trust).unwrap(), *expected, "step {step}");
+    }
+    let kept = store.record(&ActionKey([1; 32])).unwrap().unwrap();
+    assert_eq!((kept.record().writer, kept.record().hlc.0), (writer(2), 2));
+    let others = &store.conflicts(9).unwrap()[0].others;
+    assert_eq!(others.len(), 1);
+    assert_eq!((others[0].record().writer, others[0].record().hlc.0), (writer(1), 99));
+}
+
+fn equal_results_are_no_conflict(store: &dyn Store) {
+    for (by, hlc) in [(1, 1), (2, 2), (1, 3), (3, 1)] {
+        put(store, &sealed(by, 4, hlc, 0));
+    }
+    assert_eq!(store.conflicts(9).unwrap(), []);
+    assert_eq!(store.conflict(&ActionKey([4; 32])).unwrap(), None);
+    assert_eq!(store.stats().conflicts, 0);
+}
+
+/// Every order of some records.
+fn orders(records: &[SealedRecord]) -> Vec<Vec<&SealedRecord>> {
+    let Some((first, rest)) = records.split_first() else { return vec![Vec::new()] };
+    let insert = |order: Vec<_>| {
+        (0..=order.len()).map(move |at| {
+            let mut longer = order.clone();
+            longer.insert(at, first);
+            longer
+        })
+    };
+    orders(rest).into_iter().flat_map(insert).collect()
+}
+
+fn different_results_are_the_same_conflict_in_any_order(store: &dyn Store) {
+    // Two agents and three results, the greatest of which came by two records.
+    let all = [sealed(1, 2, 10, 1), sealed(2, 2, 20, 2), sealed(1, 2, 30, 3), sealed(2, 2, 15, 3)];
+    let conflicts: Vec<Conflict> = (0..)
+        .zip(orders(&all))
+        .map(|(key, order)| {
+            for record in order {
+                let record = record.record();
+                let by = if record.writer == writer(1) { 1 } else { 2 };
+                let moved = sealed(by, key, record.hlc.0, record.result.exit_code);
+                put(store, &moved);
+                put(store, &moved);
+            }
+            store.conflicts(1).unwrap().remove(0)
+        })
+        .collect();
+    assert_eq!(store.stats().conflicts, 24);
+    let stamp = |sealed: &SealedRecord| (sealed.record().hlc.0, sealed.record().result.exit_code);
+    for conflict in &conflicts {
+        assert_eq!(store.conflict(&conflict.key).unwrap().as_ref(), Some(conflict));
+    }
+    for (key, conflict) in (0..).zip(&conflicts) {
+        assert_eq!(conflict.key, ActionKey([key; 32]));
+        assert_eq!(store.record(&conflict.key).unwrap().as_ref(), Some(&conflict.kept));
+        assert_eq!(stamp(&conflict.kept), (30, 3));
+        let others: Vec<_> = conflict.others.iter().map(stamp).collect();
+        assert_eq!(others, [(20, 2), (10, 1)]);
+    }
+    let newest: Vec<_> = store.conflicts(99).unwrap().into_iter().rev().collect();
+    assert_eq!(newest, conflicts);
+}
+
+fn evidence_is_bounded(store: &dyn Store) {
+    for exit_code in 0..10 {
+        put(store, &sealed(1, 1, 10 + exit_code as u64, exit_code));
+    }
+    let conflict = store.conflicts(9).unwrap().remove(0);
+    assert_eq!(conflict.kept.record().result.exit_code, 9);
+    let others: Vec<_> =
+        conflict.others.iter().map(|lost| lost.record().result.exit_code).collect();
+    assert_eq!(others, [8, 7, 6, 5]);
+    assert_eq!(others.len(), MAX_VARIANTS);
+    for n in 0..MAX_CONFLICTS {
+        let key = ActionKey(Hash::of(&n.to_le_bytes()).0);
+        put(store, &common::at(1, key, 1, 0));
+        put(store, &common::at(1, key, 2, 1));
+    }
+    assert_eq!(store.stats().conflicts, MAX_CONFLICTS as u64);
+    let listed = store.conflicts(usize::MAX).unwrap();
+    assert_eq!(listed.len(), MAX_CONFLICTS);
+    // The first was quiet for longest.
+    assert!(listed.iter().all(|conflict| conflict.key != ActionKey([1; 32])));
+    assert!(store.record(&ActionKey([1; 32])).unwrap().is_some());
+}
+
 fn records_are_listed_in_pages(store: &dyn Store) {
     for key in [5, 1, 255, 3, 0] {
-        store.put_record(&record(key, u64::from(key) + 7, 0)).unwrap();
+        put(store, &record(key, u64::from(key) + 7, 0));
     }
     let mut listed = Vec::new();
     let mut after = None;
@@ -193,6 +305,10 @@ fn records_are_listed_in_pages(store: &dyn Store) {
         let Some(last) = page.last() else { break };
         assert!(page.len() <= 2);
         after = Some(last.key);
+        for head in &page {
+            let item = store.record(&head.key).unwrap().unwrap().item();
+            assert_eq!((head.hlc, head.sum), (item.hlc, item.sum));
+        }
         listed.extend(page.iter().map(|head| (head.key.0[0], head.hlc.0, head.shared)));
     }
     let expected = [0, 1, 3, 5, 255u8].map(|key| (key, u64::from(key) + 7, key % 2 == 0));
@@ -212,7 +328,7 @@ fn many_threads_may_use_it_at_once(store: &dyn Store) {
                     store.put_blob(&blob, &mut &bytes[..]).unwrap();
                     assert_eq!(read(store, &blob), Some(bytes));
                     let sealed = record(thread as u8, round + 1, round as i32);
-                    store.put_record(&sealed).unwrap();
+                    put(store, &sealed);
                     assert_eq!(store.record(&sealed.record().key).unwrap(), Some(sealed));
                     store.flush().unwrap();
                 }
@@ -249,6 +365,10 @@ conformance! {
     a_blob_arrives_chunk_by_chunk_in_any_order
     an_unfinished_or_lying_arrival_leaves_nothing
     the_newest_record_stays_whatever_the_order
+    what_becomes_of_a_record_is_told
+    equal_results_are_no_conflict
+    different_results_are_the_same_conflict_in_any_order
+    evidence_is_bounded
     records_are_listed_in_pages
     many_threads_may_use_it_at_once
 }

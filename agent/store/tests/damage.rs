@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{noise, read, record};
+use common::{noise, put, read, record};
 use netbuild_core::{chunk::MAX_CHUNK, digest::Digest};
 use netbuild_proto::record::SealedRecord;
 use netbuild_store::{DiskStore, OpenError, Store, StoreError};
@@ -35,7 +35,7 @@ impl Filled {
         }
         for key in 0..6 {
             let sealed = record(key, 3, 0);
-            store.put_record(&sealed).unwrap();
+            put(&store, &sealed);
             filled.records.push(sealed);
         }
         filled
@@ -59,7 +59,7 @@ impl Filled {
             assert_eq!(read(&store, blob).as_ref(), Some(bytes));
         }
         for sealed in &self.records {
-            store.put_record(sealed).unwrap();
+            put(&store, sealed);
             let kept = store.record(&sealed.record().key).unwrap();
             assert_eq!(kept.as_ref(), Some(sealed));
         }
@@ -219,6 +219,76 @@ fn a_flipped_bit_in_the_journal_costs_one_entry_with_and_without_the_index() {
 }
 
 #[test]
+fn conflicts_are_known_again_when_the_index_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || DiskStore::open(dir.path(), "test").unwrap();
+    let store = open();
+    for (key, results) in [(2, vec![1, 2, 3, 2]), (4, vec![5, 5]), (6, vec![1, 2, 3, 4, 5, 6, 7])] {
+        for (hlc, exit_code) in (1..).zip(results) {
+            put(&store, &record(key, hlc, exit_code));
+        }
+    }
+    put(&store, &record(6, 0, 9));
+    let conflicts = store.conflicts(9).unwrap();
+    assert_eq!(conflicts.iter().map(|c| c.key.0[0]).collect::<Vec<_>>(), [6, 2]);
+    assert_eq!(conflicts.iter().map(|c| c.others.len()).collect::<Vec<_>>(), [4, 2]);
+    drop(store);
+    assert_eq!(open().conflicts(9).unwrap(), conflicts);
+    fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let store = open();
+    assert_eq!(store.conflicts(9).unwrap(), conflicts);
+    assert_eq!((store.stats().conflicts, store.stats().records), (2, 3));
+    // And again by an agent that was killed before it wrote its index.
+    put(&store, &record(4, 9, 1));
+    let killed = tempfile::tempdir().unwrap();
+    copy(dir.path(), killed.path());
+    let again = DiskStore::open(killed.path(), "test").unwrap();
+    assert_eq!(again.conflicts(9).unwrap(), store.conflicts(9).unwrap());
+    assert_eq!(again.stats().conflicts, 3);
+}
+
+#[test]
+fn damaged_evidence_is_evidence_no_more_and_harms_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || DiskStore::open(dir.path(), "test").unwrap();
+    let all = [record(2, 1, 1), record(2, 2, 2), record(2, 3, 3)];
+    all.iter().for_each(|record| put(&open(), record));
+    let journal = dir.path().join("journal/00000001.log");
+    let good = fs::read(&journal).unwrap();
+    for bit in dice(60, good.len() * 8, 5) {
+        for keep_index in [true, false] {
+            fs::write(&journal, &good).unwrap();
+            flip(&journal, bit);
+            if !keep_index {
+                fs::remove_dir_all(dir.path().join("index")).unwrap();
+            }
+            let store = open();
+            let kept = store.record(&all[2].record().key).unwrap();
+            for conflict in store.conflicts(9).unwrap() {
+                assert_eq!(Some(&conflict.kept), kept.as_ref());
+                assert!(conflict.others.iter().all(|lost| all.contains(lost)));
+            }
+            // What was served is one of those that were put, and the best can be put again.
+            assert!(kept.is_none_or(|kept| all.contains(&kept)));
+            put(&store, &all[2]);
+            assert_eq!(store.record(&all[2].record().key).unwrap().as_ref(), Some(&all[2]));
+        }
+    }
+}
+
+#[test]
+fn a_record_that_is_damaged_in_the_journal_is_healed_by_putting_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let sealed = record(1, 5, 0);
+    put(&DiskStore::open(dir.path(), "test").unwrap(), &sealed);
+    flip(&dir.path().join("journal/00000001.log"), 800);
+    let store = DiskStore::open(dir.path(), "test").unwrap();
+    put(&store, &sealed);
+    assert_eq!(store.record(&sealed.record().key).unwrap(), Some(sealed));
+    assert_eq!((store.stats().quarantined, store.stats().records), (1, 1));
+}
+
+#[test]
 fn a_truncated_journal_keeps_every_entry_before_the_cut() {
     let filled = Filled::new();
     let journal = filled.path().join("journal/00000001.log");
@@ -284,7 +354,7 @@ fn everything_acknowledged_survives_a_kill() {
         let bytes = noise(1 + 900 * round as usize, round);
         let blob = store.put_content(&mut &bytes[..]).unwrap();
         acknowledged.push((blob, bytes));
-        store.put_record(&record(round as u8, round + 4, 9)).unwrap();
+        put(&store, &record(round as u8, round + 4, 9));
         if round % 8 == 7 {
             let killed = tempfile::tempdir().unwrap();
             copy(filled.path(), killed.path());
@@ -392,7 +462,7 @@ fn only_the_owner_may_look_and_any_bytes_may_be_in_the_path() {
     let bytes = noise(100_000, 1);
     let store = DiskStore::open(&odd, "test").unwrap();
     let blob = store.put_content(&mut &bytes[..]).unwrap();
-    store.put_record(&record(1, 1, 0)).unwrap();
+    put(&store, &record(1, 1, 0));
     drop(store);
     let store = DiskStore::open(&odd, "test").unwrap();
     assert_eq!(read(&store, &blob), Some(bytes));

@@ -6,9 +6,9 @@ use netbuild_core::{
     chunk::{Chunk, Manifest},
     digest::{Digest, Hash},
     key::ActionKey,
-    peer::Identity,
+    peer::{Identity, PeerId},
 };
-use netbuild_transfer::{Endpoint, Holder, Options, Provide};
+use netbuild_transfer::{Endpoint, Holder, Options, Patience, Provide};
 use std::{
     io::{Write, stdout},
     ops::ControlFlow,
@@ -35,6 +35,14 @@ impl Provide for One {
     fn chunk(&self, _: &Chunk) -> Option<Vec<u8>> {
         Some(self.0.clone())
     }
+
+    fn has(&self, _: &Digest) -> bool {
+        true
+    }
+
+    fn bring(&self, _: &PeerId, blobs: &[Digest]) -> Vec<bool> {
+        vec![true; blobs.len()]
+    }
 }
 
 fn endpoint(seed: u8) -> Result<Endpoint, Box<dyn std::error::Error>> {
@@ -43,6 +51,7 @@ fn endpoint(seed: u8) -> Result<Endpoint, Box<dyn std::error::Error>> {
         identity: Identity::from_seed(&[seed; 32]),
         admits: Arc::new(|_| true),
         provide: Arc::new(One(vec![seed; CHUNK])),
+        samples: tokio::sync::mpsc::channel(1000).0,
     })?)
 }
 
@@ -60,8 +69,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let chunks = vec![chunk; mebibytes * 1024 * 1024 / CHUNK];
     let started = Instant::now();
     let report = here.block_on(async {
-        let task = requester.chunks(&holder, &chunks, |_, _| async { ControlFlow::Continue(()) });
-        task.await
+        let deliver = |_, _| async { ControlFlow::Continue(()) };
+        requester.chunks(&holder, &chunks, Patience::default(), deliver).await
     })?;
     let seconds = started.elapsed().as_secs_f64();
     let rate = report.bytes as f64 / seconds / f64::from(1 << 20);
@@ -69,12 +78,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let keys = vec![ActionKey([0; 32]); 10_000];
     let started = Instant::now();
-    here.block_on(requester.records(&holder, &keys))?;
+    here.block_on(requester.records(&holder, &keys, Patience::default()))?;
     let micros = started.elapsed().as_micros();
     writeln!(stdout(), "{} lookups in {micros} µs, batched", keys.len())?;
     let started = Instant::now();
     for key in &keys[..1000] {
-        here.block_on(requester.records(&holder, std::slice::from_ref(key)))?;
+        here.block_on(requester.records(&holder, std::slice::from_ref(key), Patience::default()))?;
     }
     let micros = started.elapsed().as_micros();
     writeln!(stdout(), "1000 lookups in {micros} µs, one by one")?;

@@ -1,6 +1,6 @@
 //! Who is at the other end: TLS 1.3 with raw Ed25519 public keys (RFC 7250), which are the peer ids.
 //!
-//! A requester puts the peer id that it expects into the server name, so that one verifier serves
+//! Whoever dials puts the peer id that it expects into the server name, so that one verifier serves
 //! all dials; rustls resumes a session only under the verifier that it was made with. The name is
 //! never sent: it would tell an onlooker who talks to whom.
 
@@ -34,7 +34,7 @@ use std::{fmt, sync::Arc};
 pub type Admits = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
 
 /// Names the protocol and its version; a change that old agents cannot read gets a new number.
-const ALPN: &[u8] = b"netbuild-data/1";
+const ALPN: &[u8] = b"netbuild-data/2";
 /// DER of a SubjectPublicKeyInfo up to its 32 bytes of Ed25519 key (RFC 8410).
 const SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -45,7 +45,7 @@ const PKCS8_PREFIX: [u8; 16] = [
 /// Last label of a server name: reserved, so never one that means a host (RFC 2606).
 const NAME_SUFFIX: &str = ".invalid";
 
-/// TLS of the provider's side.
+/// TLS of the side that accepts.
 pub(crate) fn server(identity: &Identity, admits: Admits) -> Result<QuicServerConfig, Error> {
     let provider = crypto();
     let key = AlwaysResolvesServerRawPublicKeys::new(own_key(identity, &provider)?);
@@ -58,7 +58,7 @@ pub(crate) fn server(identity: &Identity, admits: Admits) -> Result<QuicServerCo
     QuicServerConfig::try_from(config).map_err(|error| Error::General(error.to_string()))
 }
 
-/// TLS of the requester's side; the server name of each dial is [`server_name`].
+/// TLS of the side that dials; the server name of each dial is [`server_name`].
 pub(crate) fn client(identity: &Identity) -> Result<QuicClientConfig, Error> {
     let provider = crypto();
     let key = AlwaysResolvesClientRawPublicKeys::new(own_key(identity, &provider)?);

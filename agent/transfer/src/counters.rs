@@ -1,6 +1,9 @@
 //! What an endpoint has done since it was bound.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
 
 /// A snapshot of the counts of one endpoint; they start at zero and only grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -19,6 +22,8 @@ pub struct Counters {
     pub requests_made: u64,
     /// Payload bytes of records, manifests and chunks that arrived, verified or not.
     pub bytes_fetched: u64,
+    /// Measurements of links that nobody took in time.
+    pub samples_dropped: u64,
 }
 
 /// The live counts behind [`Counters`].
@@ -31,6 +36,9 @@ pub(crate) struct Tally {
     pub(crate) dials: AtomicU64,
     pub(crate) requests_made: AtomicU64,
     pub(crate) bytes_fetched: AtomicU64,
+    pub(crate) samples_dropped: AtomicU64,
+    /// Requests of others that are being answered; goes up and down.
+    pub(crate) serving: AtomicU32,
 }
 
 impl Tally {
@@ -44,7 +52,25 @@ impl Tally {
             dials: get(&self.dials),
             requests_made: get(&self.requests_made),
             bytes_fetched: get(&self.bytes_fetched),
+            samples_dropped: get(&self.samples_dropped),
         }
+    }
+}
+
+/// Counts a request among those that are being answered, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Serving(Arc<Tally>);
+
+impl Serving {
+    pub(crate) fn begin(tally: Arc<Tally>) -> Self {
+        tally.serving.fetch_add(1, Ordering::Relaxed);
+        Self(tally)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

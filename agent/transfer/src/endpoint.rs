@@ -4,19 +4,35 @@ use crate::{
     auth::{self, Admits},
     counters::{Counters, Tally},
     error::code,
+    link::Samples,
     links::Links,
+    load::{Growth, Load},
     provider::{Provide, Provider},
     socket::{self, BindError},
 };
-use netbuild_core::peer::{Identity, PeerId};
+use netbuild_core::{
+    link::Sample,
+    peer::{Identity, PeerId},
+};
 use quinn::{ClientConfig, ServerConfig, TokioRuntime};
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::time::timeout;
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest time that [`Endpoint::shutdown`] waits for peers to take note and for reads of the
 /// disk to end. Whatever is left then ends with the process.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often the connections and the load are looked at.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an [`Endpoint`] needs to know.
 pub struct Options {
@@ -28,6 +44,20 @@ pub struct Options {
     pub admits: Admits,
     /// What it hands out.
     pub provide: Arc<dyn Provide>,
+    /// Takes what the traffic shows of the links to peers; what finds no room is dropped and
+    /// counted. For each open connection, whichever end opened it:
+    ///
+    /// - [`Sample::Rtt`] when it opens, and once a second if an acknowledgement came: QUIC's
+    ///   smoothed estimate. The end that dialled sends a packet each second, so its estimate is
+    ///   current; the other end's is so while it sends something itself.
+    /// - [`Sample::Loss`] once a second if packets were sent whose fate can be known: those that
+    ///   hold more than acknowledgements.
+    /// - [`Sample::Goodput`] of chunks and probes that arrive, all on the connection together: at
+    ///   the end of its first second, or of the transfer if that is earlier, the best window of
+    ///   at least 64 KiB and 20 ms, and from then on what arrives in each second. A transfer that
+    ///   is over before the rate has stopped to grow gives none, and windows count for nothing in
+    ///   which this end may have held the holder back.
+    pub samples: mpsc::Sender<(PeerId, Sample)>,
 }
 
 impl fmt::Debug for Options {
@@ -53,8 +83,16 @@ pub(crate) struct Inner {
     quic: quinn::Endpoint,
     tasks: TaskTracker,
     pub(crate) closing: CancellationToken,
-    pub(crate) links: Links,
+    pub(crate) links: Arc<Links>,
     pub(crate) tally: Arc<Tally>,
+    served: Arc<Served>,
+}
+
+/// How much was served lately.
+type Served = Mutex<Growth>;
+
+fn lock(served: &Served) -> MutexGuard<'_, Growth> {
+    served.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Endpoint {
@@ -67,9 +105,9 @@ impl Endpoint {
         let identity = &options.identity;
         let server = auth::server(identity, options.admits.clone()).map_err(tls)?;
         let mut server = ServerConfig::with_crypto(Arc::new(server));
-        server.transport_config(socket::provider_transport());
+        server.transport_config(socket::accepted_transport());
         let mut client = ClientConfig::new(Arc::new(auth::client(identity).map_err(tls)?));
-        client.transport_config(socket::requester_transport());
+        client.transport_config(socket::dialled_transport());
         let quic = quinn::Endpoint::new(
             socket::endpoint_config(identity),
             Some(server),
@@ -88,9 +126,22 @@ impl Endpoint {
             closing.clone(),
             tally.clone(),
         );
-        tasks.spawn(Arc::new(provider).accept(quic.clone()));
-        let links = Links::new(quic.clone(), client, tasks.clone(), closing.clone(), tally.clone());
-        Ok(Self { inner: Arc::new(Inner { local_addr, quic, tasks, closing, links, tally }) })
+        let provider = Arc::new(provider);
+        let links = Arc::new(Links::new(
+            quic.clone(),
+            client,
+            provider.clone(),
+            tasks.clone(),
+            closing.clone(),
+            Samples { to: options.samples, tally: tally.clone() },
+        ));
+        let served = Arc::<Served>::default();
+        tasks.spawn(provider.accept(quic.clone(), links.clone()));
+        let measuring = measure(links.clone(), tally.clone(), served.clone());
+        tasks.spawn(closing.clone().run_until_cancelled_owned(measuring));
+        Ok(Self {
+            inner: Arc::new(Inner { local_addr, quic, tasks, closing, links, tally, served }),
+        })
     }
 
     /// The address that was bound, with its port.
@@ -98,7 +149,8 @@ impl Endpoint {
         self.inner.local_addr
     }
 
-    /// Round-trip time of the open connection to `peer`, as QUIC estimates it now.
+    /// Round-trip time of the open connection to `peer`, as QUIC estimates it now. It may be one
+    /// that the peer opened.
     pub fn rtt(&self, peer: &PeerId) -> Option<Duration> {
         let link = self.inner.links.open_link(peer)?;
         Some(link.connection.rtt())
@@ -107,6 +159,16 @@ impl Endpoint {
     /// What was done so far.
     pub fn counters(&self) -> Counters {
         self.inner.tally.snapshot()
+    }
+
+    /// How much this endpoint does for others right now.
+    pub fn load(&self) -> Load {
+        let Inner { tally, served, .. } = &*self.inner;
+        let bytes = tally.bytes_served.load(Ordering::Relaxed);
+        Load {
+            serving: tally.serving.load(Ordering::Relaxed),
+            bytes_per_second: lock(served).per_second(Instant::now(), bytes),
+        }
     }
 
     /// Stops: accepts nothing more, closes all connections with their transfers, and returns once
@@ -122,6 +184,17 @@ impl Endpoint {
         if timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {
             tracing::debug!("the data plane did not end in time");
         }
+    }
+}
+
+/// Looks at the connections and at what was served, once a second, for ever.
+async fn measure(links: Arc<Links>, tally: Arc<Tally>, served: Arc<Served>) {
+    let mut tick = interval(MEASURE_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        lock(&served).note(Instant::now(), tally.bytes_served.load(Ordering::Relaxed));
+        links.all().iter().for_each(|link| link.observe());
     }
 }
 
@@ -142,7 +215,7 @@ impl Drop for Inner {
 mod tests {
     use super::*;
     use crate::{
-        Blame, FetchError, Holder,
+        Blame, FetchError, Holder, Patience,
         fixture::{
             Shelf, agent, agent_at, chunk, everyone, holder, identity, only, sealed, soon, until,
         },
@@ -159,7 +232,7 @@ mod tests {
 
     /// Asks for one thing, to see whether the holder talks to us at all.
     async fn ask(endpoint: &Endpoint, holder: &Holder) -> Result<(), FetchError> {
-        let records = endpoint.records(holder, &[ActionKey([0; 32])]).await?;
+        let records = endpoint.records(holder, &[ActionKey([0; 32])], Patience::default()).await?;
         assert_eq!(records, [None]);
         Ok(())
     }
@@ -180,16 +253,18 @@ mod tests {
         let (a, b) = (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
         let at = holder(1, &a);
 
-        let records = soon(b.records(&at, &keys)).await.unwrap();
+        let records = soon(b.records(&at, &keys, Patience::default())).await.unwrap();
         assert_eq!(records.len(), keys.len());
         for (number, (key, record)) in keys.iter().zip(&records).enumerate() {
             let found = record.as_ref().map(|record| record.record().key);
             assert_eq!(found, (number % 2 == 0).then_some(*key));
         }
         let other = Digest::of(b"not there");
-        let manifests = soon(b.manifests(&at, &[other, manifest.blob()])).await;
+        let manifests =
+            soon(b.manifests(&at, &[other, manifest.blob()], Patience::default())).await;
         assert_eq!(manifests.unwrap(), [None, Some(manifest)]);
-        assert!(b.rtt(&at.peer).is_some() && a.rtt(&identity(2).peer_id()).is_none());
+        // The connection is the same one, seen from its two ends.
+        assert!(b.rtt(&at.peer).is_some() && a.rtt(&identity(2).peer_id()).is_some());
         assert_eq!(b.counters().dials, 1);
         until(|| a.counters().requests_served == 4).await;
     }
@@ -208,7 +283,8 @@ mod tests {
             arrived.push(index);
             async { ControlFlow::Continue(()) }
         };
-        let report = soon(b.chunks(&holder(1, &a), &chunks, deliver)).await.unwrap();
+        let report =
+            soon(b.chunks(&holder(1, &a), &chunks, Patience::default(), deliver)).await.unwrap();
         let mut missing = report.missing;
         missing.sort_unstable();
         assert_eq!(missing, [7, 9]);
@@ -224,7 +300,8 @@ mod tests {
         let (a, b) = (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
         let at = holder(1, &a);
         for _ in 0..10 {
-            let report = b.chunks(&at, &chunks, |_, _| async { ControlFlow::Break(()) });
+            let report = b
+                .chunks(&at, &chunks, Patience::default(), |_, _| async { ControlFlow::Break(()) });
             assert_eq!(soon(report).await.unwrap().bytes, 512 * 1024);
         }
         assert_eq!(b.counters().dials, 1);
@@ -292,7 +369,7 @@ mod tests {
         for _ in 0..3 {
             soon(ask(&b, &at)).await.unwrap();
             let link = b.inner.links.open_link(&at.peer).unwrap();
-            b.inner.links.close(&link, code::SHUTDOWN);
+            Links::close(&link, code::SHUTDOWN);
             let now = asked.load(Ordering::SeqCst);
             per_dial.push(now - asked_before);
             asked_before = now;
@@ -398,15 +475,16 @@ mod tests {
         let b = here.block_on(async { agent(2, everyone(), Shelf::default()) });
         let mut there = Some(there);
         let mut count = 0;
-        let result = here.block_on(soon(b.chunks(&holder(1, &a), &chunks, |_, _| {
-            count += 1;
-            if count == 20 {
-                // Not from within a runtime's own worker.
-                let there = there.take().unwrap();
-                std::thread::spawn(|| drop(there)).join().unwrap();
-            }
-            async { ControlFlow::Continue(()) }
-        })));
+        let result =
+            here.block_on(soon(b.chunks(&holder(1, &a), &chunks, Patience::default(), |_, _| {
+                count += 1;
+                if count == 20 {
+                    // Not from within a runtime's own worker.
+                    let there = there.take().unwrap();
+                    std::thread::spawn(|| drop(there)).join().unwrap();
+                }
+                async { ControlFlow::Continue(()) }
+            })));
         let error = result.unwrap_err();
         assert_eq!(error.blame(), Blame::Link, "{error}");
         assert!(count >= 20);
@@ -428,7 +506,9 @@ mod tests {
             let _ = stopped.recv();
         });
         is_locked.recv().unwrap();
-        let fetch = || b.chunks(&at, &chunks, |_, _| async { ControlFlow::Continue(()) });
+        let fetch = || {
+            b.chunks(&at, &chunks, Patience::default(), |_, _| async { ControlFlow::Continue(()) })
+        };
         let error = soon(fetch()).await.unwrap_err();
         assert_eq!(error, FetchError::Stalled { peer: at.peer });
         drop(stop);
@@ -443,8 +523,8 @@ mod tests {
         let a = agent(1, everyone(), shelf);
         let b = agent(2, everyone(), Shelf::default());
         let at = holder(1, &a);
-        let (first, mut is_first) = tokio::sync::mpsc::channel(1);
-        let transfer = b.chunks(&at, &chunks, |_, _| {
+        let (first, mut is_first) = mpsc::channel(1);
+        let transfer = b.chunks(&at, &chunks, Patience::default(), |_, _| {
             let _ = first.try_send(());
             async { ControlFlow::Continue(()) }
         });

@@ -1,6 +1,5 @@
 //! Why a fetch failed, and whose fault that is; and the codes with which peers tell one another.
 
-use crate::PROGRESS_TIMEOUT;
 use netbuild_core::{digest::Hash, peer::PeerId};
 use quinn::{ConnectionError, TransportErrorCode, VarInt};
 
@@ -48,8 +47,9 @@ pub enum FetchError {
         /// The holder.
         peer: PeerId,
     },
-    /// Nothing came, or could be sent, for [`PROGRESS_TIMEOUT`].
-    #[error("peer {} made no progress for {} s", .peer.short(), PROGRESS_TIMEOUT.as_secs())]
+    /// Nothing, or too little, came or could be sent in the time that the caller has
+    /// [`Patience`](crate::Patience) for. The connection stays.
+    #[error("peer {} made no progress in time", .peer.short())]
     Stalled {
         /// The holder.
         peer: PeerId,

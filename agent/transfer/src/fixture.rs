@@ -5,6 +5,7 @@ use netbuild_core::{
     chunk::{Chunk, Manifest},
     digest::{Digest, Hash},
     key::ActionKey,
+    link::Sample,
     peer::{Identity, PeerId},
     record::{ActionResult, Execution, Record, Sandbox},
 };
@@ -21,7 +22,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 /// Everything held, in memory.
 #[derive(Default)]
@@ -51,6 +52,15 @@ impl Provide for Shelf {
     fn chunk(&self, chunk: &Chunk) -> Option<Vec<u8>> {
         let _open = self.gate.lock().unwrap();
         self.chunks.get(&chunk.hash).cloned()
+    }
+
+    fn has(&self, blob: &Digest) -> bool {
+        self.chunks.contains_key(&blob.hash)
+    }
+
+    fn bring(&self, _: &PeerId, blobs: &[Digest]) -> Vec<bool> {
+        let _open = self.gate.lock().unwrap();
+        blobs.iter().map(|blob| self.has(blob)).collect()
     }
 }
 
@@ -100,7 +110,21 @@ fn bind(
     admits: Admits,
     shelf: Shelf,
 ) -> Result<Endpoint, BindError> {
-    Endpoint::bind(Options { listen, identity: identity(number), admits, provide: Arc::new(shelf) })
+    sampled(number, listen, admits, shelf).map(|(endpoint, _)| endpoint)
+}
+
+/// An agent, and what it measures.
+pub(crate) fn sampled(
+    number: u8,
+    listen: SocketAddr,
+    admits: Admits,
+    shelf: Shelf,
+) -> Result<(Endpoint, mpsc::Receiver<(PeerId, Sample)>), BindError> {
+    let (samples, measured) = mpsc::channel(1000);
+    let provide = Arc::new(shelf);
+    let identity = identity(number);
+    let endpoint = Endpoint::bind(Options { listen, identity, admits, provide, samples })?;
+    Ok((endpoint, measured))
 }
 
 /// How to reach [`agent`] `number`.
@@ -161,7 +185,7 @@ where
 {
     let tls = auth::server(&identity(number), everyone()).unwrap();
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
-    config.transport_config(socket::provider_transport());
+    config.transport_config(socket::accepted_transport());
     let quic = raw_endpoint(Some(config));
     let holder =
         Holder { peer: identity(number).peer_id(), addresses: vec![quic.local_addr().unwrap()] };
@@ -197,7 +221,7 @@ async fn request_of(mut receive: RecvStream) -> Request {
 pub(crate) async fn raw_connection(number: u8, to: &Holder) -> Connection {
     let config = Arc::new(auth::client(&identity(number)).unwrap());
     let mut config = ClientConfig::new(config);
-    config.transport_config(socket::requester_transport());
+    config.transport_config(socket::dialled_transport());
     raw_endpoint(None)
         .connect_with(config, to.addresses[0], &auth::server_name(&to.peer))
         .unwrap()

@@ -3,18 +3,24 @@
 //! Reading is bounded in memory and in idle time: the caller sees the length before a byte is
 //! allocated, memory grows only as bytes arrive, and each wait for bytes has a deadline.
 
-use crate::error::code;
+use crate::{
+    error::code,
+    link::Metering,
+    pace::{Pace, Patience},
+};
 use bytes::{Bytes, BytesMut};
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
-use std::time::Duration;
+use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    time::{Duration, Instant},
+};
 use tokio::time::timeout;
 
-/// Longest time without a byte before the other end counts as stalled: well over the worst round
-/// trip with a few retransmissions, well under what a build would wait for a chunk.
-pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest time without a byte that the requester takes. Longer than [`PROGRESS_TIMEOUT`]: it
-/// may be waiting for its own disk, and costs the provider only memory that is bounded anyway.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time without a byte that the requester takes, or sends of its next request. Longer than
+/// [`PROGRESS_TIMEOUT`](crate::PROGRESS_TIMEOUT): it may be waiting for its own disk, and costs the
+/// provider only memory that is bounded anyway.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a frame's length.
 const HEADER: usize = 4;
 /// Bytes that are allocated before any have arrived, whatever length the other end claims.
@@ -23,7 +29,7 @@ const FIRST_ALLOCATION: usize = 64 * 1024;
 /// A frame did not arrive.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FrameError {
-    /// No byte for [`PROGRESS_TIMEOUT`].
+    /// No byte, or too few, in the time that the reader has [`Patience`] for.
     #[error("no progress")]
     Stalled,
     /// The stream ended before the frame did.
@@ -34,19 +40,48 @@ pub(crate) enum FrameError {
     Read(#[from] ReadError),
 }
 
-/// Reads frames.
+/// Reads frames. Dropped before the end of the stream it tells the other end to send no more.
 #[derive(Debug)]
-pub(crate) struct FrameReader(RecvStream);
+pub(crate) struct FrameReader {
+    stream: RecvStream,
+    pace: Pace,
+    metering: Option<Metering>,
+}
 
 impl FrameReader {
-    pub(crate) fn new(stream: RecvStream) -> Self {
-        Self(stream)
+    pub(crate) fn new(stream: RecvStream, patience: Patience) -> Self {
+        Self { stream, pace: Pace::new(patience), metering: None }
+    }
+
+    /// Counts what arrives as goodput.
+    pub(crate) fn metered(mut self, metering: Metering) -> Self {
+        self.metering = Some(metering);
+        self
+    }
+
+    /// Waits for the next frame as for the first one.
+    pub(crate) fn begin_anew(&mut self) {
+        self.pace.begin_anew();
+    }
+
+    /// Does not judge the pace by what came so far.
+    pub(crate) fn forgive(&mut self) {
+        self.pace.forgive();
     }
 
     /// The length of the next frame, as the other end claims it.
     pub(crate) async fn length(&mut self) -> Result<usize, FrameError> {
-        let header = self.content(HEADER).await?;
-        Ok(header.iter().rev().fold(0, |length, byte| (length << 8) | usize::from(*byte)))
+        self.length_or_end().await?.ok_or(FrameError::Ended)
+    }
+
+    /// The length of the next frame; `None` when the stream ends before it.
+    pub(crate) async fn length_or_end(&mut self) -> Result<Option<usize>, FrameError> {
+        let Some(start) = self.some(HEADER).await? else {
+            return Ok(None);
+        };
+        let rest = self.content(HEADER - start.len()).await?;
+        let header = start.iter().chain(&rest);
+        Ok(Some(header.rev().fold(0, |length, byte| (length << 8) | usize::from(*byte))))
     }
 
     /// The next `length` bytes.
@@ -61,32 +96,53 @@ impl FrameReader {
         Ok(content.freeze())
     }
 
-    /// Whether the stream ends here. Waits for the next byte or the end.
-    pub(crate) async fn ends(&mut self) -> Result<bool, FrameError> {
-        Ok(self.some(1).await?.is_none())
+    /// Reads `length` bytes for nothing but their time.
+    pub(crate) async fn discard(&mut self, mut length: usize) -> Result<(), FrameError> {
+        while length > 0 {
+            length -= self.some(length).await?.ok_or(FrameError::Ended)?.len();
+        }
+        Ok(())
     }
 
     async fn some(&mut self, most: usize) -> Result<Option<Bytes>, FrameError> {
-        match timeout(PROGRESS_TIMEOUT, self.0.read_chunk(most, true)).await {
-            Ok(chunk) => Ok(chunk?.map(|chunk| chunk.bytes)),
-            Err(_) => Err(FrameError::Stalled),
-        }
+        let Self { stream, pace, metering } = self;
+        let mut began = None;
+        let mut read = pin!(stream.read_chunk(most, true));
+        let read = poll_fn(|context| {
+            let polled = read.as_mut().poll(context);
+            if polled.is_pending() && began.is_none() {
+                began = Some(Instant::now());
+                metering.iter_mut().for_each(Metering::wait);
+            }
+            polled
+        });
+        let Ok(chunk) = timeout(pace.wait(), read).await else {
+            return Err(FrameError::Stalled);
+        };
+        let Some(bytes) = chunk?.map(|chunk| chunk.bytes) else {
+            return Ok(None);
+        };
+        // The clock is read only when there was a wait.
+        let now = began.map(|_| Instant::now());
+        metering.iter_mut().for_each(|metering| metering.arrived(now, bytes.len()));
+        let waited = now.zip(began).map_or(Duration::ZERO, |(now, began)| now - began);
+        if pace.arrived(bytes.len(), waited) { Ok(Some(bytes)) } else { Err(FrameError::Stalled) }
     }
 }
 
-/// An answer did not get away.
+/// A frame did not get away.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
-    /// The requester took no byte for [`DRAIN_TIMEOUT`].
-    #[error("the requester takes nothing")]
+    /// The other end took no byte for [`DRAIN_TIMEOUT`].
+    #[error("the other end takes nothing")]
     Stalled,
-    /// The stream broke, or the requester has had enough.
+    /// The stream broke, or the other end has had enough.
     #[error(transparent)]
     Write(#[from] WriteError),
 }
 
 /// Writes frames. Dropped before [`FrameWriter::finish`] it resets the stream, which would
-/// otherwise end as if the answer were complete.
+/// otherwise end as if all were said.
 #[derive(Debug)]
 pub(crate) struct FrameWriter {
     stream: SendStream,
@@ -113,6 +169,20 @@ impl FrameWriter {
             }
         }
         Ok(())
+    }
+
+    /// Sends one frame.
+    pub(crate) async fn send_frame(&mut self, content: Bytes) -> Result<(), SendError> {
+        let mut parts = Vec::with_capacity(2);
+        put_frame(&mut parts, content);
+        self.send(&mut parts).await
+    }
+
+    /// Waits until the other end wants no more, or the connection ends.
+    pub(crate) fn stopped(
+        &self,
+    ) -> impl Future<Output = Result<Option<VarInt>, StoppedError>> + Send + Sync + 'static {
+        self.stream.stopped()
     }
 
     /// Ends the stream after what was sent.

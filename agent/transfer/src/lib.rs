@@ -5,10 +5,17 @@
 //! [`PeerId`](netbuild_core::peer::PeerId) with a raw Ed25519 key in the TLS handshake; there are
 //! no certificates. What a holder sends is believed only after its hash or signature was checked.
 //!
+//! A connection serves both ends, so that a peer which cannot be dialled can be asked on the
+//! connection that it opened. What the traffic shows of a link goes to [`Options::samples`].
+//!
 //! It does not decide whom to ask, does not keep anything, and has no deadline for a whole
-//! transfer: a transfer lives as long as it makes progress.
+//! transfer: a transfer lives as long as it makes progress, by the caller's [`Patience`], and every
+//! future that is dropped ends its request.
 
+mod answers;
 mod auth;
+mod batch;
+mod bring;
 mod counters;
 mod dial;
 mod endpoint;
@@ -16,18 +23,26 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod frame;
+mod link;
 mod links;
+mod load;
+mod meter;
+mod pace;
+mod probe;
 mod provider;
 mod requester;
 mod seats;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use auth::Admits;
 pub use counters::Counters;
 pub use dial::{CONNECT_TIMEOUT, Holder};
 pub use endpoint::{Endpoint, Options};
 pub use error::{Blame, FetchError};
-pub use frame::PROGRESS_TIMEOUT;
+pub use load::Load;
+pub use pace::{PROGRESS_TIMEOUT, Patience};
 pub use provider::Provide;
-pub use requester::ChunkReport;
+pub use requester::{ChunkReport, Probed};
 pub use socket::BindError;

@@ -1,9 +1,16 @@
-//! The open connections to holders: one for each, kept, and dialled by one caller at a time.
+//! The open connections to peers. One that we dialled is kept for each, and dialled by one caller
+//! at a time; where there is none, our requests go over one that the peer opened to us, which may
+//! be the only way to a peer behind a firewall.
+//!
+//! When both ends dial at once both connections stay, each used by the end that dialled it: a
+//! packet each second is cheaper than an agreement on which one to close.
 
 use crate::{
-    counters::{Tally, add},
+    counters::add,
     dial::{Holder, dial},
     error::FetchError,
+    link::{Link, Samples},
+    provider::Provider,
 };
 use futures::{
     FutureExt,
@@ -16,31 +23,9 @@ use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Chunk requests under way on one connection. Three full stream windows leave a quarter of the
-/// connection's window free, so a caller that is slow to take its chunks holds up no other.
-const CHUNK_REQUESTS: usize = 3;
-/// Other requests under way on one connection; with the above, below the provider's limit.
-const SMALL_REQUESTS: usize = 32;
-
 type Dial = Shared<BoxFuture<'static, Result<Arc<Link>, FetchError>>>;
-
-/// A connection to a holder, with room for so many requests.
-#[derive(Debug)]
-pub(crate) struct Link {
-    pub(crate) peer: PeerId,
-    pub(crate) connection: Connection,
-    pub(crate) chunk_requests: Arc<Semaphore>,
-    pub(crate) small_requests: Arc<Semaphore>,
-}
-
-impl Link {
-    fn is_open(&self) -> bool {
-        self.connection.close_reason().is_none()
-    }
-}
 
 /// What [`Links::get`] found.
 #[derive(Debug)]
@@ -50,19 +35,53 @@ pub(crate) struct Found {
     pub(crate) reused: bool,
 }
 
-/// All connections to holders.
+/// The connections, by peer.
+#[derive(Default)]
+struct Open {
+    /// Dialled here, or being dialled.
+    dials: HashMap<PeerId, Dial>,
+    /// Dialled by the peer, the newest last.
+    accepted: HashMap<PeerId, Vec<Arc<Link>>>,
+}
+
+impl Open {
+    /// An open connection to `peer`: ours, or else the newest of its own.
+    fn link(&self, peer: &PeerId) -> Option<&Arc<Link>> {
+        let dialled = || match self.dials.get(peer)?.peek()? {
+            Ok(link) => Some(link).filter(|link| link.is_open()),
+            Err(_) => None,
+        };
+        dialled().or_else(|| self.accepted(peer))
+    }
+
+    fn accepted(&self, peer: &PeerId) -> Option<&Arc<Link>> {
+        self.accepted.get(peer)?.iter().rev().find(|link| link.is_open())
+    }
+}
+
+/// Whether a dial goes on, or has led to a connection that is open.
+fn is_usable(dial: &Dial) -> bool {
+    match dial.peek() {
+        None => true,
+        Some(Ok(link)) => link.is_open(),
+        Some(Err(_)) => false,
+    }
+}
+
+/// All connections.
 pub(crate) struct Links {
     quic: quinn::Endpoint,
     config: ClientConfig,
+    provider: Arc<Provider>,
     tasks: TaskTracker,
     closing: CancellationToken,
-    tally: Arc<Tally>,
-    dials: Mutex<HashMap<PeerId, Dial>>,
+    samples: Samples,
+    open: Mutex<Open>,
 }
 
 impl fmt::Debug for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Links").field("peers", &self.lock().keys()).finish_non_exhaustive()
+        f.debug_struct("Links").field("dials", &self.lock().dials.keys()).finish_non_exhaustive()
     }
 }
 
@@ -70,97 +89,119 @@ impl Links {
     pub(crate) fn new(
         quic: quinn::Endpoint,
         config: ClientConfig,
+        provider: Arc<Provider>,
         tasks: TaskTracker,
         closing: CancellationToken,
-        tally: Arc<Tally>,
+        samples: Samples,
     ) -> Self {
-        Self { quic, config, tasks, closing, tally, dials: Mutex::default() }
+        Self { quic, config, provider, tasks, closing, samples, open: Mutex::default() }
     }
 
-    /// The connection to `holder`; dials when there is none. Callers that come while a dial is
-    /// under way share its result.
+    /// A connection to `holder`; dials when there is none. Callers that come while a dial is under
+    /// way share its result.
     pub(crate) async fn get(&self, holder: &Holder) -> Result<Found, FetchError> {
         let peer = holder.peer;
         if self.closing.is_cancelled() {
             return Err(FetchError::Closed { peer });
         }
-        if let Some(link) = self.open_link(&peer) {
-            return Ok(Found { link, reused: true });
+        match self.open_link(&peer) {
+            Some(link) => Ok(Found { link, reused: true }),
+            None => self.dialled(holder).await,
         }
+    }
+
+    /// A connection to `holder` that is not one which died unnoticed, as far as that can be had.
+    pub(crate) async fn dialled(&self, holder: &Holder) -> Result<Found, FetchError> {
         let dial = self.dial_once(holder);
-        let link = dial.await?;
-        Ok(Found { link, reused: false })
-    }
-
-    /// The open connection to `peer`, if there is one.
-    pub(crate) fn open_link(&self, peer: &PeerId) -> Option<Arc<Link>> {
-        let dials = self.lock();
-        let link = dials.get(peer)?.peek()?.as_ref().ok()?;
-        link.is_open().then(|| link.clone())
-    }
-
-    /// Uses `link` for no further request. Requests that are under way on it go on.
-    pub(crate) fn forget(&self, link: &Arc<Link>) {
-        let mut dials = self.lock();
-        let known = dials.get(&link.peer).and_then(Dial::peek);
-        if matches!(known, Some(Ok(known)) if Arc::ptr_eq(known, link)) {
-            dials.remove(&link.peer);
+        match dial.await {
+            Ok(link) => Ok(Found { link, reused: false }),
+            // The peer may have come to us, now or in the meantime.
+            Err(error @ FetchError::Connect { .. }) => {
+                let link = self.lock().accepted(&holder.peer).cloned();
+                link.map(|link| Found { link, reused: true }).ok_or(error)
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// The open connection to `peer` on which requests would go now, if there is one.
+    pub(crate) fn open_link(&self, peer: &PeerId) -> Option<Arc<Link>> {
+        self.lock().link(peer).cloned()
+    }
+
+    /// All open connections, both ours and those of peers.
+    pub(crate) fn all(&self) -> Vec<Arc<Link>> {
+        let open = self.lock();
+        let dialled = open.dials.values().filter_map(|dial| dial.peek()?.as_ref().ok());
+        let all = dialled.chain(open.accepted.values().flatten());
+        all.filter(|link| link.is_open()).cloned().collect()
+    }
+
+    /// Lets requests go over a connection that `peer` opened, until the result is dropped.
+    pub(crate) fn accept(self: &Arc<Self>, peer: PeerId, connection: Connection) -> Accepted {
+        let link = Link::new(peer, connection, self.samples.clone());
+        self.lock().accepted.entry(peer).or_default().push(link.clone());
+        Accepted { links: self.clone(), link }
     }
 
     /// Ends `link` with all that is under way on it.
-    pub(crate) fn close(&self, link: &Arc<Link>, code: VarInt) {
-        self.forget(link);
+    pub(crate) fn close(link: &Link, code: VarInt) {
         link.connection.close(code, &[]);
     }
 
     fn dial_once(&self, holder: &Holder) -> Dial {
-        let mut dials = self.lock();
-        if let Some(dial) = dials.get(&holder.peer) {
-            let usable = match dial.peek() {
-                None => true,
-                Some(Ok(link)) => link.is_open(),
-                Some(Err(_)) => false,
-            };
-            if usable {
-                return dial.clone();
-            }
+        let mut open = self.lock();
+        if let Some(dial) = open.dials.get(&holder.peer).filter(|dial| is_usable(dial)) {
+            return dial.clone();
         }
         // What ended is of no use to anyone; dropped here, the map holds no more than is open.
-        dials.retain(|_, dial| match dial.peek() {
-            None => true,
-            Some(Ok(link)) => link.is_open(),
-            Some(Err(_)) => false,
-        });
+        open.dials.retain(|_, dial| is_usable(dial));
         let dial = self.start_dial(holder.clone());
-        dials.insert(holder.peer, dial.clone());
+        open.dials.insert(holder.peer, dial.clone());
         dial
     }
 
-    /// Dials in a task, so that it goes on when the caller that began it gives up.
+    /// Dials in a task, so that it goes on when the caller that began it gives up, and serves what
+    /// the peer asks on the connection.
     fn start_dial(&self, holder: Holder) -> Dial {
-        add(&self.tally.dials, 1);
+        let samples = self.samples.clone();
+        add(&samples.tally.dials, 1);
         let peer = holder.peer;
         let (quic, config, closing) =
             (self.quic.clone(), self.config.clone(), self.closing.clone());
+        let (tasks, provider) = (self.tasks.clone(), self.provider.clone());
         let task = self.tasks.spawn(async move {
-            let result = closing.run_until_cancelled(dial(&quic, &config, &holder)).await;
-            result.unwrap_or(Err(FetchError::Closed { peer }))
-        });
-        let link = async move {
-            let connection = task.await.unwrap_or(Err(FetchError::Closed { peer }))?;
+            let dialled = closing.run_until_cancelled(dial(&quic, &config, &holder)).await;
+            let connection = dialled.unwrap_or(Err(FetchError::Closed { peer }))?;
             tracing::debug!(%peer, address = %connection.remote_address(), "connected");
-            Ok(Arc::new(Link {
-                peer,
-                connection,
-                chunk_requests: Arc::new(Semaphore::new(CHUNK_REQUESTS)),
-                small_requests: Arc::new(Semaphore::new(SMALL_REQUESTS)),
-            }))
-        };
+            tasks.spawn(provider.serve_dialled(connection.clone(), peer));
+            Ok(Link::new(peer, connection, samples))
+        });
+        let link = task.map(move |link| link.unwrap_or(Err(FetchError::Closed { peer })));
         link.boxed().shared()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Dial>> {
-        self.dials.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection of a peer in [`Links`], until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    links: Arc<Links>,
+    link: Arc<Link>,
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        let mut open = self.links.lock();
+        let peer = self.link.peer;
+        if let Some(links) = open.accepted.get_mut(&peer) {
+            links.retain(|link| !Arc::ptr_eq(link, &self.link));
+            if links.is_empty() {
+                open.accepted.remove(&peer);
+            }
+        }
     }
 }

@@ -1,14 +1,20 @@
-//! The answering end: accepts connections of admitted peers and answers their requests.
+//! The answering end: accepts connections of admitted peers and answers requests, also on the
+//! connections that were dialled here.
 //!
 //! Whatever a peer does costs it its own connection at most. Memory is bounded by the number of
 //! connections and requests times two batches, plus what QUIC keeps for retransmission.
 
 use crate::{
     auth::{self, Admits},
-    counters::{Tally, add},
+    batch::Batch,
+    bring::BringRoom,
+    counters::{Serving, Tally, add},
     error::code,
-    frame::{FrameError, FrameReader, FrameWriter, SendError, put_frame},
-    seats::{MAX_CONNECTIONS, Seats},
+    frame::{DRAIN_TIMEOUT, FrameError, FrameReader, FrameWriter, SendError},
+    links::Links,
+    pace::{PROGRESS_TIMEOUT, Patience},
+    probe::{Allowances, filling},
+    seats::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Seats},
 };
 use bytes::Bytes;
 use netbuild_core::{
@@ -17,21 +23,28 @@ use netbuild_core::{
     key::ActionKey,
     peer::PeerId,
 };
-use netbuild_proto::{
-    data::{MAX_REQUEST, Request, encode_manifest},
-    record::MAX_RECORD,
-};
+use netbuild_proto::data::{MAX_REQUEST, Request, encode_bitmap};
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
-use std::{fmt, fmt::Debug, sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use std::{
+    fmt,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest handshake that is waited for, so that strangers cannot keep seats for nothing.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads of the disk at once: enough to keep an SSD busy, few enough to leave it to the build.
 const MAX_READS: usize = 16;
-/// Payload bytes after which a batch is sent: one average chunk, or many small things.
-const BATCH: usize = 512 * 1024;
+/// Waits for a request. A requester that takes its time with one answer sends the next request
+/// late.
+const REQUEST_PATIENCE: Patience = Patience { first: DRAIN_TIMEOUT, between: PROGRESS_TIMEOUT };
 
 /// What a provider may hand out. The calls block; they are made on tokio's blocking pool.
 pub trait Provide: Send + Sync + Debug + 'static {
@@ -41,18 +54,26 @@ pub trait Provide: Send + Sync + Debug + 'static {
     fn manifest(&self, blob: &Digest) -> Option<Manifest>;
     /// The bytes of a chunk, verified against its hash.
     fn chunk(&self, chunk: &Chunk) -> Option<Vec<u8>>;
+    /// Whether a blob is here whole. Many are asked about at once, so it must be quick.
+    fn has(&self, blob: &Digest) -> bool;
+    /// Gets what is lacking of `blobs`, on behalf of `for_peer`, and says of each whether it is
+    /// here now. May take as long as it makes sense; who asked may have given up in the meantime.
+    /// The result is as long as `blobs`.
+    fn bring(&self, for_peer: &PeerId, blobs: &[Digest]) -> Vec<bool>;
 }
 
 /// The provider of one endpoint.
 pub(crate) struct Provider {
-    provide: Arc<dyn Provide>,
+    pub(crate) provide: Arc<dyn Provide>,
     admits: Admits,
     tasks: TaskTracker,
     closing: CancellationToken,
-    tally: Arc<Tally>,
+    pub(crate) tally: Arc<Tally>,
     seats: Seats,
     room: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    pub(crate) brings: BringRoom,
+    allowances: Mutex<Allowances>,
 }
 
 impl Debug for Provider {
@@ -63,23 +84,21 @@ impl Debug for Provider {
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
-enum ServeError {
+pub(crate) enum ServeError {
     #[error("malformed request: {0}")]
     Malformed(String),
+    #[error("the peer is not admitted any more")]
+    Refused,
+    #[error("no room for more of such requests")]
+    Busy,
     #[error("request not received: {0}")]
     Receive(#[from] FrameError),
     #[error("answer not sent: {0}")]
     Send(#[from] SendError),
+    #[error("the requester has had enough")]
+    Stopped,
     #[error("reading what was asked for panicked")]
     Read,
-}
-
-/// Frames ready to be sent.
-struct Batch {
-    parts: Vec<Bytes>,
-    payload: u64,
-    /// How many of the request's things are answered with this batch.
-    answered: usize,
 }
 
 impl Provider {
@@ -96,14 +115,16 @@ impl Provider {
             tasks,
             closing,
             tally,
-            seats: Seats::default(),
+            seats: Seats::of(MAX_CONNECTIONS_PER_PEER),
             room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             reads: Arc::new(Semaphore::new(MAX_READS)),
+            brings: BringRoom::default(),
+            allowances: Mutex::default(),
         }
     }
 
     /// Accepts connections until the endpoint closes.
-    pub(crate) async fn accept(self: Arc<Self>, quic: quinn::Endpoint) {
+    pub(crate) async fn accept(self: Arc<Self>, quic: quinn::Endpoint, links: Arc<Links>) {
         while let Some(Some(incoming)) = self.closing.run_until_cancelled(quic.accept()).await {
             let Ok(room) = self.room.clone().try_acquire_owned() else {
                 add(&self.tally.connections_refused, 1);
@@ -116,16 +137,17 @@ impl Provider {
                 let _ = incoming.retry();
                 continue;
             }
-            let provider = self.clone();
+            let (provider, links) = (self.clone(), links.clone());
             self.tasks.spawn(async move {
-                let served = provider.serve(incoming);
+                let served = provider.serve_accepted(incoming, &links);
                 provider.closing.run_until_cancelled(served).await;
                 drop(room);
             });
         }
     }
 
-    async fn serve(self: &Arc<Self>, incoming: Incoming) {
+    /// Answers requests until the connection ends or the peer is no longer admitted.
+    async fn serve_accepted(self: &Arc<Self>, incoming: Incoming, links: &Arc<Links>) {
         let address = incoming.remote_address();
         let connection = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
             Ok(Ok(connection)) => connection,
@@ -146,20 +168,40 @@ impl Provider {
         let Some(_seat) = self.seats.take(peer) else {
             return self.turn_away(&connection, code::BUSY);
         };
-        self.serve_peer(&connection, peer).await;
-    }
-
-    /// Answers requests until the connection ends or the peer is no longer admitted.
-    async fn serve_peer(self: &Arc<Self>, connection: &Connection, peer: PeerId) {
+        let _accepted = links.accept(peer, connection.clone());
         let mut requests = JoinSet::new();
         while let Ok((send, receive)) = connection.accept_bi().await {
             if !(self.admits)(&peer) {
-                return self.turn_away(connection, code::REFUSED);
+                return self.turn_away(&connection, code::REFUSED);
             }
-            // QUIC's limit of streams bounds how many run; those that have ended are let go.
-            while requests.try_join_next().is_some() {}
-            requests.spawn(self.clone().handle(peer, send, receive));
+            self.spawn(&mut requests, peer, send, receive);
         }
+    }
+
+    /// Answers requests on a connection that was dialled here, until it ends. A peer that is not
+    /// admitted gets nothing, but the connection stays for what is asked of the peer.
+    pub(crate) async fn serve_dialled(self: Arc<Self>, connection: Connection, peer: PeerId) {
+        let mut requests = JoinSet::new();
+        let accepted = || self.closing.run_until_cancelled(connection.accept_bi());
+        while let Some(Ok((send, receive))) = accepted().await {
+            if (self.admits)(&peer) {
+                self.spawn(&mut requests, peer, send, receive);
+            } else {
+                FrameWriter::new(send).reset(code::REFUSED);
+            }
+        }
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        requests: &mut JoinSet<()>,
+        peer: PeerId,
+        send: SendStream,
+        receive: RecvStream,
+    ) {
+        // QUIC's limit of streams bounds how many run; those that have ended are let go.
+        while requests.try_join_next().is_some() {}
+        requests.spawn(self.clone().handle(peer, send, receive));
     }
 
     fn turn_away(&self, connection: &Connection, code: quinn::VarInt) {
@@ -169,41 +211,91 @@ impl Provider {
 
     async fn handle(self: Arc<Self>, peer: PeerId, send: SendStream, receive: RecvStream) {
         let mut writer = FrameWriter::new(send);
-        let result = match read_request(receive).await {
-            Ok(request) => self.answer(Arc::new(request), &mut writer).await,
-            Err(error) => Err(error),
+        let Err(error) = self.answer_all(peer, receive, &mut writer).await else {
+            return writer.finish();
         };
-        match result {
-            Ok(()) => {
-                writer.finish();
-                add(&self.tally.requests_served, 1);
+        tracing::debug!(%peer, %error, "request failed");
+        match error {
+            ServeError::Malformed(_) => {
+                add(&self.tally.requests_refused, 1);
+                writer.reset(code::MALFORMED);
             }
-            Err(error) => {
-                tracing::debug!(%peer, %error, "request failed");
-                if matches!(error, ServeError::Malformed(_)) {
-                    add(&self.tally.requests_refused, 1);
-                    writer.reset(code::MALFORMED);
-                }
+            ServeError::Refused => writer.reset(code::REFUSED),
+            ServeError::Busy => writer.reset(code::BUSY),
+            _ => {}
+        }
+    }
+
+    /// Answers the requests of a stream, one after the other.
+    async fn answer_all(
+        &self,
+        peer: PeerId,
+        receive: RecvStream,
+        writer: &mut FrameWriter,
+    ) -> Result<(), ServeError> {
+        let mut frames = FrameReader::new(receive, REQUEST_PATIENCE);
+        let mut next = read_request(&mut frames).await?.ok_or(FrameError::Ended)?;
+        loop {
+            let serving = Serving::begin(self.tally.clone());
+            self.answer(peer, next, writer).await?;
+            add(&self.tally.requests_served, 1);
+            drop(serving);
+            frames.begin_anew();
+            match read_request(&mut frames).await? {
+                None => return Ok(()),
+                Some(_) if !(self.admits)(&peer) => return Err(ServeError::Refused),
+                Some(request) => next = request,
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        peer: PeerId,
+        request: Request,
+        writer: &mut FrameWriter,
+    ) -> Result<(), ServeError> {
+        match request {
+            Request::Chunks(_) => self.answer_items(request, writer).await,
+            Request::Probe { bytes } => {
+                let content = if self.allows(peer, bytes) { filling(bytes) } else { Bytes::new() };
+                let length = content.len() as u64;
+                writer.send_frame(content).await?;
+                add(&self.tally.bytes_served, length);
+                Ok(())
+            }
+            // Somebody waits for one of these before chunks can be asked for at all.
+            Request::Records(_) | Request::Manifests(_) => {
+                writer.be_urgent();
+                self.answer_items(request, writer).await
+            }
+            Request::Has(blobs) => {
+                writer.be_urgent();
+                let provide = self.provide.clone();
+                let has = move || blobs.iter().map(|blob| provide.has(blob)).collect::<Vec<_>>();
+                let bitmap = encode_bitmap(&self.read(has).await?);
+                Ok(writer.send_frame(bitmap.into()).await?)
+            }
+            Request::Bring(blobs) => {
+                writer.be_urgent();
+                self.answer_bring(peer, blobs, writer).await
             }
         }
     }
 
     /// Sends the answers in order, and reads the next batch while one is sent.
-    async fn answer(
+    async fn answer_items(
         &self,
-        request: Arc<Request>,
+        request: Request,
         writer: &mut FrameWriter,
     ) -> Result<(), ServeError> {
-        // A record or a manifest is what somebody waits for before chunks can be asked for at all.
-        if !matches!(*request, Request::Chunks(_)) {
-            writer.be_urgent();
-        }
+        let request = Arc::new(request);
         let mut answered = 0;
-        let mut batch = self.read(&request, answered).await?;
+        let mut batch = self.batch(&request, answered).await?;
         while batch.answered > 0 {
             answered += batch.answered;
             let (sent, next) =
-                tokio::join!(writer.send(&mut batch.parts), self.read(&request, answered));
+                tokio::join!(writer.send(&mut batch.parts), self.batch(&request, answered));
             sent?;
             add(&self.tally.bytes_served, batch.payload);
             batch = next?;
@@ -211,67 +303,56 @@ impl Provider {
         Ok(())
     }
 
-    async fn read(&self, request: &Arc<Request>, from: usize) -> Result<Batch, ServeError> {
+    async fn batch(&self, request: &Arc<Request>, from: usize) -> Result<Batch, ServeError> {
         if from == request.items() {
             return Ok(Batch::empty());
         }
-        let permit = self.reads.clone().acquire_owned().await;
         let (provide, request) = (self.provide.clone(), request.clone());
-        let read = self.tasks.spawn_blocking(move || {
-            let batch = Batch::collect(&*provide, &request, from);
+        self.read(move || Batch::collect(&*provide, &request, from)).await
+    }
+
+    /// Does something that blocks for as long as the disk needs.
+    async fn read<T: Send + 'static>(
+        &self,
+        what: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ServeError> {
+        let permit = self.reads.clone().acquire_owned().await;
+        let read = self.block(move || {
+            let result = what();
             drop(permit);
-            batch
+            result
         });
         read.await.map_err(|_| ServeError::Read)
     }
-}
 
-impl Batch {
-    fn empty() -> Self {
-        Self { parts: Vec::new(), payload: 0, answered: 0 }
+    /// Begins something that blocks.
+    pub(crate) fn block<T: Send + 'static>(
+        &self,
+        what: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.tasks.spawn_blocking(what)
     }
 
-    fn collect(provide: &dyn Provide, request: &Request, from: usize) -> Self {
-        let mut batch = Self::empty();
-        for index in from..request.items() {
-            let content = content(provide, request, index);
-            batch.payload += content.len() as u64;
-            put_frame(&mut batch.parts, content.into());
-            batch.answered += 1;
-            if batch.payload >= BATCH as u64 {
-                break;
-            }
-        }
-        batch
+    fn allows(&self, peer: PeerId, bytes: u32) -> bool {
+        let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+        allowances.take(peer, bytes, Instant::now())
     }
 }
 
-/// The content of the frame that answers one thing of the request; empty when it is not here.
-fn content(provide: &dyn Provide, request: &Request, index: usize) -> Vec<u8> {
-    let content = match request {
-        Request::Records(keys) => {
-            provide.record(&keys[index]).filter(|record| record.len() <= MAX_RECORD)
-        }
-        Request::Manifests(blobs) => {
-            provide.manifest(&blobs[index]).map(|manifest| encode_manifest(&manifest))
-        }
-        Request::Chunks(chunks) => {
-            provide.chunk(&chunks[index]).filter(|bytes| bytes.len() == chunks[index].len as usize)
-        }
+/// The next request of a stream; `None` at its end.
+async fn read_request(frames: &mut FrameReader) -> Result<Option<Request>, ServeError> {
+    // A requester that gives up resets the stream; one that ends it in mid-request is mistaken.
+    let early = |error| match error {
+        FrameError::Ended => ServeError::Malformed("it ends early".into()),
+        error => error.into(),
     };
-    content.unwrap_or_default()
-}
-
-async fn read_request(receive: RecvStream) -> Result<Request, ServeError> {
-    let mut frames = FrameReader::new(receive);
-    let length = frames.length().await?;
+    let Some(length) = frames.length_or_end().await.map_err(early)? else {
+        return Ok(None);
+    };
     if length > MAX_REQUEST {
         return Err(ServeError::Malformed(format!("frame of {length} bytes")));
     }
-    let content = frames.content(length).await?;
-    if !frames.ends().await? {
-        return Err(ServeError::Malformed("bytes follow the request".into()));
-    }
+    let content = frames.content(length).await.map_err(early)?;
     let request =
         Request::decode(&content).map_err(|error| ServeError::Malformed(error.to_string()))?;
     if let Request::Chunks(chunks) = &request
@@ -280,7 +361,7 @@ async fn read_request(receive: RecvStream) -> Result<Request, ServeError> {
     {
         return Err(ServeError::Malformed(format!("a chunk of {} bytes", bad.len)));
     }
-    Ok(request)
+    Ok(Some(request))
 }
 
 #[cfg(test)]
@@ -307,7 +388,8 @@ mod tests {
     /// Whether someone else is served in full.
     async fn others_are_served(at: &Holder, chunks: &[Chunk]) {
         let other = agent(9, everyone(), Shelf::default());
-        let fetch = other.chunks(at, chunks, |_, _| async { ControlFlow::Continue(()) });
+        let fetch = other
+            .chunks(at, chunks, Patience::default(), |_, _| async { ControlFlow::Continue(()) });
         assert_eq!(soon(fetch).await.unwrap().missing, []);
     }
 
@@ -320,7 +402,7 @@ mod tests {
     async fn requests_that_are_none_are_refused_and_counted() {
         let (endpoint, at, chunks) = stocked();
         let odd = |len| Chunk { hash: Hash([0; 32]), len };
-        let mut trailing = framed(&Request::Chunks(chunks.clone()));
+        let mut trailing = framed(&Request::Records(Vec::new()));
         trailing.push(0);
         let bad = [
             [&4_u32.to_le_bytes()[..], b"junk"].concat(),
@@ -424,7 +506,11 @@ mod tests {
         }
         assert_eq!(open.len(), MAX_CONNECTIONS);
         let late = agent(9, everyone(), Shelf::default());
-        let fetch = || late.chunks(&at, &chunks, |_, _| async { ControlFlow::Continue(()) });
+        let fetch = || {
+            late.chunks(&at, &chunks, Patience::default(), |_, _| async {
+                ControlFlow::Continue(())
+            })
+        };
         assert_eq!(soon(fetch()).await, Err(FetchError::Busy { peer: at.peer }));
         open.truncate(MAX_CONNECTIONS - 1);
         // The provider learns of the free seat a moment later.
@@ -445,10 +531,11 @@ mod tests {
         let endpoint = agent(1, everyone(), shelf);
         let at = holder(1, &endpoint);
         let other = agent(2, everyone(), Shelf::default());
-        let fetch = other.chunks(&at, &chunks, |_, _| async { ControlFlow::Continue(()) });
+        let fetch = other
+            .chunks(&at, &chunks, Patience::default(), |_, _| async { ControlFlow::Continue(()) });
         let error = soon(fetch).await.unwrap_err();
         assert!(matches!(error, FetchError::Lost { .. }), "{error}");
-        let blobs = soon(other.manifests(&at, &[Digest::of(b"")])).await;
+        let blobs = soon(other.manifests(&at, &[Digest::of(b"")], Patience::default())).await;
         assert_eq!(blobs.unwrap(), [None]);
         assert_eq!(other.counters().dials, 1);
     }

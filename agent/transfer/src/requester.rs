@@ -1,26 +1,25 @@
 //! The asking end: requests to one holder, and the checks that make its answers believable.
 
 use crate::{
-    Endpoint, FetchError, Holder,
+    Endpoint, FetchError, Holder, Patience,
+    answers::{Answers, Batches, Requests},
     counters::add,
-    endpoint::Inner,
-    error::code,
-    frame::{FrameError, FrameReader, PROGRESS_TIMEOUT},
-    links::{Found, Link},
+    links::Found,
 };
 use bytes::Bytes;
 use netbuild_core::{
     chunk::{Chunk, MAX_CHUNK, MIN_CHUNK, Manifest},
-    digest::{Digest, Hash},
+    digest::Digest,
     key::ActionKey,
 };
 use netbuild_proto::{
-    data::{MAX_ITEMS, MAX_MANIFEST, Request, decode_manifest},
+    data::{
+        HEARTBEAT, MAX_BITMAP, MAX_ITEMS, MAX_MANIFEST, MAX_PROBE, Request, decode_bitmap,
+        decode_manifest,
+    },
     record::{MAX_RECORD, SealedRecord},
 };
-use quinn::{ReadError, WriteError};
-use std::{future::Future, ops::ControlFlow, sync::Arc};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use std::{future::Future, iter, ops::ControlFlow, time::Duration};
 
 /// Most bytes of one chunk in a manifest frame, and of what surrounds them all.
 const MANIFEST_CHUNK: u64 = 37;
@@ -33,25 +32,55 @@ pub struct ChunkReport {
     pub missing: Vec<usize>,
     /// Payload bytes that were received and delivered.
     pub bytes: u64,
+    /// From the request, on a connection that stands, to the first byte of its answer.
+    pub first_byte: Duration,
+    /// From the same moment to the end, with the time that was taken to deliver.
+    pub elapsed: Duration,
 }
 
+/// What a probe has shown of the link to a holder.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Probed {
+    /// Round trip as QUIC estimates it when the first byte comes, before the probe's own bytes can
+    /// queue up anywhere.
+    pub rtt: Duration,
+    /// Payload bytes per second, if there was enough to fill the link: at least two windows of
+    /// 64 KiB and 20 ms, a round trip apart, of which the later was not much faster. `None` on
+    /// links that are too fast for the probe, or so long that it ended before it had filled them,
+    /// or when the holder gave nothing as it was asked for too much lately.
+    pub goodput: Option<f64>,
+    /// From the request to the last byte.
+    pub elapsed: Duration,
+}
+
+// All futures here may be dropped at any time: the holder is then told to send no more.
 impl Endpoint {
+    /// Makes sure that a connection to `holder` stands, and so that its round trip is measured,
+    /// now and once a second. Whether the holder admits this agent shows with the first request.
+    pub async fn open(&self, holder: &Holder) -> Result<(), FetchError> {
+        self.inner.links.get(holder).await.map(|_| ())
+    }
+
     /// Asks `holder` for records. Those that come are signed by their writers and are the ones
     /// asked for, in the same order; `None` where the holder has none.
     pub async fn records(
         &self,
         holder: &Holder,
         keys: &[ActionKey],
+        patience: Patience,
     ) -> Result<Vec<Option<SealedRecord>>, FetchError> {
         let mut records = Vec::with_capacity(keys.len());
+        let requests = Batches::of(keys, |keys| Request::Records(keys.to_vec()));
+        let Some(mut answers) = self.ask(holder, requests, patience).await? else {
+            return Ok(records);
+        };
         for keys in keys.chunks(MAX_ITEMS) {
-            let request = Request::Records(keys.to_vec());
-            let mut answers = self.ask(holder, &request).await?;
             for key in keys {
                 let content = answers.next(MAX_RECORD).await?;
                 let record = content.map(|content| open_record(key, &content));
                 records.push(record.transpose().map_err(|why| answers.malformed(why))?);
             }
+            answers.advance().await?;
         }
         Ok(records)
     }
@@ -62,17 +91,21 @@ impl Endpoint {
         &self,
         holder: &Holder,
         blobs: &[Digest],
+        patience: Patience,
     ) -> Result<Vec<Option<Manifest>>, FetchError> {
         let mut manifests = Vec::with_capacity(blobs.len());
+        let requests = Batches::of(blobs, |blobs| Request::Manifests(blobs.to_vec()));
+        let Some(mut answers) = self.ask(holder, requests, patience).await? else {
+            return Ok(manifests);
+        };
         for blobs in blobs.chunks(MAX_ITEMS) {
-            let request = Request::Manifests(blobs.to_vec());
-            let mut answers = self.ask(holder, &request).await?;
             for blob in blobs {
                 let content = answers.next(manifest_limit(blob)).await?;
                 let manifest = content.map(|content| decode_manifest(*blob, &content));
                 let manifest = manifest.transpose();
                 manifests.push(manifest.map_err(|error| answers.malformed(error.to_string()))?);
             }
+            answers.advance().await?;
         }
         Ok(manifests)
     }
@@ -82,7 +115,8 @@ impl Endpoint {
     ///
     /// While `deliver` works nothing is read, which holds back the holder; with
     /// [`ControlFlow::Break`] it ends the request, and the report tells how far that was. What was
-    /// delivered before an error stays good.
+    /// delivered before an error, or before the future was dropped, stays good. So the same chunks
+    /// may be asked of two holders at once, and the slower one dropped.
     ///
     /// # Errors
     /// [`FetchError::WrongBytes`] for bytes that are not the chunk; the connection to the holder
@@ -91,6 +125,7 @@ impl Endpoint {
         &self,
         holder: &Holder,
         chunks: &[Chunk],
+        patience: Patience,
         mut deliver: F,
     ) -> Result<ChunkReport, FetchError>
     where
@@ -102,9 +137,13 @@ impl Endpoint {
         let possible = |index: &usize| (1..=MAX_CHUNK).contains(&(chunks[*index].len as usize));
         let (wanted, absent): (Vec<_>, Vec<_>) = (0..chunks.len()).partition(possible);
         report.missing = absent;
-        for wanted in wanted.chunks(MAX_ITEMS) {
-            let request = Request::Chunks(wanted.iter().map(|index| chunks[*index]).collect());
-            let mut answers = self.ask(holder, &request).await?;
+        let asked: Vec<_> = wanted.iter().map(|index| chunks[*index]).collect();
+        let requests = Batches::of(&asked, |chunks| Request::Chunks(chunks.to_vec()));
+        let Some(mut answers) = self.ask(holder, requests, patience).await? else {
+            return Ok(report);
+        };
+        report.first_byte = answers.first_byte();
+        'requests: for wanted in wanted.chunks(MAX_ITEMS) {
             for &index in wanted {
                 let Some(bytes) = answers.chunk(&chunks[index]).await? else {
                     report.missing.push(index);
@@ -112,26 +151,110 @@ impl Endpoint {
                 };
                 report.bytes += bytes.len() as u64;
                 if deliver(index, bytes).await.is_break() {
-                    return Ok(report);
+                    break 'requests;
                 }
             }
+            answers.advance().await?;
         }
+        report.elapsed = answers.asked().elapsed();
         Ok(report)
     }
 
-    /// Sends a request and waits for the first sign of an answer. A connection from before may
-    /// have died unnoticed; then, and only once, the request goes over a new one.
-    async fn ask(&self, holder: &Holder, request: &Request) -> Result<Answers, FetchError> {
-        add(&self.inner.tally.requests_made, 1);
-        let Found { link, reused } = self.inner.links.get(holder).await?;
-        match Answers::begin(self.inner.clone(), link, request).await {
+    /// Asks `holder` which of these blobs it has whole, in the same order.
+    pub async fn has(
+        &self,
+        holder: &Holder,
+        blobs: &[Digest],
+        patience: Patience,
+    ) -> Result<Vec<bool>, FetchError> {
+        let mut has = Vec::with_capacity(blobs.len());
+        let requests = Batches::of(blobs, |blobs| Request::Has(blobs.to_vec()));
+        let Some(mut answers) = self.ask(holder, requests, patience).await? else {
+            return Ok(has);
+        };
+        for blobs in blobs.chunks(MAX_ITEMS) {
+            let content = answers.next(MAX_BITMAP).await?.unwrap_or_default();
+            let bits = decode_bitmap(blobs.len(), &content);
+            has.extend(bits.map_err(|error| answers.malformed(error.to_string()))?);
+            answers.advance().await?;
+        }
+        Ok(has)
+    }
+
+    /// Asks `holder` to get these blobs from wherever it can, and then which of them it has, in
+    /// the same order. Takes as long as the holder takes: it gives a sign of life twice a second,
+    /// and only without one does `patience` end. Dropping the future ends the request; what the
+    /// holder has begun it may end or not.
+    ///
+    /// # Errors
+    /// [`FetchError::Busy`] when the holder has enough such requests already.
+    pub async fn bring(
+        &self,
+        holder: &Holder,
+        blobs: &[Digest],
+        patience: Patience,
+    ) -> Result<Vec<bool>, FetchError> {
+        let mut here = Vec::with_capacity(blobs.len());
+        // One after the other: the holder would have no use for the next one any earlier.
+        for blobs in blobs.chunks(MAX_ITEMS) {
+            let requests = iter::once(Request::Bring(blobs.to_vec()));
+            let Some(mut answers) = self.ask(holder, requests, patience).await? else {
+                break;
+            };
+            let content = loop {
+                let content = answers.next(MAX_BITMAP).await?.unwrap_or_default();
+                if content != HEARTBEAT[..] {
+                    break content;
+                }
+                answers.forgive();
+            };
+            let bits = decode_bitmap(blobs.len(), &content);
+            here.extend(bits.map_err(|error| answers.malformed(error.to_string()))?);
+        }
+        Ok(here)
+    }
+
+    /// Asks `holder` for `bytes` bytes without meaning, at most [`MAX_PROBE`], to learn how good
+    /// the link to it is. What was measured also goes where all samples go. A holder gives each
+    /// peer four mebibytes in ten seconds, and after that an empty answer.
+    pub async fn probe(&self, holder: &Holder, bytes: u32) -> Result<Probed, FetchError> {
+        let bytes = bytes.min(MAX_PROBE);
+        let requests = iter::once(Request::Probe { bytes });
+        let Some(mut answers) = self.ask(holder, requests, Patience::default()).await? else {
+            return Err(FetchError::Closed { peer: holder.peer });
+        };
+        let rtt = answers.link().connection.rtt();
+        answers.probe(bytes as usize).await?;
+        let elapsed = answers.asked().elapsed();
+        let goodput = answers.link().goodput().map(|goodput| goodput.rate());
+        answers.link().observe();
+        Ok(Probed { rtt, goodput, elapsed })
+    }
+
+    /// Sends requests and waits for the first sign of an answer; `None` when there is nothing to
+    /// ask. A connection from before may have died unnoticed; then, and only once, the requests go
+    /// over a new one.
+    async fn ask<R: Requests + Clone>(
+        &self,
+        holder: &Holder,
+        requests: R,
+        patience: Patience,
+    ) -> Result<Option<Answers<R>>, FetchError> {
+        let inner = &self.inner;
+        if requests.clone().next().is_none() {
+            return Ok(None);
+        }
+        add(&inner.tally.requests_made, 1);
+        let Found { link, reused } = inner.links.get(holder).await?;
+        let answers = match Answers::begin(inner.clone(), link, requests.clone(), patience).await {
             Err(FetchError::Lost { peer, why }) if reused => {
                 tracing::debug!(%peer, why, "connection had died, dialling again");
-                let Found { link, .. } = self.inner.links.get(holder).await?;
-                Answers::begin(self.inner.clone(), link, request).await
+                let Found { link, .. } = inner.links.dialled(holder).await?;
+                Answers::begin(inner.clone(), link, requests, patience).await
             }
             answers => answers,
-        }
+        };
+        answers.map(Some)
     }
 }
 
@@ -151,134 +274,12 @@ fn manifest_limit(blob: &Digest) -> usize {
     usize::try_from(limit).map_or(MAX_MANIFEST, |limit| limit.min(MAX_MANIFEST))
 }
 
-/// The answers to one request, as they come.
-struct Answers {
-    inner: Arc<Inner>,
-    link: Arc<Link>,
-    frames: FrameReader,
-    /// Length of the next frame, when it was read already.
-    next_length: Option<usize>,
-    _room: OwnedSemaphorePermit,
-}
-
-impl Answers {
-    async fn begin(
-        inner: Arc<Inner>,
-        link: Arc<Link>,
-        request: &Request,
-    ) -> Result<Self, FetchError> {
-        let room = match request {
-            Request::Chunks(_) => &link.chunk_requests,
-            Request::Records(_) | Request::Manifests(_) => &link.small_requests,
-        };
-        let Ok(room) = room.clone().acquire_owned().await else {
-            return Err(FetchError::Closed { peer: link.peer });
-        };
-        let frames = match timeout(PROGRESS_TIMEOUT, send_request(&link, request)).await {
-            Ok(Ok(receive)) => Ok(receive),
-            Ok(Err(WriteError::ConnectionLost(error))) => {
-                Err(FrameError::Read(ReadError::ConnectionLost(error)))
-            }
-            // The holder wants no more of the request; its answer says why.
-            Ok(Err(WriteError::Stopped(code))) => Err(FrameError::Read(ReadError::Reset(code))),
-            Ok(Err(_)) => Err(FrameError::Ended),
-            Err(_) => Err(FrameError::Stalled),
-        };
-        let frames = frames.map_err(|error| fail(&inner, &link, error))?;
-        let mut answers = Self { inner, link, frames, next_length: None, _room: room };
-        answers.next_length = Some(answers.length().await?);
-        Ok(answers)
-    }
-
-    /// The next answer of at most `limit` bytes; `None` when the holder lacks the thing.
-    async fn next(&mut self, limit: usize) -> Result<Option<Bytes>, FetchError> {
-        let length = match self.next_length.take() {
-            Some(length) => length,
-            None => self.length().await?,
-        };
-        match length {
-            0 => Ok(None),
-            _ if length <= limit => Ok(Some(self.content(length).await?)),
-            _ => Err(self.malformed(format!("frame of {length} bytes, limit {limit}"))),
-        }
-    }
-
-    /// The next answer, which must be exactly `chunk`.
-    async fn chunk(&mut self, chunk: &Chunk) -> Result<Option<Bytes>, FetchError> {
-        let Some(bytes) = self.next(chunk.len as usize).await? else {
-            return Ok(None);
-        };
-        if bytes.len() == chunk.len as usize && Hash::of(&bytes) == chunk.hash {
-            return Ok(Some(bytes));
-        }
-        let peer = self.link.peer;
-        tracing::warn!(%peer, chunk = %chunk.hash, "peer sent wrong bytes, nothing of it is kept");
-        self.inner.links.close(&self.link, code::WRONG_BYTES);
-        Err(FetchError::WrongBytes { peer, chunk: chunk.hash })
-    }
-
-    async fn length(&mut self) -> Result<usize, FetchError> {
-        let length = self.frames.length().await;
-        length.map_err(|error| fail(&self.inner, &self.link, error))
-    }
-
-    async fn content(&mut self, length: usize) -> Result<Bytes, FetchError> {
-        let content = self.frames.content(length).await;
-        let content = content.map_err(|error| fail(&self.inner, &self.link, error))?;
-        add(&self.inner.tally.bytes_fetched, length as u64);
-        Ok(content)
-    }
-
-    fn malformed(&self, why: String) -> FetchError {
-        malformed(&self.inner, &self.link, why)
-    }
-}
-
-async fn send_request(link: &Link, request: &Request) -> Result<FrameReader, WriteError> {
-    let (mut send, receive) = link.connection.open_bi().await?;
-    let content = request.encode();
-    // At most MAX_REQUEST, as no request has more than MAX_ITEMS things.
-    let header = (content.len() as u32).to_le_bytes();
-    send.write_all(&[&header[..], &content].concat()).await?;
-    // Fails only when the holder wants no more; its answer says why.
-    let _ = send.finish();
-    Ok(FrameReader::new(receive))
-}
-
-/// What a frame that did not come means, and what becomes of the connection.
-fn fail(inner: &Inner, link: &Arc<Link>, error: FrameError) -> FetchError {
-    let peer = link.peer;
-    if inner.closing.is_cancelled() {
-        return FetchError::Closed { peer };
-    }
-    match error {
-        FrameError::Stalled => {
-            // The next request finds out on a new connection whether the peer is still there.
-            inner.links.forget(link);
-            FetchError::Stalled { peer }
-        }
-        FrameError::Ended => malformed(inner, link, error.to_string()),
-        FrameError::Read(ReadError::ConnectionLost(error)) => {
-            inner.links.forget(link);
-            FetchError::of_connection(peer, &error)
-        }
-        FrameError::Read(ReadError::Reset(code)) => FetchError::of_code(peer, code, &error),
-        FrameError::Read(_) => FetchError::Lost { peer, why: error.to_string() },
-    }
-}
-
-fn malformed(inner: &Inner, link: &Arc<Link>, why: String) -> FetchError {
-    let peer = link.peer;
-    tracing::warn!(%peer, why, "peer does not follow the protocol");
-    inner.links.close(link, code::MALFORMED);
-    FetchError::Malformed { peer, why }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         Blame,
+        error::code,
         fixture::{Rogue, Shelf, agent, chunk, everyone, identity, rogue, sealed, soon},
     };
     use netbuild_core::peer::PeerId;
@@ -314,7 +315,8 @@ mod tests {
             delivered.push(index);
             async { ControlFlow::Continue(()) }
         };
-        let result = soon(endpoint.chunks(&from.holder, chunks, deliver)).await;
+        let result =
+            soon(endpoint.chunks(&from.holder, chunks, Patience::default(), deliver)).await;
         (delivered, result)
     }
 
@@ -387,13 +389,13 @@ mod tests {
         let small = Digest::of(b"a small blob");
         assert_eq!(manifest_limit(&small), 101);
         let from = says(frame(&[0; 102]));
-        let result = soon(endpoint.manifests(&from.holder, &[small])).await;
+        let result = soon(endpoint.manifests(&from.holder, &[small], Patience::default())).await;
         assert!(matches!(result, Err(FetchError::Malformed { .. })), "{result:?}");
 
         let huge = Digest { size: u64::MAX, ..small };
         assert_eq!(manifest_limit(&huge), MAX_MANIFEST);
         let from = says((MAX_MANIFEST as u32).to_le_bytes().to_vec());
-        let result = soon(endpoint.manifests(&from.holder, &[huge])).await;
+        let result = soon(endpoint.manifests(&from.holder, &[huge], Patience::default())).await;
         assert!(result.is_err(), "{result:?}");
     }
 
@@ -406,11 +408,14 @@ mod tests {
         forged[40] ^= 1;
         for bad in [forged, sealed(3, other).as_bytes().to_vec(), vec![0; MAX_RECORD + 1]] {
             let from = says(frame(&bad));
-            let error = soon(endpoint.records(&from.holder, &[asked])).await.unwrap_err();
+            let error = soon(endpoint.records(&from.holder, &[asked], Patience::default()))
+                .await
+                .unwrap_err();
             assert!(matches!(error, FetchError::Malformed { .. }), "{error}");
         }
         let from = says(frame(&right));
-        let records = soon(endpoint.records(&from.holder, &[asked])).await.unwrap();
+        let records =
+            soon(endpoint.records(&from.holder, &[asked], Patience::default())).await.unwrap();
         assert_eq!(records, [Some(sealed(3, asked))]);
     }
 

@@ -1,4 +1,4 @@
-//! Room for the connections of others: so many in all, so many for one peer.
+//! Room for what others want of us, such as connections: so much for one peer, however eager.
 
 use netbuild_core::peer::PeerId;
 use std::{
@@ -13,11 +13,14 @@ pub(crate) const MAX_CONNECTIONS: usize = 256;
 /// killed are not yet noticed.
 pub(crate) const MAX_CONNECTIONS_PER_PEER: usize = 8;
 
-/// Who is connected how often.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Seats(Arc<Mutex<HashMap<PeerId, usize>>>);
+/// Who has how many seats.
+#[derive(Clone, Debug)]
+pub(crate) struct Seats {
+    per_peer: usize,
+    taken: Arc<Mutex<HashMap<PeerId, usize>>>,
+}
 
-/// Room for one connection of one peer, until it is dropped.
+/// Room for one connection or request of one peer, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
     seats: Seats,
@@ -25,11 +28,16 @@ pub(crate) struct Seat {
 }
 
 impl Seats {
-    /// Room for one more connection of `peer`, if there is any.
+    /// Seats of which each peer may have so many.
+    pub(crate) fn of(per_peer: usize) -> Self {
+        Self { per_peer, taken: Arc::default() }
+    }
+
+    /// Room for one more of `peer`, if there is any.
     pub(crate) fn take(&self, peer: PeerId) -> Option<Seat> {
         let mut taken = self.lock();
         let count = taken.entry(peer).or_default();
-        if *count >= MAX_CONNECTIONS_PER_PEER {
+        if *count >= self.per_peer {
             return None;
         }
         *count += 1;
@@ -37,7 +45,7 @@ impl Seats {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,7 +67,7 @@ mod tests {
 
     #[test]
     fn one_peer_cannot_take_the_room_of_others() {
-        let seats = Seats::default();
+        let seats = Seats::of(MAX_CONNECTIONS_PER_PEER);
         let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
         let mut taken: Vec<_> =
             (0..MAX_CONNECTIONS_PER_PEER).map(|_| seats.take(a).unwrap()).collect();

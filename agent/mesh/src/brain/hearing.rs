@@ -1,108 +1,152 @@
-//! What members say: gossip, and pages of what they hold.
+//! What members say to the whole mesh, once it is known to be theirs.
 
-use super::{Brain, Gossip, Verdict};
-use crate::{addresses, catch_up::Progress, peers::Peer};
+use super::Brain;
+use crate::{addresses, ear::Heard, event::Event, peers::Standing, roster::News, roster::Signed};
 use netbuild_core::peer::PeerId;
 use netbuild_proto::membership::{Announcement, Held, Presence};
-use std::time::{Duration, Instant};
-
-/// When gossip found no way out, it is tried again after this: new members tell their subscriptions
-/// within a round trip.
-pub(super) const REPUBLISH_PAUSE: Duration = Duration::from_secs(1);
+use std::time::Instant;
 
 impl Brain {
-    pub(crate) fn handle_gossip(&mut self, gossip: Gossip<'_>, now: Instant) -> Verdict {
-        // Admission may still be on its way, and the catch-up after it brings what is lost here.
-        if self.peers.member(&gossip.forwarder).is_none() {
-            return Verdict::Ignore;
+    /// Takes a rumour that `via` passed on.
+    pub(super) fn handle_rumour(&mut self, via: &PeerId, rumour: Heard, now: Instant) {
+        let Heard { origin, signed, announcement } = rumour;
+        if origin == self.me || !self.is_allowed(&origin) {
+            if origin == self.me && self.voice.handle_remembered(signed.sequence) {
+                self.say_presence_soon(now);
+            }
+            return;
         }
-        let opened = self.seal.open(&gossip.sender, gossip.sealed);
-        let announcement = opened.and_then(|message| Announcement::decode(&message).ok());
-        let Some(announcement) = announcement else {
-            return self.reject(&gossip);
-        };
-        if !self.replays.is_new(gossip.sender, gossip.sequence) {
-            return self.reject(&gossip);
-        }
+        self.roster.handle_heard(&origin, now);
         match announcement {
-            Announcement::Presence(presence) => self.handle_presence(&gossip, presence, now),
-            Announcement::Held(held) => self.handle_news(gossip.sender, held, now),
+            Announcement::Presence(presence) => {
+                self.handle_presence(via, origin, presence, signed, now, now);
+            }
+            Announcement::Held(held) => self.handle_news(origin, held),
+            Announcement::Links(links) => {
+                if self.roster.get(&origin).is_some() {
+                    self.outbox.links(origin, links);
+                }
+            }
+            Announcement::Gone { peer, started } => self.handle_told_gone(peer, started, now),
         }
-        Verdict::Accept
     }
 
-    fn reject(&mut self, gossip: &Gossip<'_>) -> Verdict {
-        tracing::debug!(sender = %gossip.sender, forwarder = %gossip.forwarder, "rejected gossip");
-        self.counters.rejected_gossip += 1;
-        Verdict::Reject
-    }
-
-    fn handle_presence(&mut self, gossip: &Gossip<'_>, presence: Presence, now: Instant) {
-        let id = gossip.sender;
-        if id == self.me {
-            return;
+    /// Takes a presence of the roll, heard at `heard`; says whether the member was not known.
+    pub(super) fn handle_old_presence(
+        &mut self,
+        via: &PeerId,
+        rumour: Heard,
+        heard: Instant,
+        now: Instant,
+    ) -> bool {
+        let Heard { origin, signed, announcement } = rumour;
+        if origin == self.me {
+            if self.voice.handle_remembered(signed.sequence) {
+                self.say_presence_soon(now);
+            }
+            return false;
         }
-        if self.peers.member(&id).is_some() {
-            self.update(id, presence, now);
-            return;
-        }
-        let on_loopback = self.is_on_loopback(&gossip.forwarder);
-        let told = addresses::of_stranger(&presence.mesh_addresses, on_loopback);
-        // Both ends hear of each other at about the same time; one of them dials first.
-        let due = if self.me < id { now } else { now + self.timing.first_redial };
-        self.dialer.heard_of(id, told, now, due);
-    }
-
-    fn handle_news(&mut self, id: PeerId, held: Vec<Held>, now: Instant) {
-        let has_room = self.outbox.has_room();
-        // What a peer says before it was met is asked for when it is.
-        let Some(member) = self.peers.get_mut(&id).and_then(Peer::member_mut) else {
-            return;
+        let Announcement::Presence(presence) = announcement else {
+            return false;
         };
-        if has_room {
+        if !self.is_allowed(&origin) {
+            return false;
+        }
+        let known = self.roster.get(&origin).is_some();
+        self.handle_presence(via, origin, presence, signed, heard, now);
+        !known
+    }
+
+    fn handle_presence(
+        &mut self,
+        via: &PeerId,
+        id: PeerId,
+        presence: Presence,
+        signed: Signed,
+        heard: Instant,
+        now: Instant,
+    ) {
+        let seen = self
+            .peers
+            .get(&id)
+            .filter(|peer| matches!(peer.standing, Standing::Member(_)))
+            .map(|peer| peer.seen);
+        let known = self.roster.get(&id).map(|known| known.presence.started);
+        match (known, seen) {
+            // It was started anew: what stands of its former life is dead.
+            (Some(started), Some(_)) if started < presence.started => self.cut(&id, now),
+            (Some(started), None) if started != presence.started => self.leave(&id),
+            _ => {}
+        }
+        let connected = seen.filter(|_| self.peers.is_member(&id));
+        let mesh = match connected {
+            Some(seen) => addresses::of_mesh(seen, &presence.mesh_addresses),
+            None => addresses::of_stranger(&presence.mesh_addresses, self.is_on_loopback(via)),
+        };
+        let news = self.roster.handle_presence(id, presence.clone(), mesh.clone(), signed, heard);
+        let data = addresses::of_data(&mesh, presence.data_port);
+        match news {
+            News::Joined => {
+                tracing::debug!(peer = %id, region = presence.region, "a member was heard of");
+                self.saying.handle_back(&id);
+                let joined =
+                    Event::Joined { peer: id, presence, addresses: data, connected: false };
+                self.outbox.presence(joined);
+                self.meeting.reconsider(now);
+            }
+            News::Updated => {
+                self.outbox.presence(Event::Updated { peer: id, presence, addresses: data });
+                self.dialer.moved(&id, &mesh, now);
+            }
+            News::Same => self.dialer.moved(&id, &mesh, now),
+            News::Stale => {}
+            News::NoRoom => self.counters.refused_for_room += 1,
+        }
+    }
+
+    fn handle_news(&mut self, id: PeerId, held: Vec<Held>) {
+        // What a peer says before it is known comes to light when the members compare what they hold.
+        if self.roster.get(&id).is_none() {
+            return;
+        }
+        if self.outbox.has_room() {
             self.outbox.held(id, held);
         } else {
             self.counters.dropped_held += u64::try_from(held.len()).unwrap_or(u64::MAX);
-            member.catch_up.restart(now);
         }
     }
 
-    /// Gossip that [`super::Action::Publish`] asked for went nowhere.
-    pub(crate) fn handle_unpublished(&mut self, announcement: Announcement, now: Instant) {
-        // Without members, whoever joins reads everything anyway.
-        let Announcement::Held(held) = announcement else {
-            return;
-        };
-        if self.peers.members().next().is_some() {
-            let dropped = self.batch.put_back(held, now, REPUBLISH_PAUSE);
-            self.count_dropped(dropped);
-        }
-    }
-
-    pub(super) fn handle_page(&mut self, id: PeerId, number: u64, page: Vec<Held>, now: Instant) {
-        if self.is_asked(&id, number) {
-            self.counters.rejected_messages += 1;
-            self.cut(&id, now);
-            return;
-        }
-        let Some(member) = self.peers.get_mut(&id).and_then(Peer::member_mut) else {
-            return;
-        };
-        let progress = member.catch_up.handle_page(number, &page, now);
-        match progress {
-            Progress::Stale => return,
-            Progress::Disorder => {
-                self.counters.rejected_messages += 1;
-                tracing::warn!(peer = %id, "a member's list of records has no order");
-                return;
+    /// Somebody lost its connection to a peer, or the peer takes leave itself.
+    fn handle_told_gone(&mut self, id: PeerId, started: u64, now: Instant) {
+        if id == self.me {
+            // The last connection of many to this agent broke, or somebody lies.
+            if started == self.presence.started {
+                self.contradict(now);
             }
-            Progress::More | Progress::Complete => {}
+            return;
         }
-        if !page.is_empty() {
-            self.outbox.held(id, page);
+        self.saying.handle_told(&id);
+        // Whoever is connected knows better.
+        let of_this_life =
+            self.roster.get(&id).is_some_and(|known| known.presence.started == started);
+        if of_this_life && !self.peers.is_member(&id) {
+            tracing::debug!(peer = %id, "a member is said to be gone");
+            self.leave(&id);
         }
-        if progress == Progress::Complete {
-            self.outbox.caught_up(id);
+    }
+
+    /// Forgets the next member that was silent for too long.
+    pub(super) fn leave_silent(&mut self, now: Instant) -> bool {
+        if !self.saying.is_time_to_sweep(now) {
+            return false;
         }
+        let interval = self.presence_interval();
+        let Some(silent) = self.roster.next_silent(interval, now) else {
+            self.saying.handle_swept(interval, now);
+            return false;
+        };
+        tracing::debug!(peer = %silent, "nothing was heard of a member for long");
+        self.leave(&silent);
+        true
     }
 }

@@ -1,18 +1,13 @@
 //! What the swarm reports, put into the words of the brain.
 
-use super::Driver;
+use super::{Asker, Driver};
 use crate::{
-    addresses,
-    behaviour::BehaviourEvent,
-    border,
-    brain::{Gossip, Verdict},
-    dialer::Target,
+    addresses, behaviour::BehaviourEvent, border, codec::Broken, dialer::Target, mesh::AskError,
     peers::Token,
 };
 use libp2p::{
     core::ConnectedPoint,
-    gossipsub::{self, MessageAcceptance},
-    identify, ping,
+    mdns, ping,
     request_response::{self, InboundFailure, Message, OutboundFailure},
     swarm::{ConnectionId, DialError, ListenError, SwarmEvent},
 };
@@ -82,8 +77,9 @@ impl Driver {
             self.swarm.close_connection(connection);
             return;
         };
-        tracing::debug!(peer = %id, %seen, dialled = dialled.is_some(), "connected");
-        self.brain.handle_connected(id, seen, dialled, now);
+        let outbound = endpoint.is_dialer();
+        tracing::debug!(peer = %id, %seen, outbound, "connected");
+        self.brain.handle_connected(id, seen, outbound, dialled, now);
     }
 
     pub(super) fn handle_dial_error(&mut self, target: &Target, error: &DialError, now: Instant) {
@@ -97,12 +93,27 @@ impl Driver {
     fn handle_behaviour(&mut self, event: BehaviourEvent, now: Instant) {
         match event {
             BehaviourEvent::Requests(event) => self.handle_requests(event, now),
-            BehaviourEvent::Gossip(event) => self.handle_gossip(event, now),
             BehaviourEvent::Ping(event) => self.handle_ping(event),
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                tracing::debug!(peer = %peer_id, version = info.agent_version, "identified");
+            BehaviourEvent::Router(found) => self.handle_found(&found.peer, &found.addresses, now),
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, address) in found {
+                    self.handle_found(&peer, &[address], now);
+                }
             }
-            BehaviourEvent::Identify(_) => {}
+            BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
+        }
+    }
+
+    fn handle_found(
+        &mut self,
+        peer: &libp2p::PeerId,
+        addresses: &[libp2p::Multiaddr],
+        now: Instant,
+    ) {
+        if let Some(peer) = border::from_libp2p(peer) {
+            let addresses: Vec<_> = addresses.iter().filter_map(border::from_multiaddr).collect();
+            tracing::debug!(%peer, ?addresses, "found a peer");
+            self.brain.handle_found(peer, &addresses, now);
         }
     }
 
@@ -122,22 +133,39 @@ impl Driver {
         }
     }
 
-    fn handle_requests(&mut self, event: request_response::Event<Request, Response>, now: Instant) {
+    fn handle_requests(
+        &mut self,
+        event: request_response::Event<Result<Request, Broken>, Response>,
+        now: Instant,
+    ) {
         match event {
             request_response::Event::Message { peer, message, .. } => {
                 let Some(peer) = border::from_libp2p(&peer) else {
                     return;
                 };
                 match message {
-                    Message::Request { request, channel, .. } => {
+                    Message::Request { request: Err(Broken), .. } => {
+                        self.brain.handle_broken(&peer, now);
+                    }
+                    Message::Request { request: Ok(request), channel, .. } => {
                         let token = Token(self.next_token);
                         self.next_token += 1;
                         self.answers.insert(token, channel);
                         self.brain.handle_request(peer, token, request, now);
                     }
                     Message::Response { request_id, response } => {
-                        if let Some(number) = self.asks.remove(&request_id) {
-                            self.brain.handle_response(peer, number, response, now);
+                        match self.asks.remove(&request_id) {
+                            Some((_, Asker::Brain(number))) => {
+                                self.brain.handle_response(peer, number, response, now);
+                            }
+                            Some((_, Asker::User(reply))) => {
+                                // Whoever asked may have stopped waiting.
+                                let _ = reply.send(match response {
+                                    Response::Exchange(answer) => Ok(answer),
+                                    _ => Err(AskError::Refused),
+                                });
+                            }
+                            None => {}
                         }
                     }
                 }
@@ -145,71 +173,39 @@ impl Driver {
             request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
                 tracing::debug!(%peer, %error, "a request got no answer");
                 if let OutboundFailure::Io(error) = &error {
-                    self.count_broken(error);
+                    self.handle_broken(&peer, error, now);
                 }
-                let peer = border::from_libp2p(&peer);
-                if let (Some(number), Some(peer)) = (self.asks.remove(&request_id), peer) {
-                    self.brain.handle_unanswered(&peer, number, now);
+                match self.asks.remove(&request_id) {
+                    Some((peer, Asker::Brain(number))) => {
+                        self.brain.handle_unanswered(&peer, number, now);
+                    }
+                    Some((_, Asker::User(reply))) => {
+                        let _ = reply.send(Err(match error {
+                            OutboundFailure::Timeout => AskError::TimedOut,
+                            OutboundFailure::DialFailure | OutboundFailure::ConnectionClosed => {
+                                AskError::NotConnected
+                            }
+                            _ => AskError::Refused,
+                        }));
+                    }
+                    None => {}
                 }
             }
             request_response::Event::InboundFailure { peer, error, .. } => {
                 tracing::debug!(%peer, %error, "a request was not answered");
                 if let InboundFailure::Io(error) = &error {
-                    self.count_broken(error);
+                    self.handle_broken(&peer, error, now);
                 }
             }
             request_response::Event::ResponseSent { .. } => {}
         }
     }
 
-    fn count_broken(&mut self, error: &io::Error) {
-        if error.kind() == io::ErrorKind::InvalidData {
-            self.brain.counters_mut().rejected_messages += 1;
+    fn handle_broken(&mut self, peer: &libp2p::PeerId, error: &io::Error, now: Instant) {
+        if error.kind() == io::ErrorKind::InvalidData
+            && let Some(peer) = border::from_libp2p(peer)
+        {
+            self.brain.handle_broken(&peer, now);
         }
-    }
-
-    fn handle_gossip(&mut self, event: gossipsub::Event, now: Instant) {
-        match event {
-            gossipsub::Event::Message { propagation_source, message_id, message } => {
-                let verdict = self.judge(&propagation_source, &message, now);
-                let acceptance = match verdict {
-                    Verdict::Accept => MessageAcceptance::Accept,
-                    Verdict::Ignore => MessageAcceptance::Ignore,
-                    Verdict::Reject => MessageAcceptance::Reject,
-                };
-                let gossip = &mut self.swarm.behaviour_mut().gossip;
-                gossip.report_message_validation_result(
-                    &message_id,
-                    &propagation_source,
-                    acceptance,
-                );
-            }
-            gossipsub::Event::Subscribed { peer_id, .. } => {
-                if let Some(peer) = border::from_libp2p(&peer_id) {
-                    self.brain.handle_subscribed(&peer, now);
-                }
-            }
-            gossipsub::Event::SlowPeer { peer_id, .. } => {
-                tracing::debug!(peer = %peer_id, "a peer takes gossip slowly");
-            }
-            gossipsub::Event::Unsubscribed { .. }
-            | gossipsub::Event::GossipsubNotSupported { .. } => {}
-        }
-    }
-
-    fn judge(
-        &mut self,
-        forwarder: &libp2p::PeerId,
-        message: &gossipsub::Message,
-        now: Instant,
-    ) -> Verdict {
-        let sender = message.source.as_ref().and_then(border::from_libp2p);
-        let (Some(forwarder), Some(sender), Some(sequence)) =
-            (border::from_libp2p(forwarder), sender, message.sequence_number)
-        else {
-            return Verdict::Reject;
-        };
-        let gossip = Gossip { forwarder, sender, sequence, sealed: &message.data };
-        self.brain.handle_gossip(gossip, now)
     }
 }

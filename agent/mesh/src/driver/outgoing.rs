@@ -1,43 +1,39 @@
 //! What the brain wants done, done on the swarm.
 
-use super::Driver;
+use super::{Asker, Driver, Reply};
 use crate::{
-    behaviour, border,
+    border,
     brain::Action,
     codec::Codec,
     dialer::{Dial, Target},
-    peers::Token,
-    seal::NONCE,
+    mesh::AskError,
 };
 use libp2p::{
-    gossipsub::PublishError,
     request_response::{self, ResponseChannel},
     swarm::dial_opts::DialOpts,
 };
-use netbuild_core::key::ActionKey;
-use netbuild_proto::membership::{Announcement, MAX_HELD, Response};
-use std::{sync::Arc, time::Instant};
+use netbuild_core::peer::PeerId;
+use netbuild_proto::membership::{Request, Response};
+use std::time::Instant;
 
-/// Pages read from the catalog at once; more than the threads of a small machine, fewer than would
-/// keep the store from its other work. Who is left out asks again.
-const MAX_SERVING: usize = 16;
+/// Bytes of the key that a walk looks for.
+const WALK_KEY: usize = 32;
+/// Questions of the user to one member that may be open at once, below what the member takes.
+const MAX_ASKS_PER_PEER: usize = 4;
 
 impl Driver {
     pub(super) fn act(&mut self, action: Action, now: Instant) {
         match action {
             Action::Dial(dial) => self.dial(dial, now),
             Action::Ask { peer, number, request } => {
-                if let Some(peer) = border::to_libp2p(&peer) {
-                    let requests = &mut self.swarm.behaviour_mut().requests;
-                    self.asks.insert(requests.send_request(&peer, request), number);
-                }
+                self.ask(peer, request, Asker::Brain(number));
             }
             Action::Answer { token, response } => {
                 if let Some(channel) = self.answers.remove(&token) {
                     self.answer(channel, response);
                 }
             }
-            Action::Page { token, after } => self.serve(token, after),
+            Action::Exchange { token, peer, question } => self.exchange(token, peer, question),
             Action::Ignore { token } => {
                 self.answers.remove(&token);
             }
@@ -49,16 +45,60 @@ impl Driver {
             }
             Action::Favour { peer, member } => {
                 if let Some(peer) = border::to_libp2p(&peer) {
-                    let limits = &mut self.swarm.behaviour_mut().limits;
+                    let behaviour = self.swarm.behaviour_mut();
                     if member {
-                        limits.bypass_peer_id(&peer);
+                        behaviour.limits.bypass_peer_id(&peer);
+                        behaviour.router.admit(peer);
                     } else {
-                        limits.remove_peer_id(&peer);
+                        behaviour.limits.remove_peer_id(&peer);
+                        behaviour.router.dismiss(&peer);
                     }
                 }
             }
-            Action::Publish(announcement) => self.publish(announcement, now),
+            Action::Route { peer, addresses } => {
+                if let Some(peer) = border::to_libp2p(&peer) {
+                    let router = &mut self.swarm.behaviour_mut().router;
+                    router.route(&peer, addresses.into_iter().map(border::to_multiaddr));
+                    self.routed = u64::try_from(router.len()).unwrap_or(u64::MAX);
+                }
+            }
+            Action::Walk => self.walk(),
         }
+    }
+
+    fn ask(&mut self, peer: PeerId, request: Request, asker: Asker) {
+        if let Some(to) = border::to_libp2p(&peer) {
+            let requests = &mut self.swarm.behaviour_mut().requests;
+            self.asks.insert(requests.send_request(&to, Ok(request)), (peer, asker));
+        }
+    }
+
+    pub(super) fn ask_for_user(&mut self, peer: PeerId, question: Vec<u8>, reply: Reply) {
+        let open =
+            self.asks.values().filter(|(to, asker)| *to == peer && matches!(asker, Asker::User(_)));
+        let error = if !self.brain.can_ask(&peer) {
+            AskError::NotConnected
+        } else if open.count() >= MAX_ASKS_PER_PEER {
+            AskError::Busy
+        } else {
+            self.ask(peer, Request::Exchange(question), Asker::User(reply));
+            return;
+        };
+        let _ = reply.send(Err(error));
+    }
+
+    /// Looks for members near this agent, and near any key: the one finds those that should know it,
+    /// the other parts of the mesh of which it knows nothing.
+    fn walk(&mut self) {
+        let mut key = vec![0; WALK_KEY];
+        if let Err(error) = getrandom::fill(&mut key) {
+            tracing::warn!(%error, "no randomness, so no walk");
+            return;
+        }
+        let me = self.swarm.local_peer_id().to_bytes();
+        let router = &mut self.swarm.behaviour_mut().router;
+        router.walk(me);
+        router.walk(key);
     }
 
     fn dial(&mut self, dial: Dial, now: Instant) {
@@ -85,47 +125,6 @@ impl Driver {
             &mut self.swarm.behaviour_mut().requests;
         if requests.send_response(channel, response).is_err() {
             tracing::debug!("a requester did not wait for its answer");
-        }
-    }
-
-    fn serve(&mut self, token: Token, after: Option<ActionKey>) {
-        let Some(channel) = self.answers.remove(&token) else {
-            return;
-        };
-        if self.pages.len() >= MAX_SERVING {
-            tracing::debug!("too many peers catch up at once; one of them has to ask again");
-            return;
-        }
-        let catalog = Arc::clone(&self.catalog);
-        let page = self.pages.spawn_blocking(move || catalog.held_after(after.as_ref(), MAX_HELD));
-        self.serving.insert(page.id(), channel);
-    }
-
-    fn publish(&mut self, announcement: Announcement, now: Instant) {
-        let mut nonce = [0; NONCE];
-        let sealed = match getrandom::fill(&mut nonce) {
-            Ok(()) => self.brain.seal(&announcement, nonce),
-            Err(error) => {
-                tracing::warn!(%error, "no randomness, so nothing is announced");
-                None
-            }
-        };
-        let Some(sealed) = sealed else {
-            self.brain.handle_unpublished(announcement, now);
-            return;
-        };
-        let gossip = &mut self.swarm.behaviour_mut().gossip;
-        match gossip.publish(behaviour::topic(), sealed) {
-            Ok(_) => self.brain.counters_mut().published += 1,
-            Err(PublishError::NoPeersSubscribedToTopic | PublishError::AllQueuesFull(_)) => {
-                self.brain.handle_unpublished(announcement, now);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "gossip refused an announcement");
-                if let Announcement::Held(held) = announcement {
-                    self.brain.count_dropped(held.len());
-                }
-            }
         }
     }
 }

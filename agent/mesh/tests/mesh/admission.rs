@@ -1,15 +1,13 @@
 //! Who is not a member stays outside.
 
-use crate::support::{Agent, MemoryCatalog, id, options, records, seed};
+use crate::support::{Agent, id, options, records, seed};
 use netbuild_mesh::Options;
 use netbuild_proto::ticket::MeshKey;
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 #[tokio::test]
 async fn a_stranger_with_another_key_sees_nothing_and_is_counted() {
-    let catalog = Arc::new(MemoryCatalog::default());
-    catalog.add(&records(0, 10));
-    let mut a = Agent::start(Options { catalog, ..options(1) }).await;
+    let mut a = Agent::start(options(1)).await;
     let mut stranger =
         Agent::start(Options { seeds: vec![seed(&a)], mesh_key: MeshKey([1; 32]), ..options(2) })
             .await;
@@ -20,7 +18,11 @@ async fn a_stranger_with_another_key_sees_nothing_and_is_counted() {
     assert_eq!(a.mesh.counters().members, 0);
 
     let mut b = Agent::start(Options { seeds: vec![seed(&a)], ..options(3) }).await;
+    b.joined(id(1)).await;
+    a.joined(id(3)).await;
+    a.mesh.announce(records(0, 10));
     b.holds(id(1), 10).await;
+    assert_eq!(stranger.seen(), []);
 }
 
 #[tokio::test]

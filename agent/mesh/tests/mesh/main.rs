@@ -3,5 +3,7 @@
 mod support;
 
 mod admission;
-mod catch_up;
+mod asking;
+mod discovery;
 mod meeting;
+mod telling;

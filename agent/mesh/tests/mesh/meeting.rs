@@ -1,8 +1,8 @@
 //! Members meet, part and meet again by themselves.
 
-use crate::support::{Agent, DEADLINE, MemoryCatalog, id, options, records, seed, timing};
+use crate::support::{Agent, DEADLINE, id, options, records, seed, timing};
 use netbuild_mesh::{Event, Mesh, Options, Seed, StartError, Timing};
-use std::{io, net::UdpSocket, sync::Arc};
+use std::{io, net::UdpSocket};
 use tokio::runtime::{Builder, Runtime};
 
 #[tokio::test]
@@ -11,13 +11,7 @@ async fn whoever_knows_one_member_meets_all() {
     let mut b = Agent::start(Options { seeds: vec![seed(&a)], ..options(2) }).await;
     b.joined(id(1)).await;
     a.joined(id(2)).await;
-    let catalog = Arc::new(MemoryCatalog::default());
-    let mut c = Agent::start(Options {
-        seeds: vec![seed(&a)],
-        catalog: Arc::clone(&catalog) as _,
-        ..options(3)
-    })
-    .await;
+    let mut c = Agent::start(Options { seeds: vec![seed(&a)], ..options(3) }).await;
     b.joined(id(3)).await;
     c.wait({
         let mut missing = vec![id(1), id(2)];
@@ -29,9 +23,7 @@ async fn whoever_knows_one_member_meets_all() {
         }
     })
     .await;
-    let news = records(0, 7);
-    catalog.add(&news);
-    c.mesh.announce(news);
+    c.mesh.announce(records(0, 7));
     b.holds(id(3), 7).await;
     a.holds(id(3), 7).await;
     assert_eq!(b.mesh.counters().members, 2);
@@ -67,10 +59,8 @@ fn an_agent_that_is_killed_and_starts_anew_on_its_port_joins_again_by_itself() {
     runtime.shutdown_timeout(DEADLINE);
     drop(a);
 
-    let catalog = Arc::new(MemoryCatalog::default());
-    catalog.add(&records(0, 3));
     let (_runtime, mut again) =
-        killable(Options { listen: address, data_port: 4000, catalog, ..options(1) });
+        killable(Options { listen: address, data_port: 4000, ..options(1) });
     others.block_on(async {
         let at_new_port = b.wait(|event| match event {
             Event::Joined { addresses, .. } | Event::Updated { addresses, .. } => {
@@ -79,8 +69,9 @@ fn an_agent_that_is_killed_and_starts_anew_on_its_port_joins_again_by_itself() {
             _ => None,
         });
         at_new_port.await;
-        b.holds(id(1), 3).await;
         again.joined(id(2)).await;
+        again.mesh.announce(records(0, 3));
+        b.holds(id(1), 3).await;
     });
 }
 
@@ -143,9 +134,8 @@ async fn agents_that_are_each_others_seed_join_once() {
         ..options(own)
     };
     let (mut a, mut b) = tokio::join!(Agent::start(both(1)), Agent::start(both(2)));
-    let caught_up = |peer| move |event| (event == Event::CaughtUp { peer }).then_some(());
-    a.wait(caught_up(id(2))).await;
-    b.wait(caught_up(id(1))).await;
+    a.joined(id(2)).await;
+    b.joined(id(1)).await;
     a.mesh.announce(records(0, 1));
     b.holds(id(1), 1).await;
     assert_eq!(a.mesh.counters().members, 1);

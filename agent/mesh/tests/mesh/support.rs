@@ -1,18 +1,13 @@
-//! One agent of a test: a mesh, the events that it told, and a catalog in memory.
+//! One agent of a test: a mesh, and the events that it told.
 
 use netbuild_core::{
     hlc::Hlc,
     key::ActionKey,
     peer::{Identity, PeerId},
 };
-use netbuild_mesh::{Catalog, Event, Mesh, Options, Seed, Timing};
+use netbuild_mesh::{Event, Exchange, Mesh, Options, Seed, Timing};
 use netbuild_proto::{membership::Held, ticket::MeshKey};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// No step of a test takes this long, even on a machine that is busy with something else.
@@ -20,21 +15,13 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) const KEY: MeshKey = MeshKey([42; 32]);
 
-#[derive(Debug, Default)]
-pub(crate) struct MemoryCatalog(Mutex<BTreeMap<ActionKey, Hlc>>);
+/// Answers with the question backwards, and refuses an empty one.
+#[derive(Debug)]
+pub(crate) struct Backwards;
 
-impl MemoryCatalog {
-    pub(crate) fn add(&self, held: &[Held]) {
-        let mut records = self.0.lock().expect("no test panics with the lock");
-        records.extend(held.iter().map(|held| (held.key, held.hlc)));
-    }
-}
-
-impl Catalog for MemoryCatalog {
-    fn held_after(&self, after: Option<&ActionKey>, limit: usize) -> Vec<Held> {
-        let records = self.0.lock().expect("no test panics with the lock");
-        let rest = records.iter().filter(|(key, _)| after.is_none_or(|after| *key > after));
-        rest.take(limit).map(|(key, hlc)| Held { key: *key, hlc: *hlc }).collect()
+impl Exchange for Backwards {
+    fn answer(&self, _: &PeerId, request: Vec<u8>) -> Option<Vec<u8>> {
+        (!request.is_empty()).then(|| request.into_iter().rev().collect())
     }
 }
 
@@ -44,6 +31,9 @@ pub(crate) fn records(from: u32, count: u32) -> Vec<Held> {
         .map(|n| Held {
             key: ActionKey(*blake3::hash(&n.to_be_bytes()).as_bytes()),
             hlc: Hlc(u64::from(n)),
+            sum: u64::from(n),
+            build_ms: n,
+            bytes: u64::from(n),
         })
         .collect()
 }
@@ -53,13 +43,14 @@ pub(crate) fn timing() -> Timing {
         admission: Duration::from_secs(3),
         batch: Duration::from_millis(20),
         presence: Duration::from_millis(500),
-        catch_up: Duration::from_secs(600),
-        catch_up_retry: Duration::from_millis(100),
+        links: Duration::from_millis(200),
         first_redial: Duration::from_millis(50),
         last_redial: Duration::from_millis(400),
-        ping: Duration::from_secs(2),
+        ping: Duration::from_millis(500),
         idle: Duration::from_secs(4),
-        heartbeat: Duration::from_millis(200),
+        ask: Duration::from_secs(20),
+        walk: Duration::from_millis(300),
+        ban: Duration::from_secs(60),
     }
 }
 
@@ -77,7 +68,8 @@ pub(crate) fn options(seed: u8) -> Options {
         region: format!("region-{seed}"),
         data_port: 1000 + u16::from(seed),
         seeds: Vec::new(),
-        catalog: Arc::new(MemoryCatalog::default()),
+        mdns: false,
+        exchange: Arc::new(Backwards),
         timing: timing(),
     }
 }

@@ -85,6 +85,7 @@ fn what_was_put_is_there_after_a_stop() {
     let digest = Digest::of(b"kept");
     region.session.put_blob(&digest, Content::Bytes(b"kept")).unwrap();
     region.stop();
-    let session = Session::new(&region.data_dir, "").unwrap();
+    let session =
+        Session::new(&region.data_dir, "", &netbuild_core::merge::Trust::default()).unwrap();
     assert!(session.fetch(&digest).unwrap().is_some());
 }

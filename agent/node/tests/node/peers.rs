@@ -7,10 +7,14 @@ use netbuild_core::{
     cache::{Cache as _, Content, Source},
     chunk::Manifest,
     digest::Digest,
+    hlc::Hlc,
     peer::Identity,
     record::OutputKind,
 };
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::Ordering,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 #[test]
 fn what_one_region_built_is_whole_in_another_and_then_on_its_own_disk() {
@@ -50,6 +54,37 @@ fn of_a_blob_that_is_partly_here_only_the_rest_is_fetched() {
     let fetched = second.session.fetch(&new_name).unwrap().expect("the other has it");
     assert!((1..4 << 20).contains(&fetched.bytes), "{fetched:?}");
     assert_eq!(second.read(&new_name), new);
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_millis()).unwrap()
+}
+
+#[test]
+fn a_record_from_the_far_future_is_not_taken() {
+    let goods = goods();
+    let region = Region::start(Vec::new());
+    region.keep(&goods);
+    let _rogue = Rogue::join(&region, |writer| Answers::of_record(&goods, writer, Hlc(u64::MAX)));
+    region.wait_for(1, 1);
+    let hit = region.lookup().expect("a hit");
+    assert_eq!((hit.source, hit.record.region.as_str()), (Source::Disk, "eu"));
+}
+
+#[test]
+fn an_agent_that_only_saw_the_winner_learns_of_the_conflict() {
+    let goods = goods();
+    let first = Region::start(Vec::new());
+    first.session.put_record(record(Vec::new())).unwrap();
+    // The same agent gets another result: the one before has lost when somebody joins.
+    first.keep(&goods);
+    let second = Region::start(first.joining());
+    wait_until("the conflict is known", || {
+        second.agent_socket().conflicts().unwrap().rows.len() == 1
+    });
+    assert_eq!(second.lookup().map(|hit| hit.record.result), Some(goods.record.result));
 }
 
 /// Answers about goods, signed by who gives them.
@@ -104,14 +139,13 @@ fn lies() -> Vec<(&'static str, Lie)> {
 }
 
 #[test]
-fn a_peer_that_does_not_have_what_it_says_makes_a_miss_and_leaves_nothing() {
+fn a_peer_that_does_not_have_what_it_says_makes_a_miss_and_stands_in_nobodys_way() {
     let goods = goods();
     for (lie, answers) in lies() {
         let region = Region::start(Vec::new());
         let rogue = Rogue::join(&region, |identity| answers(&goods, identity));
-        region.wait_for(1, 1);
+        region.wait_for_members(1);
         assert_eq!(region.session.lookup(&KEY), Ok(None), "{lie}");
-        assert_eq!(region.status().store.records, 0, "{lie}");
         drop(rogue);
         // The result that is built instead counts from then on.
         region.keep(&goods);
@@ -122,22 +156,17 @@ fn a_peer_that_does_not_have_what_it_says_makes_a_miss_and_leaves_nothing() {
 #[test]
 fn the_next_holder_is_asked_when_one_does_not_have_what_it_says() {
     let goods = goods();
-    let honest = Region::start(Vec::new());
-    honest.keep(&goods);
     for (lie, answers) in lies() {
+        let honest = Region::start(Vec::new());
+        honest.keep(&goods);
         let region = Region::start(honest.joining());
         let _rogue = Rogue::join(&region, |identity| answers(&goods, identity));
-        region.wait_for(2, 1);
+        region.wait_for_members(2);
         let hit = region.lookup().unwrap_or_else(|| panic!("{lie}"));
         for (digest, bytes) in &goods.blobs {
             assert_eq!(region.read(digest), *bytes, "{lie}");
         }
         assert_eq!(hit.record.result, goods.record.result, "{lie}");
-        // The honest one is to know only members that are still there.
-        drop((region, _rogue));
-        wait_until("both have left", || {
-            honest.status().members.iter().all(|member| member.resting.is_some())
-        });
     }
 }
 
@@ -156,22 +185,54 @@ fn a_peer_that_fails_is_asked_no_further_and_its_record_is_not_forgotten() {
     assert_eq!(rogue.answers.manifests_asked.load(Ordering::Relaxed), 0);
     let member = &region.status().members[0];
     assert!(member.resting.is_some(), "{member:?}");
-
-    // Now its data plane cannot be reached at all; while it rests, nobody tries.
-    rogue.runtime.block_on(rogue.endpoint.shutdown());
-    wait_until("it has rested", || region.status().members[0].resting.is_none());
+    // While it rests, nobody asks it for bytes.
     assert_eq!(region.lookup(), None);
-    let asked = region.counter("data_requests_made");
-    assert_eq!(region.lookup(), None);
-    assert_eq!(region.counter("data_requests_made"), asked);
+    assert_eq!(rogue.answers.manifests_asked.load(Ordering::Relaxed), 0);
     assert_eq!(region.status().members[0].records, 1, "it may come back");
+}
+
+#[test]
+fn a_record_whose_blobs_cannot_be_had_does_not_hide_one_that_is_whole() {
+    let goods = goods();
+    let region = Region::start(Vec::new());
+    region.keep(&goods);
+    // Later, and so the winner; but it names what nobody has.
+    let _rogue = Rogue::join(&region, |writer| {
+        let digest = Digest::of(b"nobody has this");
+        let record = record(vec![output("a", OutputKind::File { digest, executable: false })]);
+        let hours = 3_600_000;
+        let later = Hlc((now_ms() + 5 * hours) << 16);
+        Answers::of_record(&Goods { blobs: Vec::new(), record }, writer, later)
+    });
+    wait_until("the conflict is known", || {
+        !region.agent_socket().conflicts().unwrap().rows.is_empty()
+    });
+    let hit = region.lookup().expect("a hit");
+    assert_eq!((hit.record.result, hit.source), (goods.record.result, Source::Disk));
 }
 
 #[test]
 fn a_peer_without_the_record_is_not_asked_for_it_again() {
     let region = Region::start(Vec::new());
     let _rogue = Rogue::join(&region, |_| Answers::default());
-    region.wait_for(1, 1);
+    region.wait_for_members(1);
     assert_eq!(region.lookup(), None);
     assert_eq!(region.status().members[0].records, 0);
+}
+
+#[test]
+fn a_peer_whose_answer_came_too_late_counts_as_idle_again() {
+    let honest = Region::start(Vec::new());
+    let bytes = noise(5, 100_000);
+    let blob = Digest::of(&bytes);
+    honest.session.put_blob(&blob, Content::Bytes(&bytes)).unwrap();
+    let region = Region::start(honest.joining());
+    let rogue = Rogue::join(&region, |_| Answers::default());
+    region.wait_for_members(2);
+    let closed = rogue.answers.has_gate.lock().unwrap();
+    assert!(region.session.fetch(&blob).unwrap().is_some());
+    wait_until("nobody is asked any more", || {
+        region.status().members.iter().all(|member| member.queue == 0)
+    });
+    drop(closed);
 }

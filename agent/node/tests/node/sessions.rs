@@ -4,6 +4,7 @@ use crate::support::{KEY, Region, goods};
 use netbuild_core::{
     cache::{Cache as _, CacheError, Content},
     digest::Digest,
+    merge::Trust,
 };
 use netbuild_node::Session;
 use netbuild_proto::control::{Request, Response};
@@ -38,7 +39,7 @@ fn commands_that_come_and_go_share_one_data_directory() {
             let dir = dir.path();
             scope.spawn(move || {
                 for round in 0..8_u8 {
-                    let session = Session::new(dir, "").unwrap();
+                    let session = Session::new(dir, "", &Trust::default()).unwrap();
                     let bytes = [number, round];
                     let digest = Digest::of(&bytes);
                     session.put_blob(&digest, Content::Bytes(&bytes)).unwrap();
@@ -49,7 +50,7 @@ fn commands_that_come_and_go_share_one_data_directory() {
             });
         }
     });
-    let session = Session::new(dir.path(), "").unwrap();
+    let session = Session::new(dir.path(), "", &Trust::default()).unwrap();
     assert_eq!(session.status().unwrap().store.blobs, 32);
 }
 
@@ -67,7 +68,7 @@ fn an_owner_that_cannot_be_talked_to_is_not_tried_once_for_each_task() {
             Response::Welcome { version: 77 }.write(&mut stream).unwrap();
         }
     });
-    let session = Session::new(dir.path(), "").unwrap();
+    let session = Session::new(dir.path(), "", &Trust::default()).unwrap();
     for _ in 0..3 {
         let error = session.lookup(&KEY).unwrap_err();
         assert!(matches!(&error, CacheError::Unreachable(_)), "{error}");
@@ -80,7 +81,7 @@ fn an_owner_that_cannot_be_talked_to_is_not_tried_once_for_each_task() {
 fn a_place_where_no_socket_can_be_is_used_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("control.sock/in the way")).unwrap();
-    let session = Session::new(dir.path(), "").unwrap();
+    let session = Session::new(dir.path(), "", &Trust::default()).unwrap();
     assert_eq!(session.lookup(&KEY), Ok(None));
     assert_eq!(session.status().unwrap().role, "run");
 }
@@ -89,6 +90,6 @@ fn a_place_where_no_socket_can_be_is_used_all_the_same() {
 fn a_session_that_did_nothing_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
-    Session::new(&data_dir, "").unwrap().flush().unwrap();
+    Session::new(&data_dir, "", &Trust::default()).unwrap().flush().unwrap();
     assert!(!data_dir.exists());
 }

@@ -6,23 +6,31 @@ use netbuild_core::{
     digest::{Digest, Hash},
     hlc::Hlc,
     key::ActionKey,
-    peer::Identity,
+    ledger::{Cost, Item, Ledger},
+    merge::Trust,
+    peer::{Identity, PeerId},
+    reconcile,
     record::{ActionResult, Execution, Output, OutputKind, Record, Sandbox},
     tree::Entry,
 };
-use netbuild_mesh::{Catalog, Event, Mesh, Seed, Timing};
+use netbuild_gateway::{SocketCache, socket_path};
+use netbuild_mesh::{Event, Exchange, Mesh, Seed, Timing};
 use netbuild_node::{
     Agent, Session,
-    config::{Join, Settings},
+    config::{Flags, Join, Settings, resolve},
 };
-use netbuild_proto::{control::Status, listing, membership::Held, record::SealedRecord};
+use netbuild_proto::{
+    control::Status,
+    exchange::{Request, Response},
+    listing,
+    record::SealedRecord,
+};
 use netbuild_transfer::{Endpoint, Provide};
 use std::{
     collections::HashMap,
-    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -33,16 +41,14 @@ use tokio::{runtime::Runtime, sync::mpsc};
 pub(crate) const KEY: ActionKey = ActionKey([7; 32]);
 
 pub(crate) fn settings(data_dir: &Path, join: Vec<Join>) -> Settings {
-    Settings {
-        data_dir: data_dir.to_owned(),
-        region: "eu".into(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        data_port: 0,
-        join,
-        allowed: None,
-        jobs: NonZeroUsize::MIN,
-        log_filter: String::new(),
-    }
+    let flags = Flags {
+        data_dir: Some(data_dir.to_owned()),
+        region: Some("eu".into()),
+        listen: Some("127.0.0.1:0".into()),
+        jobs: Some(1),
+        ..Flags::default()
+    };
+    Settings { join, ..resolve(&flags, &|_| None).unwrap() }
 }
 
 /// An agent with its data directory, and a session with it.
@@ -60,7 +66,7 @@ impl Region {
         let data_dir = dir.path().join("data");
         let runtime = Runtime::new().unwrap();
         let agent = runtime.block_on(Agent::start(&settings(&data_dir, join))).unwrap();
-        let session = Session::new(&data_dir, "eu").unwrap();
+        let session = Session::new(&data_dir, "eu", &Trust::default()).unwrap();
         Self { runtime, agent: Some(agent), session, data_dir, _dir: dir }
     }
 
@@ -76,14 +82,22 @@ impl Region {
         self.session.status().unwrap()
     }
 
-    pub(crate) fn counter(&self, name: &str) -> u64 {
-        let counters = self.status().counters;
-        counters.iter().find(|(known, _)| known == name).expect("a counter").1
+    /// What commands that ask about the mesh talk to.
+    pub(crate) fn agent_socket(&self) -> SocketCache {
+        SocketCache::connect(&socket_path(&self.data_dir)).unwrap()
     }
 
-    /// Waits for so many members that tell of so many records each.
+    /// Waits for so many members.
+    pub(crate) fn wait_for_members(&self, members: usize) {
+        wait_until("the members are there", || {
+            let list = self.status().members;
+            list.len() == members && list.iter().all(|member| member.connected)
+        });
+    }
+
+    /// Waits for so many members, with which this agent shares so many records.
     pub(crate) fn wait_for(&self, members: usize, records: u64) {
-        wait_until("the members have told what they hold", || {
+        wait_until("the members have the same records", || {
             let list = self.status().members;
             list.len() == members && list.iter().all(|member| member.records == records)
         });
@@ -181,12 +195,20 @@ pub(crate) struct Answers {
     pub(crate) manifests: HashMap<Digest, Manifest>,
     pub(crate) chunks: HashMap<Hash, Vec<u8>>,
     pub(crate) manifests_asked: AtomicUsize,
+    /// While a test holds it, no question about blobs is answered.
+    pub(crate) has_gate: Mutex<()>,
 }
 
 impl Answers {
     /// The truth about `goods`, as `writer` says it.
     pub(crate) fn of(goods: &Goods, writer: &Identity) -> Self {
-        let mut answers = Self { record: Some(seal(&goods.record, writer)), ..Self::default() };
+        Self::of_record(goods, writer, Hlc(1 << 16))
+    }
+
+    /// The same, with a record of this time.
+    pub(crate) fn of_record(goods: &Goods, writer: &Identity, hlc: Hlc) -> Self {
+        let record = Some(seal(&goods.record, writer, hlc));
+        let mut answers = Self { record, ..Self::default() };
         for (digest, bytes) in &goods.blobs {
             let mut chunker = netbuild_core::chunk::Chunker::new();
             chunker.update(bytes);
@@ -202,14 +224,14 @@ impl Answers {
     }
 }
 
-fn seal(new: &NewRecord, writer: &Identity) -> Vec<u8> {
+fn seal(new: &NewRecord, writer: &Identity, hlc: Hlc) -> Vec<u8> {
     let record = Record {
         key: new.key,
         result: new.result.clone(),
         execution: new.execution.clone(),
         writer: writer.peer_id(),
         region: "rogue".into(),
-        hlc: Hlc(1 << 16),
+        hlc,
     };
     SealedRecord::seal(record, writer).unwrap().as_bytes().to_vec()
 }
@@ -227,16 +249,34 @@ impl Provide for Answers {
     fn chunk(&self, chunk: &Chunk) -> Option<Vec<u8>> {
         self.chunks.get(&chunk.hash).cloned()
     }
+
+    fn has(&self, blob: &Digest) -> bool {
+        let _open = self.has_gate.lock().unwrap();
+        self.manifests.contains_key(blob) || self.chunks.contains_key(&blob.hash)
+    }
+
+    fn bring(&self, _: &PeerId, blobs: &[Digest]) -> Vec<bool> {
+        blobs.iter().map(|blob| self.has(blob)).collect()
+    }
 }
 
-/// Says that it holds [`KEY`].
+/// Says that it has a record of [`KEY`].
 #[derive(Debug)]
-struct Claim;
+struct Claim(Ledger);
 
-impl Catalog for Claim {
-    fn held_after(&self, after: Option<&ActionKey>, _: usize) -> Vec<Held> {
-        let held = Held { key: KEY, hlc: Hlc(1 << 16) };
-        if after.is_none_or(|after| *after < KEY) { vec![held] } else { Vec::new() }
+impl Claim {
+    fn new() -> Self {
+        let mut ledger = Ledger::default();
+        ledger.handle_have(Item { key: KEY, hlc: Hlc(1 << 16), sum: 1 }, Cost::default());
+        Self(ledger)
+    }
+}
+
+impl Exchange for Claim {
+    fn answer(&self, _: &PeerId, request: Vec<u8>) -> Option<Vec<u8>> {
+        let Ok(Request::Reconcile(message)) = Request::decode(&request) else { return None };
+        let answer = reconcile::respond(&self.0, &message).ok()?;
+        Some(Response::Reconcile(answer).encode())
     }
 }
 
@@ -263,6 +303,7 @@ impl Rogue {
                 identity: identity.clone(),
                 admits: Arc::new(|_| true),
                 provide: Arc::<Answers>::clone(&answers),
+                samples: mpsc::channel(1).0,
             });
             let endpoint = endpoint.unwrap();
             let mesh = Mesh::start(netbuild_mesh::Options {
@@ -273,7 +314,8 @@ impl Rogue {
                 region: "rogue".into(),
                 data_port: endpoint.local_addr().port(),
                 seeds: vec![Seed { peer: Some(ticket.peer), addresses: ticket.addresses }],
-                catalog: Arc::new(Claim),
+                mdns: false,
+                exchange: Arc::new(Claim::new()),
                 timing: Timing::default(),
             });
             (endpoint, mesh.await.unwrap())

@@ -1,12 +1,12 @@
 //! What changes under the one lock of a disk store: the journal's end, the counts, and what waits to be
-//! made durable. The lock is held for single writes, never while content is read or hashed.
+//! made durable. The lock is held for single writes, never while a blob is read or hashed.
 
 use super::{
     entry::BlobEntry,
     index::{Index, Totals},
-    journal::Tail,
+    journal::{Location, Tail},
 };
-use netbuild_core::digest::Hash;
+use netbuild_core::{digest::Hash, merge::Evidence};
 use std::{fs::File, sync::Arc};
 
 /// Blob files that may wait for a flush; at this many a put flushes by itself, so that neither the list nor
@@ -18,6 +18,8 @@ const MAX_WAITING: usize = 1024;
 pub(super) struct Catalog {
     pub(super) tail: Tail,
     pub(super) waiting: Waiting,
+    /// Records that lost; the index has the same.
+    pub(super) evidence: Evidence<Location>,
     /// Counted when first asked for.
     totals: Option<Totals>,
 }
@@ -47,8 +49,8 @@ impl Waiting {
 }
 
 impl Catalog {
-    pub(super) fn new(tail: Tail) -> Self {
-        Self { tail, waiting: Waiting::default(), totals: None }
+    pub(super) fn new(tail: Tail, evidence: Evidence<Location>) -> Self {
+        Self { tail, waiting: Waiting::default(), evidence, totals: None }
     }
 
     pub(super) fn totals(&mut self, index: &Index) -> Totals {

@@ -5,10 +5,13 @@ use netbuild_core::{
     chunk::{Chunk, Manifest},
     digest::{Digest, Hash},
     hlc::Hlc,
+    merge::{Level, Rank, Variant},
 };
 
 /// Bytes of one chunk in a manifest: hash and length.
 const CHUNK: usize = 32 + 4;
+/// Bytes of one record that lost: level, time, hash, result and location.
+const VARIANT: usize = 1 + 8 + 32 + 32 + 16;
 
 /// Where a blob lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +35,16 @@ pub(super) struct RecordEntry {
     pub(super) location: Location,
     pub(super) hlc: Hlc,
     pub(super) shared: bool,
+    /// The first 8 bytes of BLAKE3 of the sealed record.
+    pub(super) sum: u64,
+}
+
+/// The records of an action that lost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct EvidenceEntry {
+    /// When something was last added; greater is later.
+    pub(super) stamp: u64,
+    pub(super) variants: Vec<Variant<Location>>,
 }
 
 /// Which part of which blob a chunk is.
@@ -112,19 +125,71 @@ impl Entry for RecordEntry {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = self.hlc.0.to_le_bytes().to_vec();
         bytes.push(u8::from(self.shared));
+        bytes.extend_from_slice(&self.sum.to_le_bytes());
         bytes.extend(self.location.encode());
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (hlc, rest) = bytes.split_first_chunk()?;
-        let (shared, location) = rest.split_first()?;
+        let (shared, rest) = rest.split_first()?;
+        let (sum, location) = rest.split_first_chunk()?;
         Some(Self {
             location: Location::decode(location)?,
             hlc: Hlc(u64::from_le_bytes(*hlc)),
             shared: *shared != 0,
+            sum: u64::from_le_bytes(*sum),
         })
     }
+}
+
+impl Entry for EvidenceEntry {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.stamp.to_le_bytes().to_vec();
+        for Variant { rank, result, place } in &self.variants {
+            bytes.push(encode_level(rank.level));
+            bytes.extend_from_slice(&rank.hlc.0.to_le_bytes());
+            bytes.extend_from_slice(rank.hash.as_bytes());
+            bytes.extend_from_slice(result.as_bytes());
+            bytes.extend(place.encode());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (stamp, rest) = bytes.split_first_chunk()?;
+        let (variants, []) = rest.as_chunks::<VARIANT>() else { return None };
+        let variants = variants.iter().map(|variant| decode_variant(variant));
+        let variants = variants.collect::<Option<Vec<_>>>()?;
+        Some(Self { stamp: u64::from_le_bytes(*stamp), variants })
+    }
+}
+
+fn decode_variant(bytes: &[u8]) -> Option<Variant<Location>> {
+    let (level, rest) = bytes.split_first()?;
+    let (hlc, rest) = rest.split_first_chunk()?;
+    let (hash, rest) = rest.split_first_chunk()?;
+    let (result, place) = rest.split_first_chunk()?;
+    let hlc = Hlc(u64::from_le_bytes(*hlc));
+    Some(Variant {
+        rank: Rank { level: decode_level(*level)?, hlc, hash: Hash(*hash) },
+        result: Hash(*result),
+        place: Location::decode(place)?,
+    })
+}
+
+/// The byte for a level of trust.
+pub(super) fn encode_level(level: Level) -> u8 {
+    match level {
+        Level::Refused => 0,
+        Level::Normal => 1,
+        Level::Trusted => 2,
+    }
+}
+
+/// The level of trust that a byte stands for.
+pub(super) fn decode_level(byte: u8) -> Option<Level> {
+    [Level::Refused, Level::Normal, Level::Trusted].into_iter().find(|l| encode_level(*l) == byte)
 }
 
 impl Entry for ChunkEntry {
@@ -187,14 +252,17 @@ mod tests {
             round_trip(Position { segment, offset });
             round_trip(BlobEntry { size: offset, place: Place::File });
             round_trip(BlobEntry { size: offset, place: Place::Journal(location) });
-            round_trip(RecordEntry { location, hlc: Hlc(offset), shared });
+            round_trip(RecordEntry { location, hlc: Hlc(offset), shared, sum: offset ^ 1 });
+            let rank = Rank { level: Level::Trusted, hlc: Hlc(offset), hash: Hash(hash) };
+            let lost = Variant { rank, result: Hash(hash), place: location };
+            round_trip(EvidenceEntry { stamp: offset, variants: vec![lost.clone(), lost] });
             round_trip(ChunkEntry { blob: Hash(hash), offset, len });
         }
 
         #[test]
         fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = (Location::decode(&bytes), BlobEntry::decode(&bytes), RecordEntry::decode(&bytes));
-            let _ = (ChunkEntry::decode(&bytes), Position::decode(&bytes));
+            let _ = (ChunkEntry::decode(&bytes), Position::decode(&bytes), EvidenceEntry::decode(&bytes));
             let _ = decode_manifest(Digest::of(&bytes), &bytes);
         }
     }

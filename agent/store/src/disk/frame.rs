@@ -14,6 +14,8 @@ pub(super) const MAX_PAYLOAD: usize = 512 * 1024;
 pub(super) enum Kind {
     Record = 1,
     Blob = 2,
+    /// A record that lost against another result for its action.
+    Evidence = 3,
 }
 
 /// One intact frame.
@@ -46,6 +48,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
     let kind = match frame[4] {
         1 => Kind::Record,
         2 => Kind::Blob,
+        3 => Kind::Evidence,
         _ => return None,
     };
     let crc = frame[HEADER - 4..HEADER].try_into().ok()?;

@@ -5,8 +5,10 @@
 
 use super::{
     engine::{Change, Engine, EngineError, Item},
-    entry::{BlobEntry, ChunkEntry, Entry, RecordEntry, decode_manifest, encode_manifest},
-    journal::Position,
+    entry::{
+        BlobEntry, ChunkEntry, Entry, EvidenceEntry, RecordEntry, decode_manifest, encode_manifest,
+    },
+    journal::{Location, Position},
     layout::{Layout, open_or_create},
     seal,
 };
@@ -15,6 +17,7 @@ use netbuild_core::{
     chunk::{MAX_CHUNK, Manifest},
     digest::{Digest, Hash},
     key::ActionKey,
+    merge::Evidence,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +25,7 @@ const BLOB: u8 = b'b';
 const CHUNK: u8 = b'c';
 const MANIFEST: u8 = b'm';
 const RECORD: u8 = b'r';
+const EVIDENCE: u8 = b'x';
 /// Up to where the journal has been indexed.
 const POSITION: &[u8] = b"p";
 
@@ -117,6 +121,34 @@ impl Index {
         ])
     }
 
+    /// Notes the records of an action that lost, as `evidence` has them now, and, in the same write,
+    /// how far the journal is indexed.
+    pub(super) fn put_evidence(
+        &self,
+        action: &ActionKey,
+        evidence: &Evidence<Location>,
+        indexed: Position,
+    ) -> Result<(), StoreError> {
+        let entry = evidence.stamp(action).map(|stamp| {
+            let variants = evidence.variants(action).to_vec();
+            EvidenceEntry { stamp, variants }.encode()
+        });
+        self.put(vec![
+            (key(EVIDENCE, &action.0), entry),
+            (POSITION.to_vec(), Some(indexed.encode())),
+        ])
+    }
+
+    /// All records that lost.
+    pub(super) fn evidence(&self) -> Evidence<Location> {
+        let mut evidence = Evidence::default();
+        self.visit(EVIDENCE, |action, value| match EvidenceEntry::decode(value) {
+            Some(entry) => evidence.restore(ActionKey(action), entry.stamp, entry.variants),
+            None => self.mark_damaged(&EngineError::BadValue),
+        });
+        evidence
+    }
+
     pub(super) fn put_position(&self, indexed: Position) -> Result<(), StoreError> {
         self.put(vec![(POSITION.to_vec(), Some(indexed.encode()))])
     }
@@ -150,13 +182,13 @@ impl Index {
     /// Counts everything, which takes time in proportion.
     pub(super) fn count(&self) -> Totals {
         let mut totals = Totals::default();
-        self.visit(BLOB, |value| {
+        self.visit(BLOB, |_, value| {
             if let Some(entry) = BlobEntry::decode(value) {
                 totals.blobs += 1;
                 totals.blob_bytes += entry.size;
             }
         });
-        self.visit(RECORD, |_| totals.records += 1);
+        self.visit(RECORD, |_, _| totals.records += 1);
         totals
     }
 
@@ -175,11 +207,16 @@ impl Index {
         }
     }
 
-    fn visit(&self, table: u8, mut each: impl FnMut(&[u8])) {
+    fn visit(&self, table: u8, mut each: impl FnMut([u8; 32], &[u8])) {
         let mut after = Vec::new();
         loop {
             let page = self.page(table, &after, PAGE);
-            page.iter().for_each(|(_, value)| each(value));
+            for (key, value) in &page {
+                match key[1..].try_into() {
+                    Ok(name) => each(name, value),
+                    Err(_) => self.mark_damaged(&EngineError::BadValue),
+                }
+            }
             match page.last() {
                 Some((key, _)) => after = key[1..].to_vec(),
                 None => return,

@@ -2,14 +2,13 @@
 
 use super::{
     catalog::{Catalog, Waiting},
-    entry::{BlobEntry, Place, RecordEntry},
+    entry::{BlobEntry, Place},
     frame::Kind,
     incoming::TmpFile,
     index::Index,
     journal::{Location, Segments},
     layout::{Layout, create_dir, sync_dir},
     lock::DirLock,
-    payload::RecordHead,
     quarantine::Quarantine,
 };
 use crate::{Stats, StoreError, error::FileError};
@@ -17,7 +16,6 @@ use netbuild_core::{
     chunk::Manifest,
     digest::{Digest, Hash},
 };
-use netbuild_proto::record::SealedRecord;
 use std::{
     collections::BTreeSet,
     fs::{self, File, Metadata},
@@ -41,7 +39,7 @@ pub(super) struct Inner {
     /// Held for a whole flush: one that finds nothing to do must not return before another has done it.
     flushing: Mutex<()>,
     tmp_names: AtomicU64,
-    quarantined: AtomicU64,
+    pub(super) quarantined: AtomicU64,
     /// The last field, as it is given up last.
     _lock: DirLock,
 }
@@ -67,7 +65,7 @@ impl Inner {
             layout,
             index: recovered.index,
             segments: recovered.segments,
-            catalog: Mutex::new(Catalog::new(recovered.tail)),
+            catalog: Mutex::new(Catalog::new(recovered.tail, recovered.evidence)),
             quarantine,
             flushing: Mutex::default(),
             tmp_names: AtomicU64::new(0),
@@ -76,7 +74,7 @@ impl Inner {
         }
     }
 
-    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+    pub(super) fn catalog(&self) -> MutexGuard<'_, Catalog> {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,42 +133,7 @@ impl Inner {
         }
     }
 
-    /// Keeps a record, unless the one that is here stays.
-    pub(super) fn keep_record(&self, sealed: &SealedRecord) -> Result<(), StoreError> {
-        let head = RecordHead::of(sealed);
-        let mut catalog = self.catalog();
-        let old = self.index.record(&head.key);
-        if let Some(old) = old {
-            let stays = old.hlc > head.hlc
-                || old.hlc == head.hlc && self.wins_tie(&head, old.location, sealed)?;
-            if stays {
-                return Ok(());
-            }
-        }
-        let location =
-            self.append(&mut catalog, Kind::Record, &head.encode(), sealed.as_bytes())?;
-        let entry = RecordEntry { location, hlc: head.hlc, shared: head.shared };
-        let indexed = catalog.tail.position();
-        self.index.put_record(&head.key, &entry, indexed)?;
-        catalog.record_changed(old.is_some(), true);
-        Ok(())
-    }
-
-    /// Whether the record at `old` stays although `new` has the same time.
-    fn wins_tie(
-        &self,
-        head: &RecordHead,
-        old: Location,
-        new: &SealedRecord,
-    ) -> Result<bool, StoreError> {
-        let payload = self.segments.read(old, Kind::Record)?;
-        let kept = payload.as_deref().and_then(RecordHead::split);
-        Ok(kept.is_some_and(|(kept, bytes)| {
-            kept == *head && Hash::of(bytes) >= Hash::of(new.as_bytes())
-        }))
-    }
-
-    fn append(
+    pub(super) fn append(
         &self,
         catalog: &mut Catalog,
         kind: Kind,
@@ -193,20 +156,6 @@ impl Inner {
             tracing::warn!(%blob, segment = location.segment, offset = location.offset,
                 "blob is damaged in the journal");
             self.forget(&mut catalog, &blob.hash, old);
-        }
-    }
-
-    /// Forgets a record whose frame is damaged, unless it was put again meanwhile.
-    pub(super) fn lost_record(&self, key: &netbuild_core::key::ActionKey, location: Location) {
-        let mut catalog = self.catalog();
-        let old = self.index.record(key);
-        if old.is_some_and(|entry| entry.location == location) {
-            self.quarantined.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%key, segment = location.segment, offset = location.offset,
-                "record is damaged in the journal");
-            if self.index.forget_record(key).is_ok() {
-                catalog.record_changed(true, false);
-            }
         }
     }
 
@@ -284,11 +233,15 @@ impl Inner {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let totals = self.catalog().totals(&self.index);
+        let (totals, conflicts) = {
+            let mut catalog = self.catalog();
+            (catalog.totals(&self.index), catalog.evidence.len() as u64)
+        };
         Stats {
             blobs: totals.blobs,
             blob_bytes: totals.blob_bytes,
             records: totals.records,
+            conflicts,
             quarantined: self.quarantined.load(Ordering::Relaxed),
         }
     }

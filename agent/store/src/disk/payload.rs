@@ -1,7 +1,8 @@
 //! What the payloads of journal frames hold: the name first, so that the index can be made again
 //! without hashing blobs or checking signatures.
 
-use netbuild_core::{digest::Hash, hlc::Hlc, key::ActionKey};
+use super::entry::{decode_level, encode_level};
+use netbuild_core::{digest::Hash, hlc::Hlc, key::ActionKey, merge::Level};
 use netbuild_proto::record::{MAX_RECORD, SealedRecord};
 
 use super::frame::MAX_PAYLOAD;
@@ -12,7 +13,11 @@ pub(super) const INLINE_MAX: usize = 16 * 1024;
 /// Key, time and whether the record may be shared, before the sealed record.
 const RECORD_HEAD: usize = 32 + 8 + 1;
 
+/// Trust in the writer, and the result that won, before a sealed record that lost.
+const EVIDENCE_HEAD: usize = 1 + 32;
+
 const _: () = assert!(RECORD_HEAD + MAX_RECORD <= MAX_PAYLOAD);
+const _: () = assert!(EVIDENCE_HEAD + MAX_RECORD <= MAX_PAYLOAD);
 const _: () = assert!(32 + INLINE_MAX <= MAX_PAYLOAD);
 
 /// The head of a record's payload.
@@ -44,6 +49,31 @@ impl RecordHead {
         let head =
             Self { key: ActionKey(*key), hlc: Hlc(u64::from_le_bytes(*hlc)), shared: *shared != 0 };
         Some((head, sealed))
+    }
+}
+
+/// The head of the payload of a record that lost. It says how that was decided, as the configuration
+/// may be another when the index is made again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct EvidenceHead {
+    /// Trust in its writer at that time.
+    pub(super) level: Level,
+    /// Name of the result that won.
+    pub(super) kept: Hash,
+}
+
+impl EvidenceHead {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![encode_level(self.level)];
+        bytes.extend_from_slice(self.kept.as_bytes());
+        bytes
+    }
+
+    /// The head and the sealed record behind it.
+    pub(super) fn split(payload: &[u8]) -> Option<(Self, &[u8])> {
+        let (level, rest) = payload.split_first()?;
+        let (kept, sealed) = rest.split_first_chunk()?;
+        Some((Self { level: decode_level(*level)?, kept: Hash(*kept) }, sealed))
     }
 }
 

@@ -6,15 +6,13 @@ use super::{
     incoming::cut,
     inner::{FileId, Inner},
     journal::Location,
-    payload::{INLINE_MAX, RecordHead, split_blob},
+    payload::{INLINE_MAX, split_blob},
 };
 use crate::{StoreError, error::FileError, verify::VerifyingReader};
 use netbuild_core::{
     chunk::{Chunk, MAX_CHUNK, Manifest},
     digest::{Digest, Hash},
-    key::ActionKey,
 };
-use netbuild_proto::record::SealedRecord;
 use std::{
     fs::{self, File},
     io::{self, Cursor, Read},
@@ -179,21 +177,5 @@ impl Inner {
             self.quarantine(blob, FileId::of(&meta));
         }
         Ok(good.then_some(bytes))
-    }
-
-    pub(super) fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError> {
-        let Some(entry) = self.index.record(key) else {
-            return Ok(None);
-        };
-        let payload = self.segments.read(entry.location, Kind::Record)?;
-        let sealed = payload
-            .as_deref()
-            .and_then(RecordHead::split)
-            .and_then(|(_, bytes)| SealedRecord::open(bytes).ok())
-            .filter(|sealed| sealed.record().key == *key);
-        if sealed.is_none() {
-            self.lost_record(key, entry.location);
-        }
-        Ok(sealed)
     }
 }

@@ -8,12 +8,16 @@ use super::{
     journal::{Location, Position, Segments, Tail},
     layout::{Layout, remove_file},
     open_error::OpenError,
-    payload::{RecordHead, split_blob},
+    payload::{EvidenceHead, RecordHead, split_blob},
     quarantine::Quarantine,
     seal::{self, Verdict},
 };
 use crate::{StoreError, error::FileError};
-use netbuild_core::digest::Hash;
+use netbuild_core::{
+    digest::Hash,
+    merge::{Evidence, Rank, Variant},
+};
+use netbuild_proto::record::{SealedRecord, sum_of};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -25,6 +29,7 @@ pub(super) struct Recovered {
     pub(super) index: Index,
     pub(super) segments: Segments,
     pub(super) tail: Tail,
+    pub(super) evidence: Evidence<Location>,
 }
 
 /// Opens the index and brings it up to date.
@@ -41,7 +46,8 @@ pub(super) fn recover(layout: &Layout, quarantine: &Quarantine) -> Result<Recove
             Position::default()
         }
     };
-    let end = add_journal(layout, &segments, &index, from)?;
+    let mut evidence = index.evidence();
+    let end = add_journal(layout, &segments, &index, &mut evidence, from)?;
     remove_file(&layout.index_damaged())?;
     let (tail, cut) = segments.tail(end)?;
     if cut > 0 {
@@ -50,7 +56,7 @@ pub(super) fn recover(layout: &Layout, quarantine: &Quarantine) -> Result<Recove
     if index.position() != Some(tail.position()) {
         index.put_position(tail.position()).map_err(|error| index_error(layout, &error))?;
     }
-    Ok(Recovered { index, segments, tail })
+    Ok(Recovered { index, segments, tail, evidence })
 }
 
 /// The index as it is, or why it cannot be used.
@@ -136,12 +142,13 @@ fn add_journal(
     layout: &Layout,
     segments: &Segments,
     index: &Index,
+    evidence: &mut Evidence<Location>,
     from: Position,
 ) -> Result<Position, OpenError> {
     let mut noted = Ok(());
     let replayed = segments.replay(from, |location, frame| {
         if noted.is_ok() {
-            noted = add_frame(index, location, frame);
+            noted = add_frame(index, evidence, location, frame);
         }
     })?;
     noted.map_err(|error| index_error(layout, &error))?;
@@ -152,7 +159,12 @@ fn add_journal(
     Ok(replayed.end)
 }
 
-fn add_frame(index: &Index, location: Location, frame: Frame<'_>) -> Result<(), StoreError> {
+fn add_frame(
+    index: &Index,
+    evidence: &mut Evidence<Location>,
+    location: Location,
+    frame: Frame<'_>,
+) -> Result<(), StoreError> {
     let end = Position {
         segment: location.segment,
         offset: location.offset + (HEADER + frame.payload.len()) as u64,
@@ -166,16 +178,30 @@ fn add_frame(index: &Index, location: Location, frame: Frame<'_>) -> Result<(), 
             index.put_blob(&hash, &entry, Some(end))
         }
         Kind::Record => {
-            let Some((head, _)) = RecordHead::split(frame.payload) else {
+            let Some((head, bytes)) = RecordHead::split(frame.payload) else {
                 return Ok(());
             };
-            // The journal has records in the order in which they won, so an equal time is a later win.
-            let older = index.record(&head.key).is_some_and(|old| old.hlc > head.hlc);
-            if older {
-                return Ok(());
-            }
-            let entry = RecordEntry { location, hlc: head.hlc, shared: head.shared };
+            // The journal has records in the order in which they won, so the last one stays.
+            let sum = sum_of(&Hash::of(bytes));
+            let entry = RecordEntry { location, hlc: head.hlc, shared: head.shared, sum };
             index.put_record(&head.key, &entry, end)
+        }
+        Kind::Evidence => {
+            let Some((head, bytes)) = EvidenceHead::split(frame.payload) else {
+                return Ok(());
+            };
+            let Ok(lost) = SealedRecord::reopen(bytes) else {
+                return Ok(());
+            };
+            let version = lost.version();
+            let rank = Rank { level: head.level, hlc: version.hlc, hash: version.hash };
+            let variant = Variant { rank, result: version.result, place: location };
+            let key = lost.record().key;
+            let forgotten = evidence.add(key, &head.kept, variant);
+            for key in [Some(key), forgotten].iter().flatten() {
+                index.put_evidence(key, evidence, end)?;
+            }
+            Ok(())
         }
     }
 }

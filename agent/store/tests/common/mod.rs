@@ -1,8 +1,10 @@
 //! Content and records for the tests of stores.
 
 use netbuild_core::{
+    digest::{Digest, Hash},
     hlc::Hlc,
     key::ActionKey,
+    merge::Trust,
     peer::Identity,
     record::{ActionResult, Execution, Record, Sandbox},
 };
@@ -26,9 +28,19 @@ pub(crate) fn noise(len: usize, mut seed: u64) -> Vec<u8> {
 
 /// A signed record of the action `key`, written at `hlc`; `exit_code` tells records apart.
 pub(crate) fn record(key: u8, hlc: u64, exit_code: i32) -> SealedRecord {
-    let identity = Identity::from_seed(&[1; 32]);
+    sealed(1, key, hlc, exit_code)
+}
+
+/// The same by any writer.
+pub(crate) fn sealed(by: u8, key: u8, hlc: u64, exit_code: i32) -> SealedRecord {
+    at(by, ActionKey([key; 32]), hlc, exit_code)
+}
+
+/// The same for any key.
+pub(crate) fn at(by: u8, key: ActionKey, hlc: u64, exit_code: i32) -> SealedRecord {
+    let identity = Identity::from_seed(&[by; 32]);
     let record = Record {
-        key: ActionKey([key; 32]),
+        key,
         result: ActionResult { exit_code, outputs: Vec::new(), log: None },
         execution: Execution {
             duration_ms: 1,
@@ -40,7 +52,7 @@ pub(crate) fn record(key: u8, hlc: u64, exit_code: i32) -> SealedRecord {
             flaky: false,
             drift_checked: true,
             local: false,
-            bound_to: (key % 2 == 1).then_some(netbuild_core::digest::Hash([3; 32])),
+            bound_to: (key.0[0] % 2 == 1).then_some(Hash([3; 32])),
         },
         writer: identity.peer_id(),
         region: String::new(),
@@ -49,8 +61,13 @@ pub(crate) fn record(key: u8, hlc: u64, exit_code: i32) -> SealedRecord {
     SealedRecord::seal(record, &identity).unwrap()
 }
 
+/// Puts a record of writers who are all trusted alike.
+pub(crate) fn put(store: &dyn Store, record: &SealedRecord) {
+    store.put_record(record, &Trust::default()).unwrap();
+}
+
 /// Reads a blob to its end; `None` when it is not there or turns out to be damaged.
-pub(crate) fn read(store: &dyn Store, blob: &netbuild_core::digest::Digest) -> Option<Vec<u8>> {
+pub(crate) fn read(store: &dyn Store, blob: &Digest) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     match store.open_blob(blob).unwrap()?.read_to_end(&mut bytes) {
         Ok(_) => Some(bytes),

@@ -1,0 +1,141 @@
+//! `netbuild why`.
+
+use super::{agent_of, now_ms, print, print_rows, tasks_here};
+use crate::{
+    args::WhyArgs,
+    errors::CliError,
+    settings,
+    table::{Align, Look, Style, Table},
+    text::{ago, clean, known, seconds, size},
+};
+use netbuild_proto::control::Decision;
+use std::{io::IsTerminal as _, process::ExitCode};
+
+pub(crate) fn why(args: &WhyArgs) -> Result<ExitCode, CliError> {
+    let settings = settings(&args.common.flags())?;
+    let (agent, _) = agent_of(&settings)?;
+    let about = args.about.as_deref().map(|about| key_of_task(about).unwrap_or(about.to_owned()));
+    let decisions = agent.decisions(about.as_deref(), args.last)?;
+    if args.json {
+        print_rows(&decisions)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match &args.about {
+        Some(about) if decisions.rows.is_empty() => {
+            Err(CliError::failed(format!("the agent remembers no decision about `{about}`")).hint(
+                "give a task of the workspace here, or the first digits of a digest or action key; \
+                 `netbuild why` lists what it remembers",
+            ))
+        }
+        _ => {
+            let style = Style::of_stdout(std::io::stdout().is_terminal());
+            print(&to_text(&decisions.rows, now_ms(), style));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The action key that a task had in its last run in the workspace of the current directory.
+fn key_of_task(name: &str) -> Option<String> {
+    tasks_here().into_iter().find(|(task, _)| task == name).map(|(_, key)| key)
+}
+
+/// The decisions, the latest last, where one looks first.
+fn to_text(decisions: &[Decision], now_ms: u64, style: Style) -> String {
+    if decisions.is_empty() {
+        return "the agent has decided nothing yet\n".to_owned();
+    }
+    let texts: Vec<_> =
+        decisions.iter().rev().map(|decision| one_to_text(decision, now_ms, style)).collect();
+    texts.join("\n")
+}
+
+fn one_to_text(decision: &Decision, now_ms: u64, style: Style) -> String {
+    let mut about = vec![ago(decision.at_ms, now_ms)];
+    if decision.size > 0 {
+        about.push(size(decision.size));
+    }
+    about.extend(decision.build_s.map(|s| format!("built in {}", seconds(s))));
+    let what = clean(&decision.what);
+    let mut text = format!(
+        "{} ({}): {}\n",
+        Look::Bold.paint(&what, style),
+        about.join(", "),
+        clean(&decision.outcome)
+    );
+    if decision.attempts.is_empty() {
+        return text;
+    }
+    let mut table = Table::new([
+        ("   source", Align::Left),
+        ("outcome", Align::Left),
+        ("expected", Align::Right),
+        ("took", Align::Right),
+        ("received", Align::Right),
+        ("why", Align::Left),
+    ]);
+    for (index, attempt) in decision.attempts.iter().enumerate() {
+        let received = (attempt.bytes > 0).then_some(attempt.bytes);
+        table.row([
+            format!("{:>2} {}", index + 1, attempt.source).into(),
+            attempt.outcome.as_str().into(),
+            known(attempt.predicted_s, seconds).into(),
+            known(attempt.actual_s, seconds).into(),
+            known(received, size).into(),
+            attempt.reason.as_str().into(),
+        ]);
+    }
+    text += &table.to_text(style);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netbuild_proto::control::Attempt;
+
+    #[test]
+    fn a_decision_tells_what_was_tried_and_what_came_of_it() {
+        let failed = Attempt {
+            source: "peer bbbbbbbb (us-east)".into(),
+            region: "us-east".into(),
+            reason: "nearest".into(),
+            predicted_s: Some(0.2),
+            actual_s: Some(2.0),
+            bytes: 0,
+            outcome: "late".into(),
+        };
+        let fetched = Attempt {
+            source: "peer cccccccc (us-west)".into(),
+            outcome: "fetched".into(),
+            bytes: 3_300_000,
+            reason: "next".into(),
+            ..failed.clone()
+        };
+        let first = Decision {
+            at_ms: 1_000,
+            what: "task services/api".into(),
+            size: 3_300_000,
+            build_s: Some(12.0),
+            attempts: vec![failed, fetched],
+            outcome: "fetched".into(),
+        };
+        let second = Decision {
+            at_ms: 31_000,
+            what: "blob af".into(),
+            outcome: "on disk".into(),
+            ..Decision::default()
+        };
+        // The agent tells the latest first.
+        assert_eq!(
+            to_text(&[second, first], 31_500, Style::default()),
+            "task services/api (30 s ago, 3.3 MB, built in 12.0 s): fetched\n   \
+                source                   outcome  expected   took  received  why\n \
+              1 peer bbbbbbbb (us-east)  late       200 ms  2.0 s         -  nearest\n \
+              2 peer cccccccc (us-west)  fetched    200 ms  2.0 s    3.3 MB  next\n\
+             \n\
+             blob af (now): on disk\n"
+        );
+        assert_eq!(to_text(&[], 0, Style::default()), "the agent has decided nothing yet\n");
+    }
+}

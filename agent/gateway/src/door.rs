@@ -1,0 +1,71 @@
+//! What a control socket leads to.
+
+use netbuild_core::{
+    cache::{Cache, CacheError, Hit},
+    digest::Digest,
+    key::ActionKey,
+};
+use netbuild_proto::{
+    control::{
+        ConflictRow, Decision, LinkRow, MonitorSnapshot, PlanReport, Status, SyncOrder,
+        SyncProgress, SyncReport,
+    },
+    record::SealedRecord,
+};
+use std::ops::ControlFlow;
+
+/// Hears how far a sync is, and says whether it goes on.
+pub type OnProgress<'a> = &'a mut (dyn FnMut(SyncProgress) -> ControlFlow<()> + Send);
+
+/// The owner of a data directory: its cache, and what it knows. Without a mesh it knows its state
+/// only, and what is provided here is enough.
+///
+/// Every method but [`Door::status`] may take as long as it needs: the client hears meanwhile that
+/// it is worked on.
+pub trait Door: Cache + 'static {
+    /// A hit with the signed bytes of its record.
+    fn lookup_sealed(&self, key: &ActionKey) -> Result<Option<(SealedRecord, Hit)>, CacheError>;
+
+    /// The state of the process.
+    fn status(&self) -> Status;
+
+    /// What is known of the links between agents.
+    fn links(&self) -> Result<Vec<LinkRow>, CacheError> {
+        Err(no_agent())
+    }
+
+    /// How `blob` would be had now.
+    fn plan(&self, _blob: &Digest) -> Result<PlanReport, CacheError> {
+        Err(no_agent())
+    }
+
+    /// The decisions of late, the latest first and at most `limit`. With `about`, those whose
+    /// digest or action key begins with these hex digits, or whose task has it in its name.
+    fn decisions(&self, _about: Option<&str>, _limit: u32) -> Result<Vec<Decision>, CacheError> {
+        Err(no_agent())
+    }
+
+    /// The actions with results that differ.
+    fn conflicts(&self) -> Result<Vec<ConflictRow>, CacheError> {
+        Err(no_agent())
+    }
+
+    /// Copies between regions. Calls `progress` about once a second or more often, and ends soon
+    /// after that said to break off; what was copied by then is kept.
+    fn sync(
+        &self,
+        _order: &SyncOrder,
+        _progress: OnProgress<'_>,
+    ) -> Result<SyncReport, CacheError> {
+        Err(no_agent())
+    }
+
+    /// The mesh at this moment.
+    fn monitor(&self) -> Result<MonitorSnapshot, CacheError> {
+        Err(no_agent())
+    }
+}
+
+fn no_agent() -> CacheError {
+    CacheError::Failed("no agent runs here: only an agent knows the mesh".to_owned())
+}

@@ -1,0 +1,490 @@
+//! Asking the sources of a plan: one after the other, and another beside one that is late.
+
+use crate::view::{View, Whom, over_of};
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use netbuild_core::{
+    cache::CacheError,
+    fallback::Fallback,
+    health::Fault,
+    peer::PeerId,
+    peers::Over,
+    plan::{Plan, Step},
+    score::{goodput, patience},
+};
+use netbuild_transfer::{FetchError, Holder, PROGRESS_TIMEOUT, Patience};
+use std::{cell::Cell, rc::Rc, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// Most sources that are asked for one thing at once.
+const MAX_TOGETHER: usize = 2;
+/// Shortest time after which a source is late: a busy machine answers no sooner.
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
+/// Longest time without a sign of life before another source is asked as well.
+const MOST_PATIENCE: Duration = Duration::from_millis(600);
+/// Shortest time without a byte after which a source counts as gone: on a busy machine less is
+/// ordinary. Whoever can ask another has done so by then.
+const LEAST_SILENCE: Duration = Duration::from_millis(1500);
+/// How late the next part of a transfer may be, in terms of its expected time.
+const LENIENCE: f64 = 1.5;
+/// Longest time that one part of a transfer is granted on top: a chunk of 2 MiB at 8 Mbit/s.
+const MOST_FOR_A_PART: Duration = Duration::from_secs(3);
+/// How often deadlines that move are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a source said.
+#[derive(Debug)]
+pub(crate) enum Told<T> {
+    /// All that was wanted.
+    Got(T),
+    /// It lacks it, or a part of it.
+    Missing,
+}
+
+/// One attempt at one source.
+#[derive(Clone, Debug)]
+pub(crate) struct Trial {
+    pub(crate) whom: Whom,
+    /// Whether it starts at the other end than the attempt that runs beside it, so that they meet.
+    pub(crate) from_end: bool,
+    patience: Duration,
+    silence: Duration,
+    bytes_per_second: f64,
+    due: Rc<Cell<Instant>>,
+    bytes: Rc<Cell<u64>>,
+}
+
+impl Trial {
+    /// An attempt that nobody waits for.
+    #[cfg(test)]
+    pub(crate) fn alone(whom: Whom, from_end: bool) -> Self {
+        Self {
+            whom,
+            from_end,
+            patience: MOST_PATIENCE,
+            silence: PROGRESS_TIMEOUT,
+            bytes_per_second: 1.0,
+            due: Rc::new(Cell::new(Instant::now())),
+            bytes: Rc::default(),
+        }
+    }
+
+    pub(crate) fn holder(&self) -> Holder {
+        self.whom.holder()
+    }
+
+    /// How long the source may say nothing before it counts as gone.
+    pub(crate) fn silence(&self) -> Patience {
+        Patience { first: self.silence, between: self.silence }
+    }
+
+    /// The source shows a sign of life; the next one, after `bytes` more, is due in its time.
+    pub(crate) fn alive(&self, bytes: u64) {
+        let part = Duration::try_from_secs_f64(LENIENCE * bytes as f64 / self.bytes_per_second);
+        let part = part.unwrap_or(MOST_FOR_A_PART).min(MOST_FOR_A_PART);
+        self.due.set(Instant::now() + self.patience + part);
+    }
+
+    /// Payload bytes came.
+    pub(crate) fn count(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+}
+
+/// What became of one source of a plan.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Tried {
+    /// Which one it was of those that were asked, from 0.
+    pub(crate) number: usize,
+    pub(crate) step: Step,
+    pub(crate) seconds: f64,
+    pub(crate) bytes: u64,
+    pub(crate) outcome: Outcome,
+}
+
+/// How an attempt ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    Fetched,
+    Missing,
+    Failed(String),
+    /// Another source was faster.
+    Late,
+    Cancelled,
+}
+
+/// A request under way, as the view counts it. Dropped without an end, it says nothing about the peer.
+pub(crate) struct Asked<'a> {
+    view: &'a View,
+    peer: PeerId,
+    over: Over,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn new(view: &'a View, peer: PeerId) -> Self {
+        view.asked(&peer);
+        Self { view, peer, over: Over::Dropped }
+    }
+
+    /// It ended like this.
+    pub(crate) fn ends(mut self, over: Over) {
+        self.over = over;
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.view.over(&self.peer, self.over);
+    }
+}
+
+/// An attempt that runs.
+struct Running<'a> {
+    at: usize,
+    number: usize,
+    began: Instant,
+    late: bool,
+    trial: Trial,
+    asked: Asked<'a>,
+}
+
+impl Running<'_> {
+    fn ends(self, plan: &Plan, outcome: Outcome, over: Over, log: &mut Vec<Tried>) {
+        self.asked.ends(over);
+        log.push(Tried {
+            number: self.number,
+            step: plan.steps[self.at].clone(),
+            seconds: self.began.elapsed().as_secs_f64(),
+            bytes: self.trial.bytes.get(),
+            outcome,
+        });
+    }
+}
+
+/// Asks the sources of `plan` in the order of `fallback` until one gave all. `hedge`: another is
+/// asked beside one that is late against its own history. `log` says what became of each.
+///
+/// # Errors
+/// When this agent's own store fails; what sources do wrong is no error.
+pub(crate) async fn ask<T, F, Fut>(
+    view: &View,
+    plan: &Plan,
+    mut fallback: Fallback,
+    hedge: bool,
+    log: &mut Vec<Tried>,
+    start: F,
+) -> Result<Option<T>, CacheError>
+where
+    F: Fn(Trial) -> Fut,
+    Fut: Future<Output = Result<Result<Told<T>, FetchError>, CacheError>>,
+{
+    let mut running: Vec<Running<'_>> = Vec::new();
+    let mut answers = FuturesUnordered::new();
+    let mut count = 0;
+    let result = loop {
+        let late = running.iter().filter(|attempt| attempt.late).count();
+        if running.len() < MAX_TOGETHER && running.len() == late && (running.is_empty() || hedge) {
+            let busy = |step: usize| running.iter().any(|attempt| attempt.at == step);
+            let next = fallback.next(&busy);
+            if next.is_none() && running.is_empty() {
+                break Ok(None);
+            }
+            // One that has to wait is no help beside one that is late.
+            let next = next.filter(|next| running.is_empty() || next.pause.is_zero());
+            if let Some(next) = next {
+                sleep(next.pause).await;
+                let from_end = running.first().is_some_and(|other| !other.trial.from_end);
+                let Some(attempt) = begin(view, plan, next.step, count, from_end) else {
+                    fallback.handle_missing(next.step);
+                    continue;
+                };
+                let (trial, number) = (attempt.trial.clone(), count);
+                let answer = start(trial);
+                answers.push(async move { (number, answer.await) });
+                running.push(attempt);
+                count += 1;
+                continue;
+            }
+        }
+        let answer = tokio::select! {
+            Some(answer) = answers.next() => answer,
+            number = first_late(&running) => {
+                if let Some(attempt) = running.iter_mut().find(|a| a.number == number) {
+                    attempt.late = true;
+                    tracing::debug!(peer = %attempt.trial.whom.peer.short(), "late");
+                }
+                continue;
+            }
+        };
+        let (number, answer) = answer;
+        let Some(at) = running.iter().position(|attempt| attempt.number == number) else {
+            continue;
+        };
+        let attempt = running.remove(at);
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => break Err(error),
+        };
+        let over = over_of(&answer);
+        let step = attempt.at;
+        match answer {
+            Ok(Told::Got(got)) => {
+                attempt.ends(plan, Outcome::Fetched, over, log);
+                break Ok(Some(got));
+            }
+            Ok(Told::Missing) => {
+                fallback.handle_missing(step);
+                attempt.ends(plan, Outcome::Missing, over, log);
+            }
+            Err(error) => {
+                tracing::info!(region = %attempt.trial.whom.region, "{error}; going on without it");
+                let outcome = Outcome::Failed(error.to_string());
+                if error.peer() == attempt.trial.whom.peer {
+                    fallback.handle_failed(step);
+                    attempt.ends(plan, outcome, over, log);
+                } else {
+                    // What this source brought showed what another one had done. That one is not
+                    // asked again; this one is, as it did nothing wrong.
+                    Asked::new(view, error.peer()).ends(over);
+                    if let Some(step) = plan.steps.iter().position(|s| s.peer == error.peer()) {
+                        fallback.handle_missing(step);
+                    }
+                    attempt.ends(plan, outcome, Over::Answered, log);
+                }
+            }
+        }
+    };
+    drop(answers);
+    for attempt in running {
+        // One that never said a word while another brought everything is not asked again at once.
+        let silent = attempt.late && attempt.trial.bytes.get() == 0;
+        let over = if silent { Over::Failed(Fault::Unavailable) } else { Over::Dropped };
+        let outcome = if attempt.late { Outcome::Late } else { Outcome::Cancelled };
+        attempt.ends(plan, outcome, over, log);
+    }
+    // As they were asked, not as they ended.
+    log.sort_by_key(|tried| tried.number);
+    result
+}
+
+fn begin<'a>(
+    view: &'a View,
+    plan: &Plan,
+    at: usize,
+    number: usize,
+    from_end: bool,
+) -> Option<Running<'a>> {
+    let step = &plan.steps[at];
+    let whom = view.whom(&step.peer)?;
+    let patience = patience(&step.link, LEAST_PATIENCE, MOST_PATIENCE);
+    let began = Instant::now();
+    let trial = Trial {
+        whom,
+        from_end,
+        patience,
+        silence: (patience * 4).clamp(LEAST_SILENCE, PROGRESS_TIMEOUT),
+        bytes_per_second: goodput(&step.link).max(1.0),
+        due: Rc::new(Cell::new(began + patience)),
+        bytes: Rc::default(),
+    };
+    let asked = Asked::new(view, step.peer);
+    Some(Running { at, number, began, late: false, trial, asked })
+}
+
+/// Waits until an attempt that is not known to be late is; says which.
+async fn first_late(running: &[Running<'_>]) -> usize {
+    loop {
+        let now = Instant::now();
+        let waited_for = || running.iter().filter(|attempt| !attempt.late);
+        if let Some(late) = waited_for().find(|attempt| attempt.trial.due.get() <= now) {
+            return late.number;
+        }
+        let next = waited_for().map(|attempt| attempt.trial.due.get() - now).min();
+        match next {
+            Some(wait) => sleep(wait.min(LOOK)).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netbuild_core::{health::Health, link::Sample, plan::Policy};
+    use netbuild_mesh::Event;
+    use netbuild_proto::membership::Presence;
+    use std::collections::BTreeSet;
+
+    const A: PeerId = PeerId([1; 32]);
+    const B: PeerId = PeerId([2; 32]);
+    const C: PeerId = PeerId([3; 32]);
+
+    /// Three peers at 10, 20 and 30 ms.
+    fn view() -> View {
+        let view = View::new(Policy::default(), String::new(), false);
+        for (peer, ms) in [(A, 10), (B, 20), (C, 30)] {
+            let presence = Presence {
+                region: String::new(),
+                mesh_addresses: Vec::new(),
+                data_port: 0,
+                started: 1,
+            };
+            view.handle(Event::Joined { peer, presence, addresses: Vec::new(), connected: true });
+            let rtt = Sample::Rtt(Duration::from_millis(ms));
+            view.peers(|peers, now| peers.handle_sample(&peer, rtt, now));
+        }
+        view
+    }
+
+    /// Asks all three; says who gave it, and what became of each.
+    async fn asked<Fut>(
+        view: &View,
+        hedge: bool,
+        start: impl Fn(Trial) -> Fut,
+    ) -> (Option<PeerId>, Vec<(PeerId, Outcome)>)
+    where
+        Fut: Future<Output = Result<Result<Told<PeerId>, FetchError>, CacheError>>,
+    {
+        let plan = view.plan(1000, &BTreeSet::from([A, B, C]), &|_, _| true);
+        let fallback = Fallback::adaptive(plan.steps.len(), 1, 0.5);
+        let mut log = Vec::new();
+        let got = ask(view, &plan, fallback, hedge, &mut log, start).await.unwrap();
+        (got, log.into_iter().map(|tried| (tried.step.peer, tried.outcome)).collect())
+    }
+
+    fn health(view: &View, peer: PeerId) -> Health {
+        view.peers(|peers, now| peers.get(&peer).unwrap().health(now))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_fails_is_left_for_the_next_at_once() {
+        let view = view();
+        let began = Instant::now();
+        let (got, log) = asked(&view, true, |trial| async move {
+            let peer = trial.whom.peer;
+            Ok(match peer {
+                A => Err(FetchError::Closed { peer }),
+                B => Ok(Told::Missing),
+                _ => Ok(Told::Got(peer)),
+            })
+        })
+        .await;
+        let failed = Outcome::Failed(FetchError::Closed { peer: A }.to_string());
+        assert_eq!(got, Some(C));
+        assert_eq!(log, [(A, failed), (B, Outcome::Missing), (C, Outcome::Fetched)]);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert!(matches!(health(&view, A), Health::Open(_)));
+        assert_eq!(health(&view, B), Health::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_is_asked_beside_one_that_is_late() {
+        let view = view();
+        let began = Instant::now();
+        let (got, log) = asked(&view, true, |trial| async move {
+            if trial.whom.peer == A {
+                std::future::pending::<()>().await;
+            }
+            trial.count(1);
+            Ok(Ok(Told::Got(trial.whom.peer)))
+        })
+        .await;
+        assert_eq!(got, Some(B));
+        assert_eq!(log, [(A, Outcome::Late), (B, Outcome::Fetched)]);
+        assert!(began.elapsed() <= MOST_PATIENCE, "{:?}", began.elapsed());
+        assert!(matches!(health(&view, A), Health::Open(_)), "not asked first again at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_shows_life_is_not_late() {
+        let view = view();
+        let (got, log) = asked(&view, true, |trial| async move {
+            for _ in 0..100 {
+                trial.alive(0);
+                sleep(LEAST_PATIENCE).await;
+            }
+            Ok(Ok(Told::Got(trial.whom.peer)))
+        })
+        .await;
+        assert_eq!((got, log), (Some(A), vec![(A, Outcome::Fetched)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_hedging_a_late_one_is_waited_for() {
+        let view = view();
+        let (got, log) = asked(&view, false, |trial| async move {
+            sleep(MOST_PATIENCE * 3).await;
+            Ok(Ok(Told::Got(trial.whom.peer)))
+        })
+        .await;
+        assert_eq!((got, log), (Some(A), vec![(A, Outcome::Fetched)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_are_late_the_first_answer_counts_and_two_are_under_way() {
+        let view = view();
+        let (got, log) = asked(&view, true, |trial| async move {
+            let last = if trial.whom.peer == B { 1 } else { 2 };
+            sleep(MOST_PATIENCE * 4 * last).await;
+            Ok(Ok(Told::Got(trial.whom.peer)))
+        })
+        .await;
+        assert_eq!(got, Some(B));
+        assert_eq!(log, [(A, Outcome::Late), (B, Outcome::Fetched)]);
+        let queues: Vec<u32> = view.peers(|peers, _| peers.iter().map(|(_, p)| p.queue).collect());
+        assert_eq!(queues, [0, 0, 0], "nothing is under way any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_has_is_nobodys_fault() {
+        let view = view();
+        let (got, log) = asked(&view, true, |_| async { Ok(Ok(Told::Missing)) }).await;
+        assert_eq!((got, log.len()), (None, 3));
+        assert_eq!(health(&view, A), Health::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_shows_what_another_did_is_asked_again_and_the_other_is_not() {
+        let view = view();
+        // A request to A from elsewhere, which all this must not count as over.
+        view.asked(&A);
+        let times = Cell::new(0);
+        let (got, log) = asked(&view, true, |trial| {
+            let (peer, time) = (trial.whom.peer, times.get());
+            times.set(time + 1);
+            async move {
+                let why = "a manifest that is not of its blob".to_owned();
+                match (peer, time) {
+                    (A, _) => std::future::pending().await,
+                    (_, 1) => Ok(Err(FetchError::Malformed { peer: A, why })),
+                    _ => Ok(Ok(Told::Got(peer))),
+                }
+            }
+        })
+        .await;
+        assert_eq!(got, Some(B));
+        assert_eq!(log.iter().map(|(peer, _)| *peer).collect::<Vec<_>>(), [A, B, B]);
+        assert_eq!(health(&view, B), Health::Closed);
+        assert!(matches!(health(&view, A), Health::Open(_)));
+        assert_eq!(view.peers(|peers, _| peers.get(&A).unwrap().queue), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_that_run_at_once_work_from_both_ends() {
+        let view = view();
+        let began = std::cell::RefCell::new(Vec::new());
+        let (got, _) = asked(&view, true, |trial| {
+            began.borrow_mut().push((trial.whom.peer, trial.from_end));
+            async move {
+                let peer = trial.whom.peer;
+                match peer {
+                    A => std::future::pending().await,
+                    B => Ok(Err(FetchError::Closed { peer })),
+                    _ => Ok(Ok(Told::Got(peer))),
+                }
+            }
+        })
+        .await;
+        assert_eq!(got, Some(C));
+        assert_eq!(began.into_inner(), [(A, false), (B, true), (C, true)]);
+    }
+}

@@ -1,0 +1,184 @@
+//! What is said in the configuration, checked and turned into what the programs use.
+
+use super::{
+    Background, ConfigError, FallbackWay, Join, PlanSection, SyncSection, SyncSettings,
+    TrustSection, variable,
+};
+use netbuild_core::{
+    merge::{Level, Trust},
+    peer::PeerId,
+    plan::{Policy, Target},
+    score::Weights,
+};
+use netbuild_mesh::parse_multiaddr;
+use netbuild_proto::{
+    record::{MAX_REGION, check_region},
+    ticket::{PREFIX, Ticket},
+};
+use std::{collections::BTreeSet, ffi::OsString, time::Duration};
+
+pub(super) fn parse_join(entries: Vec<String>) -> Result<Vec<Join>, String> {
+    let parse = |entry: &String| {
+        if entry.starts_with('/') {
+            let seed = parse_multiaddr(entry).map_err(|error| error.to_string())?;
+            return Ok(Join::Address(seed));
+        }
+        if !entry.starts_with(PREFIX) {
+            return Err(format!(
+                "`{entry}` is neither a ticket ({PREFIX}...) nor a multiaddress (/ip4/...)"
+            ));
+        }
+        // Not shown: it is as good as a password.
+        let ticket = entry.parse::<Ticket>();
+        ticket
+            .map(Join::Ticket)
+            .map_err(|_| "this ticket is damaged; copy the whole line".to_owned())
+    };
+    let joins: Vec<Join> = entries.iter().map(parse).collect::<Result<_, String>>()?;
+    let keys: BTreeSet<[u8; 32]> = joins
+        .iter()
+        .filter_map(|join| match join {
+            Join::Ticket(ticket) => Some(ticket.mesh_key.0),
+            Join::Address(_) => None,
+        })
+        .collect();
+    match keys.len() {
+        0 | 1 => Ok(joins),
+        count => Err(format!("the tickets are of {count} different meshes")),
+    }
+}
+
+pub(super) fn parse_region(region: String) -> Result<String, String> {
+    match check_region(&region) {
+        Ok(()) => Ok(region),
+        Err(_) => Err(format!(
+            "`{region}` is not the name of a region: letters, digits, `.`, `_` and `-`, at most {MAX_REGION}"
+        )),
+    }
+}
+
+/// A peer id or the name of a region; `None` for the empty text.
+fn parse_target(text: &str) -> Result<Option<Target>, String> {
+    match text.parse::<PeerId>() {
+        _ if text.is_empty() => Ok(None),
+        Ok(peer) => Ok(Some(Target::Peer(peer))),
+        Err(_) => parse_region(text.to_owned()).map(|region| Some(Target::Region(region))),
+    }
+}
+
+fn value<T>(origin: String, parsed: Result<T, String>) -> Result<T, ConfigError> {
+    parsed.map_err(|problem| ConfigError::Value { origin, problem })
+}
+
+pub(super) fn parse_plan(
+    file: &PlanSection,
+    default: &PlanSection,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    file_said: &dyn Fn(&str) -> String,
+) -> Result<(Policy, FallbackWay), ConfigError> {
+    let weight = |key: &str, file: Option<f64>, default: Option<f64>| {
+        let weight = file.or(default).unwrap_or_default();
+        let good = weight.is_finite() && (0.0..=1e6).contains(&weight);
+        let problem = || format!("`{weight}` is not a weight: a number from 0 to 1000000");
+        value(file_said(key), good.then_some(weight).ok_or_else(problem))
+    };
+    let weights = Weights {
+        latency: weight("plan.latency_weight", file.latency_weight, default.latency_weight)?,
+        transfer: weight("plan.transfer_weight", file.transfer_weight, default.transfer_weight)?,
+    };
+    if weights.latency + weights.transfer <= 0.0 {
+        let problem = "both weights are 0, so nothing could be put in order".to_owned();
+        return Err(ConfigError::Value { origin: file_said("plan.transfer_weight"), problem });
+    }
+    let said = |name: &str| variable(name).map(|text| text.to_string_lossy().into_owned());
+    let mut primary = match said(variable::PRIMARY_CACHE) {
+        Some(text) => value(variable::PRIMARY_CACHE.to_owned(), parse_target(&text))?,
+        None => {
+            let text = file.primary.as_ref().or(default.primary.as_ref());
+            value(file_said("plan.primary"), parse_target(text.map_or("", |text| text)))?
+        }
+    };
+    let mut force = file.force.or(default.force).unwrap_or(false);
+    match said(variable::FORCE_CACHE).as_deref() {
+        None => {}
+        Some("0" | "false" | "no") => force = false,
+        Some("1" | "true" | "yes") => force = true,
+        Some(text) => {
+            primary = value(variable::FORCE_CACHE.to_owned(), parse_target(text))?;
+            force = true;
+        }
+    }
+    if force && primary.is_none() {
+        let problem = "no primary is named that could be forced; set PRIMARY_CACHE or plan.primary";
+        let origin = said(variable::FORCE_CACHE)
+            .map_or_else(|| file_said("plan.force"), |_| variable::FORCE_CACHE.to_owned());
+        return Err(ConfigError::Value { origin, problem: problem.to_owned() });
+    }
+    let way = file.fallback.as_ref().or(default.fallback.as_ref());
+    let way = match way.map_or("adaptive", |way| way) {
+        "adaptive" => Ok(FallbackWay::Adaptive),
+        "classical" => Ok(FallbackWay::Classical),
+        other => Err(format!("`{other}` is neither `adaptive` nor `classical`")),
+    };
+    let fallback = value(file_said("plan.fallback"), way)?;
+    Ok((Policy { weights, primary, force }, fallback))
+}
+
+/// Longest pause between two comparisons of records with another agent.
+const MAX_SYNC_INTERVAL: u64 = 24 * 3600;
+
+pub(super) fn parse_sync(
+    file: &SyncSection,
+    default: &SyncSection,
+    file_said: &dyn Fn(&str) -> String,
+) -> Result<SyncSettings, ConfigError> {
+    let background = file.background.as_ref().or(default.background.as_ref());
+    let background = match background.map_or("records", |what| what) {
+        "off" => Ok(Background::Off),
+        "records" => Ok(Background::Records),
+        "all" => Ok(Background::All),
+        other => Err(format!("`{other}` is none of `off`, `records` and `all`")),
+    };
+    let interval = file.interval_seconds.or(default.interval_seconds).unwrap_or(30);
+    let problem = || format!("`{interval}` is not from 1 to {MAX_SYNC_INTERVAL} seconds");
+    let good = (1..=MAX_SYNC_INTERVAL).contains(&interval);
+    value(file_said("sync.interval_seconds"), good.then_some(()).ok_or_else(problem))?;
+    let rate = file.bytes_per_second.or(default.bytes_per_second).unwrap_or(u64::MAX);
+    let some = (rate > 0).then_some(rate).ok_or_else(|| {
+        "0 bytes per second would never copy anything; say background = \"off\"".to_owned()
+    });
+    Ok(SyncSettings {
+        background: value(file_said("sync.background"), background)?,
+        bytes_per_second: value(file_said("sync.bytes_per_second"), some)?,
+        interval: Duration::from_secs(interval),
+    })
+}
+
+pub(super) fn parse_trust(
+    file: &TrustSection,
+    default: &TrustSection,
+    file_said: &dyn Fn(&str) -> String,
+) -> Result<Trust, ConfigError> {
+    let level = |key: &str, text: &str| {
+        let unknown = || format!("`{text}` is none of `refused`, `normal` and `trusted`");
+        value(file_said(key), text.parse::<Level>().map_err(|_| unknown()))
+    };
+    let text = file.default.as_ref().or(default.default.as_ref());
+    let usual = level("trust.default", text.map_or("normal", |text| text))?;
+    let peers = file.peers.as_ref().or(default.peers.as_ref());
+    let levels = peers
+        .into_iter()
+        .flatten()
+        .map(|(peer, text)| {
+            let id = peer.parse::<PeerId>().map_err(|error| error.to_string());
+            Ok((value(file_said("trust.peers"), id)?, level("trust.peers", text)?))
+        })
+        .collect::<Result<_, ConfigError>>()?;
+    Ok(Trust::new(usual, levels))
+}
+
+pub(super) fn parse_peers(peers: Vec<String>) -> Result<Option<BTreeSet<PeerId>>, String> {
+    let parse = |peer: &String| peer.parse::<PeerId>().map_err(|error| error.to_string());
+    let peers: BTreeSet<PeerId> = peers.iter().map(parse).collect::<Result<_, _>>()?;
+    Ok((!peers.is_empty()).then_some(peers))
+}

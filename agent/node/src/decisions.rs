@@ -1,0 +1,98 @@
+//! What was decided of late, and what came of it: the answer to `netbuild why`.
+
+use crate::attempts::{Outcome, Tried};
+use netbuild_core::plan::{Plan, Step};
+use netbuild_proto::control::{Attempt, Decision};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Decisions that are remembered: those of a large build, some 2 MB.
+const MAX_DECISIONS: usize = 4096;
+/// Sources that were passed over and are told of one decision.
+const MAX_LEFT_OUT: usize = 8;
+
+/// The decisions of late, the latest last.
+#[derive(Debug, Default)]
+pub(crate) struct Decisions(Mutex<VecDeque<Decision>>);
+
+impl Decisions {
+    /// Remembers one.
+    pub(crate) fn add(&self, decision: Decision) {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if list.len() >= MAX_DECISIONS {
+            list.pop_front();
+        }
+        list.push_back(decision);
+    }
+
+    /// Those about something, the latest first: `about` is a part of what was wanted.
+    pub(crate) fn about(&self, about: Option<&str>, limit: usize) -> Vec<Decision> {
+        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |decision: &&Decision| about.is_none_or(|part| decision.what.contains(part));
+        list.iter().rev().filter(wanted).take(limit).cloned().collect()
+    }
+}
+
+/// What is told of a decision: `what` was wanted, these sources were asked, and it came to `outcome`.
+pub(crate) fn decision(
+    what: String,
+    plan: &Plan,
+    tried: &[Tried],
+    build_ms: Option<u64>,
+    outcome: &str,
+) -> Decision {
+    let mut attempts: Vec<Attempt> = tried.iter().map(attempt).collect();
+    let left_out = plan
+        .left_out
+        .iter()
+        .take(MAX_LEFT_OUT)
+        .map(|step| Attempt { outcome: "passed over".into(), ..considered(step) });
+    attempts.extend(left_out);
+    Decision {
+        at_ms: wall_ms(),
+        what,
+        size: plan.size,
+        build_s: build_ms.map(|ms| ms as f64 / 1e3),
+        attempts,
+        outcome: outcome.to_owned(),
+    }
+}
+
+/// Milliseconds since 1970 by this agent's clock.
+pub(crate) fn wall_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn attempt(tried: &Tried) -> Attempt {
+    Attempt {
+        actual_s: Some(tried.seconds),
+        bytes: tried.bytes,
+        outcome: match &tried.outcome {
+            Outcome::Fetched => "fetched".into(),
+            Outcome::Missing => "missing".into(),
+            Outcome::Failed(why) => format!("failed: {why}"),
+            Outcome::Late => "late".into(),
+            Outcome::Cancelled => "cancelled".into(),
+        },
+        ..considered(&tried.step)
+    }
+}
+
+fn considered(step: &Step) -> Attempt {
+    Attempt {
+        source: source(step),
+        region: step.region.clone(),
+        reason: step.reason.to_string(),
+        predicted_s: Some(step.prediction.seconds()),
+        ..Attempt::default()
+    }
+}
+
+/// A peer as people see it in a plan.
+pub(crate) fn source(step: &Step) -> String {
+    format!("peer {}", step.peer.short())
+}

@@ -1,0 +1,383 @@
+//! Getting records and blobs from other agents: who is asked, in which order, and by how many of a
+//! region.
+
+mod asking;
+
+use crate::{
+    attempts::{Told, Trial, Tried, ask},
+    config::FallbackWay,
+    decisions::{Decisions, decision},
+    disk_cache::{DiskCache, failed},
+    flights::{Claim, Errand, Flights},
+    job::Job,
+    view::{Known, View, Whom},
+};
+use netbuild_core::{
+    cache::CacheError,
+    digest::Digest,
+    key::ActionKey,
+    ledger::{Cost, Item},
+    peer::PeerId,
+    peers::Peer,
+    plan::Plan,
+};
+use netbuild_mesh::Mesh;
+use netbuild_proto::{membership::Held, record::SealedRecord};
+use netbuild_store::Kept;
+use netbuild_transfer::{Endpoint, FetchError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// What a record is taken to weigh in a plan, in bytes.
+const RECORD_SIZE: u64 = 1024;
+/// Bytes below which everybody of a region fetches for itself: less than asking another would cost.
+const CROSSING_SIZE: u64 = 64 * 1024;
+/// Agents of one region that tell that they hold a record; one more is no news.
+const MAX_ANNOUNCED: usize = 3;
+/// Most records whose first use is still to be told as a hit of the peer that they came from.
+const MAX_UNUSED: usize = 100_000;
+/// How often listings may lead to more blobs: a listing names files, never listings.
+const MAX_ROUNDS: usize = 2;
+
+/// Gets what is not on this disk. Its futures read and write the disk: they are to be run on a
+/// thread of their own.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    pub(crate) disk: Arc<DiskCache>,
+    pub(crate) view: Arc<View>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) mesh: Mesh,
+    pub(crate) decisions: Decisions,
+    pub(crate) way: FallbackWay,
+    pub(crate) flights: Flights,
+    /// Records that came in the background and were not used yet, with the peer that had them.
+    pub(crate) unused: Mutex<BTreeMap<ActionKey, PeerId>>,
+}
+
+/// Who may be asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Scope {
+    /// Everybody; of a region with several agents one fetches for all.
+    Mesh,
+    /// Everybody but those of the own region, which sent us.
+    Abroad,
+    /// The agents of these regions.
+    Regions(BTreeSet<String>),
+}
+
+/// Blobs that are wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Want<'a> {
+    /// For people: what it is about.
+    pub(crate) what: String,
+    pub(crate) blobs: &'a [Digest],
+    /// Who is known to have them.
+    pub(crate) holders: BTreeSet<PeerId>,
+    /// How long they took to be made, if known.
+    pub(crate) build_ms: Option<u64>,
+    pub(crate) scope: Scope,
+    /// How often each source is tried: once when a build is waiting that can do without.
+    pub(crate) rounds: u32,
+}
+
+impl Want<'_> {
+    fn errand(&self) -> Errand {
+        match (&self.scope, self.rounds) {
+            (Scope::Abroad, _) => Errand::Neighbour,
+            (_, 0 | 1) => Errand::Build,
+            _ => Errand::Copy,
+        }
+    }
+}
+
+/// What came.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Taken {
+    /// Payload bytes by source, in the order in which they were asked.
+    pub(crate) parts: Vec<(Whom, u64)>,
+    /// The region from which a neighbour fetched what it then gave.
+    pub(crate) brought_from: Option<String>,
+}
+
+impl Taken {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.parts.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The source that sent most.
+    pub(crate) fn from(&self) -> Option<&Whom> {
+        let most = self.parts.iter().filter(|(_, bytes)| *bytes > 0).max_by_key(|(_, bytes)| bytes);
+        most.map(|(whom, _)| whom)
+    }
+
+    /// The region that all this is from.
+    pub(crate) fn origin(&self) -> Option<&str> {
+        self.brought_from.as_deref().or_else(|| self.from().map(|whom| whom.region.as_str()))
+    }
+
+    fn add(&mut self, view: &View, tried: &[Tried]) {
+        for tried in tried {
+            if let Some(whom) = view.whom(&tried.step.peer) {
+                self.parts.push((whom, tried.bytes));
+            }
+        }
+    }
+}
+
+impl Fetcher {
+    // -- records --
+
+    /// The record of a key from those who hold it. It is in the store then, unless a better one was
+    /// there already or its writer is not trusted.
+    pub(crate) async fn record(&self, key: &ActionKey) -> Result<Option<Whom>, CacheError> {
+        let (holders, among) = match self.view.known(key) {
+            // It was here and is damaged: the others have it, as they were told.
+            Known::Nobody if self.view.lost(key) => {
+                (BTreeSet::new(), self.view.connected().into_iter().collect())
+            }
+            Known::Nobody => return Ok(None),
+            Known::Holders(holders) => (holders.clone(), holders),
+            Known::Perhaps(peers) => (BTreeSet::new(), peers),
+        };
+        let plan = self.view.plan(RECORD_SIZE, &holders, &|id, _| among.contains(id));
+        let mut tried = Vec::new();
+        let start = |trial: Trial| self.ask_record(trial, *key);
+        let found = self.try_all(&plan, 1, &mut tried, start).await?;
+        let outcome = if found.is_some() { "fetched" } else { "not found" };
+        let what = format!("record {key}");
+        self.decisions.add(decision(what, &plan, &tried, None, outcome));
+        Ok(found)
+    }
+
+    async fn ask_record(
+        &self,
+        trial: Trial,
+        key: ActionKey,
+    ) -> Result<Result<Told<Whom>, FetchError>, CacheError> {
+        let answer = self.endpoint.records(&trial.holder(), &[key], trial.silence()).await;
+        let record = match answer {
+            Ok(mut records) => records.pop().flatten(),
+            Err(error) => return Ok(Err(error)),
+        };
+        let Some(record) = record else {
+            self.view.missing(&trial.whom.peer, &key);
+            return Ok(Ok(Told::Missing));
+        };
+        trial.count(record.as_bytes().len() as u64);
+        self.keep(&record)?;
+        Ok(Ok(Told::Got(trial.whom)))
+    }
+
+    /// Keeps a record of another agent, if it is to be kept.
+    pub(crate) fn keep(&self, record: &SealedRecord) -> Result<Kept, CacheError> {
+        let kept = self.disk.keep(record)?;
+        if kept == Kept::Stored {
+            self.note(record);
+        }
+        Ok(kept)
+    }
+
+    /// A record came from a peer before anybody asked for it. Says from whom it came before, if it
+    /// was not used since then.
+    pub(crate) fn came_unasked(&self, key: ActionKey, from: PeerId) -> Option<PeerId> {
+        let mut unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
+        if unused.len() >= MAX_UNUSED && !unused.contains_key(&key) {
+            unused.pop_first();
+        }
+        unused.insert(key, from)
+    }
+
+    /// The peer that a record came from in the background, at its first use.
+    pub(crate) fn first_use(&self, key: &ActionKey) -> Option<Whom> {
+        let peer = self.unused.lock().unwrap_or_else(PoisonError::into_inner).remove(key)?;
+        let region = self.view.peers(|peers, _| peers.get(&peer).map(|known| known.region.clone()));
+        Some(Whom { peer, region: region.unwrap_or_default(), addresses: Vec::new() })
+    }
+
+    /// Remembers that a record is in the store.
+    pub(crate) fn note(&self, record: &SealedRecord) {
+        if record.record().execution.is_shared() {
+            let (item, cost) = item_of(record);
+            self.view.ledger(|ledger| ledger.handle_have(item, cost));
+        }
+    }
+
+    /// Tells the others that this agent holds a record with all that it names. Its own results
+    /// always; what it fetched only while few of its region hold it.
+    pub(crate) fn announce(&self, record: &SealedRecord, own: bool) {
+        if !record.record().execution.is_shared() {
+            return;
+        }
+        if !own {
+            let holders = self.view.holders(&record.record().key);
+            let here = self
+                .view
+                .peers(|peers, _| peers.neighbours().filter(|peer| holders.contains(peer)).count());
+            if here >= MAX_ANNOUNCED {
+                return;
+            }
+        }
+        let (item, cost) = item_of(record);
+        let (key, hlc, sum) = (item.key, item.hlc, item.sum);
+        let (build_ms, bytes) = (cost.build_ms, cost.bytes);
+        self.mesh.announce(vec![Held { key, hlc, sum, build_ms, bytes }]);
+    }
+
+    // -- blobs --
+
+    /// Gets what a record names and this disk lacks. `None` when something cannot be had.
+    pub(crate) async fn complete(
+        &self,
+        record: &SealedRecord,
+        scope: &Scope,
+        rounds: u32,
+    ) -> Result<Option<Taken>, CacheError> {
+        let key = record.record().key;
+        let mut taken = Taken::default();
+        for _ in 0..MAX_ROUNDS {
+            let lacking = self.disk.lacking(record.record())?;
+            if lacking.is_empty() {
+                return Ok(Some(taken));
+            }
+            let mut holders = self.view.holders(&key);
+            // Who wrote it had all of it once.
+            holders.insert(record.record().writer);
+            let want = Want {
+                what: format!("action {key}"),
+                blobs: &lacking.blobs,
+                holders,
+                build_ms: Some(record.record().execution.duration_ms),
+                scope: scope.clone(),
+                rounds,
+            };
+            if !self.blobs(&want, &mut taken).await?.is_empty() {
+                return Ok(None);
+            }
+        }
+        let lacking = self.disk.lacking(record.record())?;
+        Ok((lacking.is_empty()).then_some(taken))
+    }
+
+    /// Brings blobs here; returns what is still missing. Two that want the same blob at once fetch
+    /// it once.
+    pub(crate) async fn blobs(
+        &self,
+        want: &Want<'_>,
+        taken: &mut Taken,
+    ) -> Result<Vec<Digest>, CacheError> {
+        let mut missing = Vec::new();
+        let mut wanted = want.blobs.to_vec();
+        let errand = want.errand();
+        loop {
+            let claim = self.flights.claim(&wanted, errand);
+            let mine = self.lacking(claim.mine())?;
+            if !mine.is_empty() {
+                let want = Want { blobs: &mine, ..want.clone() };
+                missing.extend(self.take(&want, &claim, taken).await?);
+            }
+            let theirs = claim.others().to_vec();
+            drop(claim);
+            if theirs.is_empty() {
+                return Ok(missing);
+            }
+            self.flights.landed(&theirs, errand).await;
+            wanted = self.lacking(&theirs)?;
+        }
+    }
+
+    fn lacking(&self, blobs: &[Digest]) -> Result<Vec<Digest>, CacheError> {
+        let mut lacking = Vec::new();
+        for blob in blobs {
+            if !self.disk.store().has_blob(blob).map_err(failed)? {
+                lacking.push(*blob);
+            }
+        }
+        Ok(lacking)
+    }
+
+    async fn take(
+        &self,
+        want: &Want<'_>,
+        claim: &Claim<'_>,
+        taken: &mut Taken,
+    ) -> Result<Vec<Digest>, CacheError> {
+        let size = want.blobs.iter().map(|blob| blob.size).sum();
+        let store = self.disk.store();
+        let job = Job::new(store, &self.endpoint, want.blobs)?;
+        let missing = job.missing();
+        if missing.is_empty() {
+            return Ok(missing);
+        }
+        let among = |_: &PeerId, peer: &Peer| self.is_in(&want.scope, peer);
+        let mut plan = self.view.plan(size, &want.holders, &among);
+        if plan.steps.iter().all(|step| step.holds.is_none()) && plan.steps.len() > 1 {
+            let holders = self.who_has(&plan.steps, &missing).await;
+            plan = self.view.plan(size, &holders, &among);
+        }
+        let carrier = match want.scope {
+            Scope::Mesh if size >= CROSSING_SIZE => self.brought(&plan, &missing, claim).await,
+            _ => None,
+        };
+        if let Some(carrier) = carrier {
+            taken.brought_from = plan.steps.first().map(|step| step.region.clone());
+            // It has them now, and is near.
+            let holders = want.holders.iter().copied().chain([carrier]).collect();
+            plan = self.view.plan(size, &holders, &among);
+            if let Some(at) = plan.steps.iter().position(|step| step.peer == carrier) {
+                plan.steps[..=at].rotate_right(1);
+            }
+        }
+        let mut tried = Vec::new();
+        let start = |trial: Trial| job.attempt(trial);
+        let whole = self.try_all(&plan, want.rounds, &mut tried, start).await?;
+        for tried in &tried {
+            let hit = whole.is_some() && tried.bytes > 0;
+            self.view.handle_fetch(&tried.step.region, hit, tried.bytes);
+        }
+        let outcome = match (whole, tried.is_empty()) {
+            (Some(()), _) => "fetched",
+            (None, true) => "nobody to ask",
+            (None, false) => "not found",
+        };
+        self.decisions.add(decision(want.what.clone(), &plan, &tried, want.build_ms, outcome));
+        taken.add(&self.view, &tried);
+        Ok(job.missing())
+    }
+
+    fn is_in(&self, scope: &Scope, peer: &Peer) -> bool {
+        match scope {
+            Scope::Mesh => true,
+            Scope::Abroad => {
+                peer.region.is_empty() || self.disk.region().as_str() != peer.region.as_str()
+            }
+            Scope::Regions(regions) => regions.contains(&peer.region),
+        }
+    }
+
+    /// Asks the sources of a plan by the way of the configuration; the classical one does not hedge.
+    async fn try_all<T, F, Fut>(
+        &self,
+        plan: &Plan,
+        rounds: u32,
+        tried: &mut Vec<Tried>,
+        start: F,
+    ) -> Result<Option<T>, CacheError>
+    where
+        F: Fn(Trial) -> Fut,
+        Fut: Future<Output = Result<Result<Told<T>, FetchError>, CacheError>>,
+    {
+        let classical = self.way == FallbackWay::Classical;
+        let fallback = self.view.fallback(plan, rounds, classical);
+        ask(&self.view, plan, fallback, !classical, tried, start).await
+    }
+}
+
+/// What is remembered and told of a record.
+pub(crate) fn item_of(record: &SealedRecord) -> (Item, Cost) {
+    let item = record.item();
+    let record = record.record();
+    let build_ms = u32::try_from(record.execution.duration_ms).unwrap_or(u32::MAX);
+    (item, Cost { build_ms, bytes: record.blobs().map(|blob| blob.size).sum() })
+}

@@ -1,0 +1,114 @@
+//! What peers are asked before blobs are: who has them, and whether a neighbour brings them.
+
+use super::Fetcher;
+use crate::{attempts::Asked, flights::Claim, view::over_of};
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use netbuild_core::{
+    crossing,
+    digest::Digest,
+    health::Health,
+    peer::PeerId,
+    peers::Over,
+    plan::{Plan, Step},
+};
+use netbuild_transfer::Patience;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+/// Most peers that are asked whether they have something that nobody announced.
+const MAX_QUERIED: usize = 6;
+/// How long their answers are waited for.
+const QUERY_LIMIT: Duration = Duration::from_secs(1);
+/// What another agent of the region may take to bring something, before this one fetches it itself:
+/// so many times what that is expected to take...
+const BRING_FACTOR: f64 = 4.0;
+/// ...and this on top. One that is gone shows by its silence much sooner.
+const BRING_MARGIN: Duration = Duration::from_secs(2);
+
+impl Fetcher {
+    /// Which of the best sources have a blob, as far as they say soon enough.
+    pub(crate) async fn all_who_have(&self, steps: &[Step], blob: &Digest) -> BTreeSet<PeerId> {
+        self.query(steps, &[*blob], usize::MAX).await
+    }
+
+    /// The first of the best sources to say that it has all of `blobs`: whoever is later with that
+    /// would be late with the blobs as well.
+    pub(super) async fn who_has(&self, steps: &[Step], blobs: &[Digest]) -> BTreeSet<PeerId> {
+        self.query(steps, blobs, 1).await
+    }
+
+    /// Asks the best sources at once, until so many said that they have all of `blobs`.
+    async fn query(&self, steps: &[Step], blobs: &[Digest], enough: usize) -> BTreeSet<PeerId> {
+        let whom = steps.iter().take(MAX_QUERIED).filter_map(|step| self.view.whom(&step.peer));
+        let mut answers: FuturesUnordered<_> = whom
+            .map(|whom| async move {
+                let holder = whom.holder();
+                let asked = Asked::new(&self.view, whom.peer);
+                let answer = self.endpoint.has(&holder, blobs, Patience::default()).await;
+                asked.ends(over_of(&answer));
+                (whom.peer, answer.is_ok_and(|has| has.iter().all(|has| *has)))
+            })
+            .collect();
+        let mut holders = BTreeSet::new();
+        let asking = async {
+            while let Some((peer, has)) = answers.next().await {
+                if has {
+                    holders.insert(peer);
+                }
+                if holders.len() >= enough {
+                    return;
+                }
+            }
+        };
+        // What was said by then counts.
+        let _ = tokio::time::timeout(QUERY_LIMIT, asking).await;
+        drop(answers);
+        holders
+    }
+
+    /// Has another agent of this region bring blobs from afar, if it is its turn; says which.
+    pub(super) async fn brought(
+        &self,
+        plan: &Plan,
+        blobs: &[Digest],
+        claim: &Claim<'_>,
+    ) -> Option<PeerId> {
+        let first = plan.steps.first()?;
+        let region = self.disk.region();
+        if region.is_empty() || first.region == *region {
+            return None;
+        }
+        let me = self.disk.peer_id();
+        let near: Vec<PeerId> = self.view.peers(|peers, now| {
+            let can = |peer: &PeerId| {
+                peers.get(peer).is_some_and(|peer| peer.health(now) == Health::Closed)
+            };
+            peers.neighbours().filter(can).collect()
+        });
+        let order = crossing::order(&blobs.first()?.hash, near.into_iter().chain([me]));
+        let before_me = order.into_iter().take_while(|agent| *agent != me);
+        for agent in before_me.take(crossing::MAX_ASKED) {
+            let Some(whom) = self.view.whom(&agent) else { continue };
+            let holder = whom.holder();
+            let expected = Duration::try_from_secs_f64(BRING_FACTOR * first.prediction.seconds());
+            let limit = expected.unwrap_or(Duration::MAX).saturating_add(BRING_MARGIN);
+            let began = Instant::now();
+            let _delegated = claim.delegate();
+            let asked = Asked::new(&self.view, agent);
+            let asking = self.endpoint.bring(&holder, blobs, Patience::default());
+            let answer = tokio::time::timeout(limit, asking).await;
+            // One that was still at it when the time was over did nothing wrong.
+            asked.ends(answer.as_ref().map_or(Over::Dropped, over_of));
+            if let Ok(Ok(has)) = answer
+                && has.iter().all(|has| *has)
+            {
+                let seconds = began.elapsed().as_secs_f64();
+                tracing::debug!(peer = %agent.short(), seconds, "brought");
+                return Some(agent);
+            }
+        }
+        None
+    }
+}

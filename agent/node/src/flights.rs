@@ -1,0 +1,217 @@
+//! Blobs that are on their way in, so that two who want one do not fetch it twice.
+//!
+//! Nobody waits for somebody who may wait for him. An agent that has asked another one to bring a
+//! blob may be asked to bring it by that very one, on behalf of a third that both have asked; and a
+//! build must not wait for copying, which takes its time.
+
+use netbuild_core::digest::Digest;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::Notify;
+
+/// For whom blobs are fetched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Errand {
+    /// A build waits.
+    Build,
+    /// Another agent of this region waits.
+    Neighbour,
+    /// Nobody is in a hurry.
+    Copy,
+}
+
+/// A blob that is being fetched.
+#[derive(Debug)]
+struct Flight {
+    claim: u64,
+    errand: Errand,
+    /// Whether another agent was asked to bring it.
+    delegated: bool,
+}
+
+impl Errand {
+    /// Whether one on this errand waits for another's flight; if not, it fetches by itself.
+    fn waits_for(self, flight: &Flight) -> bool {
+        match self {
+            Self::Build => flight.errand != Self::Copy,
+            Self::Neighbour => flight.errand != Self::Copy && !flight.delegated,
+            Self::Copy => true,
+        }
+    }
+}
+
+/// All blobs that somebody of this process fetches now.
+#[derive(Debug, Default)]
+pub(crate) struct Flights {
+    flying: Mutex<Flying>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Flying {
+    blobs: BTreeMap<Digest, Flight>,
+    claims: u64,
+}
+
+/// Blobs that one caller may fetch, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    flights: &'a Flights,
+    number: u64,
+    mine: Vec<Digest>,
+    others: Vec<Digest>,
+}
+
+impl Claim<'_> {
+    /// Those to fetch.
+    pub(crate) fn mine(&self) -> &[Digest] {
+        &self.mine
+    }
+
+    /// Those that others fetch, and that are to be waited for.
+    pub(crate) fn others(&self) -> &[Digest] {
+        &self.others
+    }
+
+    /// Another agent is asked to bring them, until the result is dropped.
+    pub(crate) fn delegate(&self) -> Delegated<'_> {
+        self.set_delegated(true);
+        Delegated(self)
+    }
+
+    fn set_delegated(&self, delegated: bool) {
+        let mut flying = self.flights.lock();
+        for blob in &self.mine {
+            if let Some(flight) = flying.blobs.get_mut(blob).filter(|f| f.claim == self.number) {
+                flight.delegated = delegated;
+            }
+        }
+        drop(flying);
+        self.flights.changed.notify_waiters();
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut flying = self.flights.lock();
+        for blob in &self.mine {
+            // Somebody in more of a hurry may have taken it over.
+            if flying.blobs.get(blob).is_some_and(|flight| flight.claim == self.number) {
+                flying.blobs.remove(blob);
+            }
+        }
+        drop(flying);
+        self.flights.changed.notify_waiters();
+    }
+}
+
+/// See [`Claim::delegate`].
+#[derive(Debug)]
+pub(crate) struct Delegated<'a>(&'a Claim<'a>);
+
+impl Drop for Delegated<'_> {
+    fn drop(&mut self) {
+        self.0.set_delegated(false);
+    }
+}
+
+impl Flights {
+    fn lock(&self) -> MutexGuard<'_, Flying> {
+        self.flying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Claims those of `blobs` that nobody fetches for whom one on this errand waits.
+    pub(crate) fn claim(&self, blobs: &[Digest], errand: Errand) -> Claim<'_> {
+        let mut flying = self.lock();
+        flying.claims += 1;
+        let number = flying.claims;
+        let (mut mine, mut others) = (Vec::new(), Vec::new());
+        for blob in blobs {
+            match flying.blobs.get(blob) {
+                Some(flight) if flight.claim == number => {}
+                Some(flight) if errand.waits_for(flight) => others.push(*blob),
+                _ => {
+                    let flight = Flight { claim: number, errand, delegated: false };
+                    flying.blobs.insert(*blob, flight);
+                    mine.push(*blob);
+                }
+            }
+        }
+        Claim { flights: self, number, mine, others }
+    }
+
+    /// Returns once none of `blobs` is fetched by anybody for whom one on this errand waits. The
+    /// caller must hold no claim: two that wait for one another's would wait for ever.
+    pub(crate) async fn landed(&self, blobs: &[Digest], errand: Errand) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the look, so that a landing in between is not missed.
+            changed.as_mut().enable();
+            {
+                let flying = self.lock();
+                let mut flights = blobs.iter().filter_map(|blob| flying.blobs.get(blob));
+                if !flights.any(|flight| errand.waits_for(flight)) {
+                    return;
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt as _;
+
+    #[tokio::test]
+    async fn a_blob_is_claimed_once_and_waited_for() {
+        let [a, b] = [Digest::of(b"a"), Digest::of(b"b")];
+        let flights = Flights::default();
+        let first = flights.claim(&[a], Errand::Build);
+        let second = flights.claim(&[a, b, b], Errand::Build);
+        assert_eq!((second.mine(), second.others()), (&[b][..], &[a][..]));
+        drop(second);
+        let wanted = [a];
+        let waiting = flights.landed(&wanted, Errand::Build);
+        tokio::pin!(waiting);
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(first);
+        waiting.await;
+        assert_eq!(flights.claim(&[a, b], Errand::Build).others(), []);
+    }
+
+    #[tokio::test]
+    async fn a_build_does_not_wait_for_copying_and_copying_waits_for_it() {
+        let blobs = [Digest::of(b"a")];
+        let flights = Flights::default();
+        let copy = flights.claim(&blobs, Errand::Copy);
+        let build = flights.claim(&blobs, Errand::Build);
+        assert_eq!((build.mine(), build.others()), (&blobs[..], &[][..]));
+        // The one that was overtaken does not end the other's flight.
+        drop(copy);
+        assert_eq!(flights.claim(&blobs, Errand::Copy).others(), blobs);
+        drop(build);
+        assert_eq!(flights.claim(&blobs, Errand::Copy).mine(), blobs);
+    }
+
+    #[tokio::test]
+    async fn one_who_brings_does_not_wait_for_one_who_waits_for_a_neighbour() {
+        let blobs = [Digest::of(b"a")];
+        let flights = Flights::default();
+        let build = flights.claim(&blobs, Errand::Build);
+        assert_eq!(flights.claim(&blobs, Errand::Neighbour).others(), blobs);
+        let waiting = flights.landed(&blobs, Errand::Neighbour);
+        tokio::pin!(waiting);
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let delegated = build.delegate();
+        waiting.await;
+        let bring = flights.claim(&blobs, Errand::Neighbour);
+        assert_eq!(bring.mine(), blobs);
+        drop((delegated, bring));
+        assert_eq!(flights.claim(&blobs, Errand::Neighbour).mine(), blobs, "it was taken over");
+    }
+}

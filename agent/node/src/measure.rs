@@ -1,0 +1,220 @@
+//! Keeping what is believed of the links fresh: samples from real traffic, a probe where there is
+//! none, the order of regions, and telling others.
+
+use crate::{
+    region::RegionFinder,
+    remembered::Links,
+    view::{View, over_of},
+    wire,
+};
+use futures::future::try_join_all;
+use netbuild_core::{
+    link::Sample,
+    peer::PeerId,
+    peers::{Over, Peers},
+};
+use netbuild_mesh::Mesh;
+use netbuild_proto::data::MAX_PROBE;
+use netbuild_transfer::{Endpoint, FetchError};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    task::{JoinSet, spawn_blocking},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often the order of regions is looked at, and somebody to be probed looked for.
+const TICK: Duration = Duration::from_millis(500);
+/// Bytes of one request of a probe.
+const PROBE_BYTES: u32 = MAX_PROBE;
+/// Requests at once in each step of a probe, until one measures the link. The first step is over
+/// before slow start is, on all but thin links; the next ones begin with what it opened, and are
+/// long enough for a round trip to pass on a full link. Together they are what a provider grants.
+const PROBE_STEPS: [usize; 3] = [1, 2, 1];
+/// Bytes of a probe that only shows whether a peer answers.
+const GREETING_BYTES: u32 = 1024;
+/// Full probes that may be made at once, as many as the peers that are all probed in a small mesh.
+const PROBES_SAVED: f64 = 32.0;
+/// Time after which one more may be made. An agent that does nothing takes 60 MiB of probes in an
+/// hour, however many others there are, as bytes between regions are paid for; what is used shows
+/// its goodput without them.
+const PROBE_EARNED: Duration = Duration::from_secs(60);
+/// Probes at once. Two on one thin access line would measure each other.
+const MAX_PROBES: usize = 2;
+/// Longest time of a probe; at its end, a link is known to be slower than that.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// How often links are told to the others when nothing special happens.
+const REPORT: Duration = Duration::from_secs(5);
+/// How often what is known of links is written down.
+const REMEMBER: Duration = Duration::from_secs(60);
+
+/// What is measured for whom.
+pub(crate) struct Measuring {
+    pub(crate) view: Arc<View>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) mesh: Mesh,
+    pub(crate) finder: RegionFinder,
+    pub(crate) links: Links,
+    pub(crate) samples: mpsc::Receiver<(PeerId, Sample)>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// How a probe ended.
+struct Probed {
+    peer: PeerId,
+    over: Over,
+    fruitful: bool,
+}
+
+/// How many full probes may be made: a token bucket.
+#[derive(Debug)]
+struct Budget {
+    left: f64,
+    at: Instant,
+}
+
+impl Budget {
+    fn new(now: Instant) -> Self {
+        Self { left: PROBES_SAVED, at: now }
+    }
+
+    /// Bytes of the next probe.
+    fn next_probe(&mut self, now: Instant) -> u32 {
+        let earned = (now - self.at).as_secs_f64() / PROBE_EARNED.as_secs_f64();
+        self.left = (self.left + earned).min(PROBES_SAVED);
+        self.at = now;
+        if self.left < 1.0 {
+            return GREETING_BYTES;
+        }
+        self.left -= 1.0;
+        PROBE_BYTES
+    }
+}
+
+impl Measuring {
+    /// Measures until the agent stops, and then writes down what is known.
+    pub(crate) async fn run(mut self) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = JoinSet::new();
+        let mut budget = Budget::new(Instant::now());
+        let (mut reported, mut remembered) = (Instant::now(), Instant::now());
+        loop {
+            tokio::select! {
+                Some((peer, sample)) = self.samples.recv() => {
+                    self.view.peers(|peers, now| peers.handle_sample(&peer, sample, now));
+                }
+                Some(probed) = probes.join_next() => self.take(probed),
+                _ = ticks.tick() => {
+                    let switched = self.tick(&mut probes, &mut budget);
+                    if switched || reported.elapsed() >= REPORT {
+                        reported = Instant::now();
+                        self.report(switched);
+                    }
+                    if remembered.elapsed() >= REMEMBER {
+                        remembered = Instant::now();
+                        self.remember().await;
+                    }
+                }
+                () = self.stop.cancelled() => break,
+            }
+        }
+        probes.shutdown().await;
+        self.remember().await;
+    }
+
+    /// Says whether another region is primary now.
+    fn tick(&mut self, probes: &mut JoinSet<Probed>, budget: &mut Budget) -> bool {
+        let switched = self.view.peers(|peers, now| {
+            let name = |peers: &Peers| peers.order().primary().unwrap_or("none").to_owned();
+            let before = name(peers);
+            peers.handle_tick(now).then(|| (before, name(peers)))
+        });
+        if let Some((from, to)) = &switched {
+            tracing::info!(from, to, "the primary region changed");
+        }
+        while probes.len() < MAX_PROBES
+            && let Some(peer) = self.view.peers(|peers, now| peers.poll_probe(now))
+        {
+            let bytes = budget.next_probe(Instant::now());
+            probes.spawn(probe(Arc::clone(&self.view), self.endpoint.clone(), peer, bytes));
+        }
+        self.finder.look(&self.view, &self.mesh);
+        switched.is_some()
+    }
+
+    fn take(&self, probed: Result<Probed, tokio::task::JoinError>) {
+        match probed {
+            Ok(Probed { peer, over, fruitful }) => {
+                let dice = crate::random::unit();
+                self.view.peers(|peers, now| {
+                    peers.handle_probed(&peer, over, fruitful, dice, now);
+                });
+            }
+            Err(error) => tracing::error!(%error, "a probe failed"),
+        }
+    }
+
+    fn report(&self, urgent: bool) {
+        let reports = self.view.reports();
+        if !reports.is_empty() {
+            self.mesh.report_links(reports.iter().map(wire::link_report).collect(), urgent);
+        }
+    }
+
+    async fn remember(&self) {
+        let reports = self.view.peers(|peers, now| peers.to_remember(now));
+        let links = self.links.clone();
+        if let Err(error) = spawn_blocking(move || links.save(&reports)).await {
+            tracing::error!(%error, "what is known of links cannot be written down");
+        }
+    }
+}
+
+async fn probe(view: Arc<View>, endpoint: Endpoint, peer: PeerId, bytes: u32) -> Probed {
+    let Some(whom) = view.whom(&peer) else {
+        return Probed { peer, over: Over::Dropped, fruitful: false };
+    };
+    let holder = whom.holder();
+    let probing = async {
+        for requests in PROBE_STEPS {
+            let answers = (0..requests).map(|_| endpoint.probe(&holder, bytes));
+            let probed = try_join_all(answers).await?;
+            if probed.iter().any(|probed| probed.goodput.is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok::<bool, FetchError>(false)
+    };
+    match tokio::time::timeout(PROBE_LIMIT, probing).await {
+        Ok(answer) => {
+            Probed { peer, over: over_of(&answer), fruitful: answer.is_ok_and(|fruitful| fruitful) }
+        }
+        // It answers, but slowly: what did arrive was measured all the same.
+        Err(_) => Probed { peer, over: Over::Answered, fruitful: false },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_agent_takes_no_more_than_its_budget_of_probes() {
+        let mut now = Instant::now();
+        let mut budget = Budget::new(now);
+        // Thirty peers, of which each wants a probe each minute, for a day.
+        let mut bytes = 0;
+        for _ in 0..24 * 60 {
+            bytes += (0..30).map(|_| u64::from(budget.next_probe(now))).sum::<u64>();
+            now += Duration::from_secs(60);
+        }
+        let greetings = 24 * 60 * 30 * u64::from(GREETING_BYTES);
+        let full = (24 * 60 + 32) * u64::from(PROBE_BYTES);
+        assert!(bytes <= full + greetings, "{bytes}");
+        // All are measured at first.
+        let mut fresh = Budget::new(now);
+        assert!((0..32).all(|_| fresh.next_probe(now) == PROBE_BYTES));
+    }
+}

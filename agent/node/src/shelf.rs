@@ -1,0 +1,98 @@
+//! What an agent hands out: what its store has, of records only those that others may hear of.
+
+use crate::{
+    chain::chain,
+    disk_cache::DiskCache,
+    fetcher::{Fetcher, Scope, Taken, Want},
+};
+use netbuild_core::{
+    chunk::{Chunk, Manifest},
+    digest::Digest,
+    key::ActionKey,
+    peer::PeerId,
+};
+use netbuild_transfer::Provide;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock, Weak},
+};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+/// The providing side of the data plane.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    disk: Arc<DiskCache>,
+    runtime: Handle,
+    stop: CancellationToken,
+    /// Set once the agent is assembled; until then nothing is brought for others.
+    fetcher: OnceLock<Weak<Fetcher>>,
+}
+
+impl Shelf {
+    pub(crate) fn new(disk: Arc<DiskCache>, stop: CancellationToken) -> Self {
+        Self { disk, runtime: Handle::current(), stop, fetcher: OnceLock::new() }
+    }
+
+    /// From now on, it also brings what others of the region ask for.
+    pub(crate) fn bring_with(&self, fetcher: &Arc<Fetcher>) {
+        // Set a second time, the first stays: there is one fetcher for each shelf.
+        let _ = self.fetcher.set(Arc::downgrade(fetcher));
+    }
+
+    /// A failing store has nothing to hand out.
+    fn said<T>(result: Result<Option<T>, impl std::error::Error + 'static>) -> Option<T> {
+        result.unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "cannot serve a peer");
+            None
+        })
+    }
+
+    fn has_blob(&self, blob: &Digest) -> bool {
+        Self::said(self.disk.store().has_blob(blob).map(Some)).unwrap_or(false)
+    }
+}
+
+impl Provide for Shelf {
+    fn record(&self, key: &ActionKey) -> Option<Vec<u8>> {
+        let record = Self::said(self.disk.store().record(key))?;
+        record.record().execution.is_shared().then(|| record.as_bytes().to_vec())
+    }
+
+    fn manifest(&self, blob: &Digest) -> Option<Manifest> {
+        Self::said(self.disk.store().manifest(blob))
+    }
+
+    fn chunk(&self, chunk: &Chunk) -> Option<Vec<u8>> {
+        Self::said(self.disk.store().chunk(chunk))
+    }
+
+    fn has(&self, blob: &Digest) -> bool {
+        self.has_blob(blob)
+    }
+
+    /// Fetches for another agent of this region, from other regions only: asked in a circle, the
+    /// agents of a region would wait for one another.
+    fn bring(&self, for_peer: &PeerId, blobs: &[Digest]) -> Vec<bool> {
+        let lacking: Vec<Digest> =
+            blobs.iter().filter(|blob| !self.has_blob(blob)).copied().collect();
+        let fetcher = self.fetcher.get().and_then(Weak::upgrade);
+        if let Some(fetcher) = fetcher.filter(|_| !lacking.is_empty()) {
+            let want = Want {
+                what: format!("for peer {}", for_peer.short()),
+                blobs: &lacking,
+                holders: BTreeSet::new(),
+                build_ms: None,
+                scope: Scope::Abroad,
+                rounds: 1,
+            };
+            let mut taken = Taken::default();
+            let fetching = self.stop.run_until_cancelled(fetcher.blobs(&want, &mut taken));
+            match self.runtime.block_on(fetching) {
+                Some(Ok(_)) | None => {}
+                Some(Err(error)) => tracing::warn!(%error, "cannot bring what a peer asks for"),
+            }
+        }
+        blobs.iter().map(|blob| self.has_blob(blob)).collect()
+    }
+}

@@ -1,0 +1,327 @@
+//! Goodput of a connection, from the payload that arrives on it anyway.
+//!
+//! What is measured: the bytes of chunks and probes of all requests on one connection together,
+//! between two *marks*. A mark is the arrival of bytes for which a request had to wait, at a moment
+//! when every other request on the connection waits as well. Nothing is then left in a buffer, so
+//! what is read between two marks is what came over the link between them, whatever the caller did
+//! in the meantime. Bytes of the first mark itself do not count, as they came before the window.
+//!
+//! A window is thrown away when so much had piled up unread that the holder may have been held back
+//! by flow control. Nothing tells from here whether the holder was slow to send: goodput is what
+//! this holder gives over this link.
+//!
+//! A transfer lasts as long as any request is open on the connection. Its beginning is measured in
+//! short windows. The best of them is what the link gives, once the rate has stopped to grow: a
+//! window that began a round trip after the best one, or later, was not faster by a quarter (BBR
+//! tells a full pipe by the same growth). A transfer that ends before that ended in slow start, and
+//! tells nothing. After a second the best is reported, and from then on the rate of each second.
+
+use netbuild_core::link::Sample;
+use std::time::{Duration, Instant};
+
+/// A short window has at least this much payload, and takes at least this long: enough packets for
+/// bursts of single ones not to matter, and longer than the batches in which a system hands them on.
+const SHORT_BYTES: u64 = 64 * 1024;
+const SHORT: Duration = Duration::from_millis(20);
+/// Length of the beginning of a transfer, and of the windows after it.
+const LONG: Duration = Duration::from_secs(1);
+/// Growth of the rate, in a round trip, below which the link is full.
+const FULL: f64 = 1.25;
+
+/// Payload between two marks.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Goodput {
+    pub(crate) bytes: u64,
+    pub(crate) elapsed: Duration,
+}
+
+impl Goodput {
+    /// Bytes per second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.bytes as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+impl From<Goodput> for Sample {
+    fn from(Goodput { bytes, elapsed }: Goodput) -> Self {
+        Self::Goodput { bytes, elapsed }
+    }
+}
+
+/// The beginning of a window.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: Instant,
+    /// Payload of the transfer up to here.
+    total: u64,
+}
+
+impl Mark {
+    fn to(self, end: Self) -> Goodput {
+        Goodput { bytes: end.total - self.total, elapsed: end.at - self.at }
+    }
+}
+
+/// The best short window of a transfer.
+#[derive(Clone, Copy, Debug)]
+struct Best {
+    began: Instant,
+    goodput: Goodput,
+    /// Whether the rate had stopped to grow.
+    settled: bool,
+}
+
+/// The state of one transfer.
+#[derive(Debug, Default)]
+struct Transfer {
+    total: u64,
+    began: Option<Instant>,
+    /// Where the current window began.
+    window: Option<Mark>,
+    best: Option<Best>,
+    /// Whether the beginning is over, so that windows are long.
+    long: bool,
+}
+
+/// Measures the transfers of one connection.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    /// Unread bytes of one stream from which its holder may be held back.
+    most_unread: u64,
+    /// Requests that are open, and how many of them wait for bytes.
+    open: usize,
+    waiting: usize,
+    transfer: Transfer,
+}
+
+impl Arrivals {
+    pub(crate) fn new(most_unread: u64) -> Self {
+        Self { most_unread, open: 0, waiting: 0, transfer: Transfer::default() }
+    }
+
+    /// A request is made.
+    pub(crate) fn open(&mut self) {
+        self.open += 1;
+    }
+
+    /// A request begins to wait, after it read so many bytes without a wait.
+    pub(crate) fn wait(&mut self, unread: u64) {
+        self.waiting += 1;
+        self.transfer.total += unread;
+        if unread >= self.most_unread {
+            self.transfer.window = None;
+        }
+    }
+
+    /// Bytes came for which a request waited; returns what is to be reported.
+    pub(crate) fn arrived(
+        &mut self,
+        now: Instant,
+        bytes: u64,
+        rtt: impl FnOnce() -> Duration,
+    ) -> Option<Goodput> {
+        self.waiting -= 1;
+        self.transfer.total += bytes;
+        // Somebody is busy with what came before, or has not yet read it.
+        if self.waiting + 1 < self.open {
+            return None;
+        }
+        self.transfer.mark(now, rtt)
+    }
+
+    /// A request is over; returns what is to be reported.
+    pub(crate) fn close(&mut self, waiting: bool) -> Option<Goodput> {
+        self.open -= 1;
+        self.waiting -= usize::from(waiting);
+        if self.open > 0 {
+            return None;
+        }
+        let transfer = std::mem::take(&mut self.transfer);
+        if transfer.long { None } else { transfer.settled() }
+    }
+
+    /// What the current transfer has shown of the link.
+    pub(crate) fn so_far(&self) -> Option<Goodput> {
+        self.transfer.settled()
+    }
+}
+
+impl Transfer {
+    fn settled(&self) -> Option<Goodput> {
+        self.best.filter(|best| best.settled).map(|best| best.goodput)
+    }
+
+    fn mark(&mut self, now: Instant, rtt: impl FnOnce() -> Duration) -> Option<Goodput> {
+        let began = *self.began.get_or_insert(now);
+        let end = Mark { at: now, total: self.total };
+        let start = *self.window.get_or_insert(end);
+        let goodput = start.to(end);
+        let least = if self.long { LONG } else { SHORT };
+        if goodput.elapsed < least || goodput.bytes < SHORT_BYTES {
+            return None;
+        }
+        self.window = Some(end);
+        if self.long {
+            return Some(goodput);
+        }
+        self.compare(start.at, goodput, rtt());
+        if now.duration_since(began) < LONG {
+            return None;
+        }
+        let best = self.settled();
+        self.long = best.is_some();
+        best
+    }
+
+    fn compare(&mut self, began: Instant, goodput: Goodput, rtt: Duration) {
+        let Some(best) = &mut self.best else {
+            self.best = Some(Best { began, goodput, settled: false });
+            return;
+        };
+        let later = began.duration_since(best.began) >= rtt;
+        let settled = best.settled || (later && goodput.rate() < best.goodput.rate() * FULL);
+        if goodput.rate() > best.goodput.rate() {
+            // A leap after all: what looked like a full link was not.
+            let leap = goodput.rate() >= best.goodput.rate() * FULL;
+            *best = Best { began, goodput, settled: settled && !leap };
+        } else {
+            best.settled = settled;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+    const NONE: u64 = u64::MAX;
+
+    /// One request on a link with this round trip; feeds bytes that each were waited for.
+    struct Link {
+        arrivals: Arrivals,
+        now: Instant,
+        rtt: Duration,
+        reported: Vec<Goodput>,
+    }
+
+    impl Link {
+        fn new(rtt: Duration) -> Self {
+            let mut arrivals = Arrivals::new(NONE);
+            arrivals.open();
+            Self { arrivals, now: Instant::now(), rtt, reported: Vec::new() }
+        }
+
+        fn feed(&mut self, bytes: u64, after: Duration) {
+            self.arrivals.wait(0);
+            self.now += after;
+            let rtt = self.rtt;
+            self.reported.extend(self.arrivals.arrived(self.now, bytes, || rtt));
+        }
+
+        fn end(mut self) -> Vec<Goodput> {
+            self.reported.extend(self.arrivals.close(false));
+            self.reported
+        }
+    }
+
+    fn rates(reported: &[Goodput]) -> Vec<u64> {
+        reported.iter().map(|goodput| goodput.rate().round() as u64).collect()
+    }
+
+    #[test]
+    fn a_short_transfer_tells_its_best_window_once_at_its_end() {
+        let mut link = Link::new(MILLISECOND);
+        link.feed(10_000, MILLISECOND * 80);
+        (0..50).for_each(|_| link.feed(10_000, MILLISECOND));
+        assert!(link.reported.is_empty());
+        assert_eq!(rates(&link.end()), [10_000_000]);
+    }
+
+    #[test]
+    fn slow_start_is_not_told_as_the_goodput() {
+        // The window doubles with each round trip, evenly paced.
+        let mut link = Link::new(MILLISECOND * 100);
+        for round in 0..7 {
+            (0..100).for_each(|_| link.feed(140 << round, MILLISECOND));
+        }
+        assert!(link.end().is_empty());
+    }
+
+    #[test]
+    fn the_link_is_told_after_slow_start_has_filled_it() {
+        let mut link = Link::new(MILLISECOND * 50);
+        for round in 0..6 {
+            (0..50).for_each(|_| link.feed(280 << round, MILLISECOND));
+        }
+        (0..100).for_each(|_| link.feed(280 << 5, MILLISECOND));
+        assert_eq!(rates(&link.end()), [(280 << 5) * 1000]);
+    }
+
+    #[test]
+    fn a_long_transfer_tells_each_second() {
+        let mut link = Link::new(MILLISECOND);
+        (0..3500).for_each(|_| link.feed(5000, MILLISECOND));
+        (0..1000).for_each(|_| link.feed(2500, MILLISECOND));
+        let told = rates(&link.end());
+        assert_eq!(told[..3], [5_000_000; 3]);
+        assert_eq!(told.len(), 4);
+        assert!((2_500_000..5_000_000).contains(&told[3]), "{told:?}");
+    }
+
+    #[test]
+    fn few_bytes_or_little_time_tell_nothing() {
+        let mut link = Link::new(MILLISECOND);
+        (0..1000).for_each(|_| link.feed(60, MILLISECOND));
+        assert!(link.end().is_empty());
+        let mut link = Link::new(MILLISECOND);
+        (0..10).for_each(|_| link.feed(1 << 20, MILLISECOND));
+        assert!(link.end().is_empty());
+    }
+
+    #[test]
+    fn what_piled_up_while_the_caller_was_busy_does_not_count_as_speed() {
+        let mut link = Link::new(MILLISECOND);
+        for _ in 0..20 {
+            (0..10).for_each(|_| link.feed(10_000, MILLISECOND));
+            // Busy for 15 ms; what came in the meantime is then read at once.
+            link.now += MILLISECOND * 15;
+            link.arrivals.wait(150_000);
+            link.now += MILLISECOND;
+            let rtt = link.rtt;
+            link.reported.extend(link.arrivals.arrived(link.now, 10_000, || rtt));
+        }
+        assert_eq!(rates(&link.end()), [10_000_000]);
+    }
+
+    #[test]
+    fn a_caller_that_may_have_held_the_holder_back_is_not_measured() {
+        let mut link = Link::new(MILLISECOND);
+        link.arrivals.most_unread = 1000;
+        for _ in 0..100 {
+            link.feed(100_000, MILLISECOND);
+            link.arrivals.wait(1000);
+            link.now += MILLISECOND * 30;
+            assert_eq!(link.arrivals.arrived(link.now, 100_000, || MILLISECOND), None);
+        }
+        assert!(link.end().is_empty());
+    }
+
+    #[test]
+    fn requests_at_once_are_added_up() {
+        let mut arrivals = Arrivals::new(NONE);
+        let mut now = Instant::now();
+        arrivals.open();
+        arrivals.open();
+        for _ in 0..100 {
+            arrivals.wait(0);
+            arrivals.wait(0);
+            now += MILLISECOND;
+            assert_eq!(arrivals.arrived(now, 5000, || MILLISECOND), None);
+            assert_eq!(arrivals.arrived(now, 5000, || MILLISECOND), None);
+        }
+        assert_eq!(arrivals.close(false), None);
+        assert_eq!(rates(&arrivals.close(false).into_iter().collect::<Vec<_>>()), [10_000_000]);
+        assert_eq!(arrivals.so_far(), None);
+    }
+}

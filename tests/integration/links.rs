@@ -1,0 +1,8 @@
+//! The mesh on emulated wide-area links: each test in network namespaces of its own.
+
+mod choice;
+mod copying;
+mod failover;
+mod order;
+mod partition;
+mod sites;
