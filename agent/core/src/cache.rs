@@ -6,6 +6,7 @@
 use crate::{
     digest::Digest,
     key::ActionKey,
+    moved::{Movement, Watch},
     peer::PeerId,
     record::{ActionResult, Execution, Record},
 };
@@ -42,17 +43,30 @@ pub struct Hit {
     pub record: Record,
     /// Where the record was, or its blobs when those came from farther away.
     pub source: Source,
-    /// Payload bytes that other agents sent to make the hit complete here.
+    /// Bytes that other agents sent to make the hit complete here, as they were sent.
     pub bytes: u64,
+    /// Who sent them, and how.
+    pub movement: Movement,
 }
 
-/// What it took to bring a blob to this disk.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What it took to bring blobs to this disk.
+#[derive(Clone, PartialEq, Debug)]
 pub struct Fetched {
-    /// Where it was.
+    /// Where they were; of several sources, the one that sent most.
     pub source: Source,
-    /// Payload bytes that other agents sent.
-    pub bytes: u64,
+    /// Who sent what, and how. Empty when all was here.
+    pub movement: Movement,
+    /// Seconds until the last byte was verified and on this disk.
+    pub seconds: f64,
+}
+
+/// What became of blobs that were to be brought.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FetchedAll {
+    /// Those that nobody has, in the order in which they were asked for.
+    pub missing: Vec<Digest>,
+    /// What it took to bring the others.
+    pub fetched: Fetched,
 }
 
 /// A result to be recorded; the cache adds who and when, and signs.
@@ -100,11 +114,18 @@ pub enum CacheError {
 /// Where results are kept. Calls block; every implementation may be used from several threads.
 pub trait Cache: Send + Sync + fmt::Debug {
     /// The record of an action, once every blob that it names, and that its listings name, is on
-    /// this disk. `None` is a miss.
-    fn lookup(&self, key: &ActionKey) -> Result<Option<Hit>, CacheError>;
+    /// this disk. `None` is a miss. While blobs come, `watch` hears how far they are.
+    fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError>;
 
-    /// Brings a blob to this disk, so that [`Cache::open`] finds it. `None` when nobody has it.
-    fn fetch(&self, blob: &Digest) -> Result<Option<Fetched>, CacheError>;
+    /// Brings blobs to this disk, all at once, so that [`Cache::open`] finds them. Those that can
+    /// be had are kept even if others cannot. While they come, `watch` hears how far they are.
+    fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError>;
+
+    /// Brings one blob to this disk. `None` when nobody has it.
+    fn fetch(&self, blob: &Digest, watch: &dyn Watch) -> Result<Option<Fetched>, CacheError> {
+        let all = self.fetch_all(std::slice::from_ref(blob), watch)?;
+        Ok(all.missing.is_empty().then_some(all.fetched))
+    }
 
     /// Opens a blob on this disk. The reader verifies: it ends with an error, and not with the
     /// end of the file, when the bytes are not those that the digest names.

@@ -2,7 +2,7 @@
 //! mesh, disk and `SplitBlob`.
 
 use crate::digest::{Digest, Hash};
-use fastcdc::v2020::{FastCDC, Normalization};
+use fastcdc::v2020::{FastCDC, Normalization, get_gear_with_seed, select_masks};
 
 /// Smallest chunk in bytes, except a blob's last: a quarter of the average, as REAPI wants it.
 pub const MIN_CHUNK: usize = AVG_CHUNK / 4;
@@ -12,6 +12,10 @@ pub const AVG_CHUNK: usize = 512 * 1024;
 pub const MAX_CHUNK: usize = AVG_CHUNK * 4;
 /// Most chunks in one manifest: a blob of at least 128 GiB.
 pub const MAX_CHUNKS: usize = 1 << 20;
+
+/// Bytes that decide whether a chunk ends behind the last but one of them: the gear hash shifts by
+/// one bit for each byte, so older ones have left it.
+pub const CUT_WINDOW: usize = 64;
 
 /// One chunk of a blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,6 +148,30 @@ fn first_cut(bytes: &[u8], min: usize, avg: usize, max: usize) -> usize {
     cutter.next().map_or(bytes.len(), |chunk| chunk.length)
 }
 
+/// Whether our own cut may end a chunk of `len` bytes where a stranger says that one ends. `last`
+/// are the last bytes of that chunk, at least [`CUT_WINDOW`] less one of them, and `next` is the
+/// byte behind it.
+///
+/// It looks at these bytes only, which costs next to nothing beside a whole cut. What it cannot see
+/// is an end that was left out: a list of chunks all of whose ends pass may have fewer of them than
+/// our own.
+pub fn may_end(len: usize, last: &[u8], next: u8) -> bool {
+    if !(MIN_CHUNK..MAX_CHUNK).contains(&len) {
+        return len == MAX_CHUNK;
+    }
+    // The hash starts anew behind the smallest chunk.
+    let window = (len - MIN_CHUNK).min(CUT_WINDOW - 1);
+    let Some(start) = last.len().checked_sub(window) else { return false };
+    let (gear, _) = get_gear_with_seed(0);
+    let hash = last[start..]
+        .iter()
+        .chain([&next])
+        .fold(0_u64, |hash, byte| (hash << 1).wrapping_add(gear[usize::from(*byte)]));
+    // Harder to pass before the average length than behind it.
+    let (before, behind) = select_masks(AVG_CHUNK, Normalization::Level2);
+    hash & (if len < AVG_CHUNK { before } else { behind }) == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +244,40 @@ mod tests {
             assert_eq!(manifest.chunks().len(), usize::from(len > 0));
         }
         assert!(manifest_of(&noise(MAX_CHUNK + 1, 1), 1 << 20).chunks().len() > 1);
+    }
+
+    #[test]
+    fn every_end_of_our_own_cut_may_be_one_and_hardly_any_other_place() {
+        let bytes = noise(40_000_000, 21);
+        let manifest = manifest_of(&bytes, 1 << 20);
+        let may = |start: usize, len: usize| {
+            let end = start + len;
+            may_end(len, &bytes[start..end], bytes[end])
+        };
+        let mut wrong = 0;
+        let ends = manifest.chunks().len() - 1;
+        for (start, chunk) in manifest.offsets().take(ends) {
+            let (start, len) = (start as usize, chunk.len as usize);
+            assert!(may(start, len), "{start}");
+            wrong += [len - 1, len - 1000, len / 2].iter().filter(|len| may(start, **len)).count();
+        }
+        assert_eq!(wrong, 0, "of {ends}");
+        assert!(!may_end(MIN_CHUNK - 1, &bytes[..1000], 0));
+        assert!(may_end(MAX_CHUNK, &bytes[..1000], 0));
+        assert!(!may_end(AVG_CHUNK, &bytes[..10], 0));
+    }
+
+    #[test]
+    fn an_end_right_behind_the_smallest_chunk_is_known_too() {
+        // Some seed in about 30,000 ends the chunk within the window.
+        let mut bytes = vec![0; MIN_CHUNK + CUT_WINDOW];
+        let found = (0..2_000_000).find_map(|seed| {
+            bytes[MIN_CHUNK..].copy_from_slice(&noise(CUT_WINDOW, seed));
+            let len = first_cut(&bytes, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK);
+            (len < bytes.len()).then_some(len)
+        });
+        let len = found.unwrap();
+        assert!(may_end(len, &bytes[..len], bytes[len]), "{len}");
     }
 
     #[test]

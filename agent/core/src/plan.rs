@@ -21,6 +21,13 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 const PRIMARY_ADVANTAGE: f64 = 0.1;
 /// Share of the plans that try something else first.
 pub const EXPLORE_SHARE: f64 = 0.02;
+/// Most sources that are asked for one thing at once from the beginning.
+pub const MAX_TEAM: usize = 4;
+/// Seconds that a fetch must be expected to take before several sources are asked at once.
+const WORTH_A_TEAM: f64 = 0.3;
+/// Part of the rate of all before it that a source must add to be asked beside them: a link that is
+/// thin next to them is left to those who have no other.
+const LEAST_SHARE: f64 = 0.1;
 /// Largest thing in bytes that is fetched to explore.
 const EXPLORE_SIZE: u64 = 1024 * 1024;
 /// A source that was used within this needs no exploring.
@@ -156,6 +163,32 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Those that are not asked, with the reason.
     pub left_out: Vec<Step>,
+}
+
+impl Plan {
+    /// How many of the first steps are to be asked at once: more than one when the first alone would
+    /// take long, it holds the thing and the next ones do too, and each adds to the whole what is
+    /// worth a request. Whoever is named by the configuration is asked alone.
+    pub fn team(&self) -> usize {
+        let Some(first) = self.steps.first() else { return 0 };
+        let rate = |step: &Step| self.size as f64 / step.prediction.transfer.max(1e-9);
+        let mut sum = rate(first);
+        let helps = |step: &&Step| {
+            let helps = step.holds == Some(true)
+                && !matches!(step.reason, Reason::HalfOpen | Reason::Preferred)
+                && rate(step) >= LEAST_SHARE * sum
+                && step.prediction.latency < self.size as f64 / sum;
+            sum += rate(step);
+            helps
+        };
+        if first.prediction.seconds() < WORTH_A_TEAM
+            || first.holds != Some(true)
+            || matches!(first.reason, Reason::HalfOpen | Reason::Preferred)
+        {
+            return 1;
+        }
+        1 + self.steps[1..].iter().take(MAX_TEAM - 1).take_while(helps).count()
+    }
 }
 
 /// Plans a fetch of `size` bytes. `primary` is the primary region; `dice` is a random number from 0
@@ -325,6 +358,27 @@ mod tests {
 
     fn planned(offers: &[Offer<'static>], policy: &Policy) -> Plan {
         plan(offers.iter().cloned(), 1000, None, policy, NEVER)
+    }
+
+    fn team(offers: &[Offer<'static>], size: u64, policy: &Policy) -> usize {
+        plan(offers.iter().cloned(), size, None, policy, NEVER).team()
+    }
+
+    #[test]
+    fn several_sources_are_asked_at_once_for_what_takes_long() {
+        let policy = Policy::default();
+        assert_eq!(team(&three(), 100 << 20, &policy), 3);
+        assert_eq!(team(&three(), 10_000, &policy), 1, "one answers before two could share");
+        assert_eq!(team(&[], 1 << 20, &policy), 0);
+        // One that may not have it, one that is slow beside the others, one that was named.
+        let mut offers = three();
+        offers[1].holds = None;
+        assert_eq!(team(&offers, 100 << 20, &policy), 2);
+        let mut offers = three();
+        offers[2].link.goodput = Some(1e6);
+        assert_eq!(team(&offers, 100 << 20, &policy), 2);
+        let named = Policy { primary: Some(Target::Region("eu".into())), ..Policy::default() };
+        assert_eq!(team(&three(), 100 << 20, &named), 1);
     }
 
     #[test]
