@@ -7,6 +7,7 @@
 //! one of impossible length when the sender cannot go on.
 
 mod content;
+mod moved;
 mod report;
 mod status;
 mod sync;
@@ -20,24 +21,31 @@ pub use status::{Member, PeerState, Status, StoreStatus};
 pub use sync::{SyncOrder, SyncPair, SyncProgress, SyncReport};
 
 use crate::{
-    codec,
+    codec::{self, DecodeError},
     frame::{self, invalid},
     record::{DigestV1, MAX_RECORD, NewRecordV1, SealedRecord, check_region},
 };
 use bincode::{Decode, Encode};
+use moved::{MovementV3, ProgressV3, SourceV3, check_figure};
 use netbuild_core::{
     cache::{NewRecord, Source},
     digest::Digest,
     key::ActionKey,
-    peer::PeerId,
+    moved::{Movement, Progress},
 };
 use std::io::{self, Read, Write};
 
 /// Version of the protocol. Both ends come from one installation, but an agent may outlive an
 /// upgrade of the command next to it.
-pub const VERSION: u32 = 2;
-/// Most bytes of a request. The largest carries a record.
-const MAX_REQUEST: usize = 2 * MAX_RECORD;
+pub const VERSION: u32 = 3;
+/// Most blobs of one [`Request::Fetch`]; of more, each so many are a request. The files of a large
+/// tree of outputs are fewer, and their digests fit into a few megabytes.
+pub const MAX_FETCH: usize = 100_000;
+/// Bytes of a digest among others: 32 of the hash and at most 9 of the size, or 40 in memory, which
+/// decoding counts as well.
+const DIGEST_BYTES: usize = 41;
+/// Most bytes of a request. The largest carries as many digests as may be, or a record.
+const MAX_REQUEST: usize = 2 * MAX_RECORD + MAX_FETCH * DIGEST_BYTES;
 /// Most bytes of a response. The largest is the state of an agent that knows thousands of others.
 const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 
@@ -51,8 +59,8 @@ pub enum Request {
     },
     /// `Cache::lookup`.
     Lookup(ActionKey),
-    /// `Cache::fetch`.
-    Fetch(Digest),
+    /// `Cache::fetch_all`, at most [`MAX_FETCH`].
+    Fetch(Vec<Digest>),
     /// `Cache::open`: content frames follow the answer.
     Open(Digest),
     /// `Cache::put_blob`: content frames follow the request.
@@ -93,6 +101,8 @@ pub enum Response {
     },
     /// Still at it; more answers follow.
     Working,
+    /// What was asked for is on its way, so far; more answers follow.
+    Moving(Progress),
     /// What was asked for is not there.
     Missing,
     /// A hit.
@@ -101,15 +111,21 @@ pub enum Response {
         record: SealedRecord,
         /// Where it was.
         source: Source,
-        /// Payload bytes that peers sent.
+        /// Bytes that peers sent, as they were sent.
         bytes: u64,
+        /// Who sent them, and how.
+        movement: Movement,
     },
-    /// The blob is on disk.
+    /// The blobs are on disk, as far as they can be had.
     Fetched {
-        /// Where it was.
+        /// Those that cannot: their places among those that were asked for, in order.
+        missing: Vec<u32>,
+        /// Where the others were.
         source: Source,
-        /// Payload bytes that peers sent.
-        bytes: u64,
+        /// Who sent what, and how.
+        movement: Movement,
+        /// Seconds that it took.
+        seconds: f64,
     },
     /// It is done; for `Open`, the content follows.
     Done,
@@ -134,10 +150,10 @@ pub enum Response {
 }
 
 #[derive(Encode, Decode)]
-enum RequestV2 {
+enum RequestV3 {
     Hello { version: u32 },
     Lookup([u8; 32]),
-    Fetch(DigestV1),
+    Fetch(Vec<DigestV1>),
     Open(DigestV1),
     PutBlob(DigestV1),
     PutRecord(NewRecordV1),
@@ -152,18 +168,13 @@ enum RequestV2 {
 }
 
 #[derive(Encode, Decode)]
-enum SourceV2 {
-    Disk,
-    Peer { peer: [u8; 32], region: String },
-}
-
-#[derive(Encode, Decode)]
-enum ResponseV2 {
+enum ResponseV3 {
     Welcome { version: u32 },
     Working,
+    Moving(ProgressV3),
     Missing,
-    Hit { record: Vec<u8>, source: SourceV2, bytes: u64 },
-    Fetched { source: SourceV2, bytes: u64 },
+    Hit { record: Vec<u8>, source: SourceV3, bytes: u64, movement: MovementV3 },
+    Fetched { missing: Vec<u32>, source: SourceV3, movement: MovementV3, seconds: f64 },
     Done,
     Failed(String),
     Status(Box<Status>),
@@ -176,64 +187,58 @@ enum ResponseV2 {
     Monitor(MonitorSnapshot),
 }
 
-fn source_to_wire(source: &Source) -> SourceV2 {
-    match source {
-        Source::Disk => SourceV2::Disk,
-        Source::Peer { peer, region } => SourceV2::Peer { peer: peer.0, region: region.clone() },
-    }
-}
-
-fn source_from_wire(source: SourceV2) -> Source {
-    match source {
-        SourceV2::Disk => Source::Disk,
-        SourceV2::Peer { peer, region } => Source::Peer { peer: PeerId(peer), region },
-    }
-}
-
 impl Request {
     /// Sends the request.
     pub fn write(&self, socket: &mut impl Write) -> io::Result<()> {
         let wire = match self {
-            Self::Hello { version } => RequestV2::Hello { version: *version },
-            Self::Lookup(key) => RequestV2::Lookup(key.0),
-            Self::Fetch(blob) => RequestV2::Fetch((*blob).into()),
-            Self::Open(blob) => RequestV2::Open((*blob).into()),
-            Self::PutBlob(blob) => RequestV2::PutBlob((*blob).into()),
-            Self::PutRecord(record) => RequestV2::PutRecord(record.into()),
-            Self::Flush => RequestV2::Flush,
-            Self::Status => RequestV2::Status,
-            Self::Links => RequestV2::Links,
-            Self::Plan(blob) => RequestV2::Plan((*blob).into()),
-            Self::Why { about, limit } => RequestV2::Why { about: about.clone(), limit: *limit },
-            Self::Conflicts => RequestV2::Conflicts,
-            Self::Sync(order) => RequestV2::Sync(order.clone()),
-            Self::Monitor => RequestV2::Monitor,
+            Self::Hello { version } => RequestV3::Hello { version: *version },
+            Self::Lookup(key) => RequestV3::Lookup(key.0),
+            Self::Fetch(blobs) => {
+                RequestV3::Fetch(blobs.iter().map(|blob| (*blob).into()).collect())
+            }
+            Self::Open(blob) => RequestV3::Open((*blob).into()),
+            Self::PutBlob(blob) => RequestV3::PutBlob((*blob).into()),
+            Self::PutRecord(record) => RequestV3::PutRecord(record.into()),
+            Self::Flush => RequestV3::Flush,
+            Self::Status => RequestV3::Status,
+            Self::Links => RequestV3::Links,
+            Self::Plan(blob) => RequestV3::Plan((*blob).into()),
+            Self::Why { about, limit } => RequestV3::Why { about: about.clone(), limit: *limit },
+            Self::Conflicts => RequestV3::Conflicts,
+            Self::Sync(order) => RequestV3::Sync(order.clone()),
+            Self::Monitor => RequestV3::Monitor,
         };
         frame::write(socket, &codec::encode(&wire))
     }
 
     /// Receives a request; `None` when the other end is gone.
     pub fn read(socket: &mut impl Read) -> io::Result<Option<Self>> {
-        let Some(wire) = frame::read::<RequestV2, MAX_REQUEST>(socket)? else { return Ok(None) };
+        let Some(wire) = frame::read::<RequestV3, MAX_REQUEST>(socket)? else { return Ok(None) };
         Ok(Some(match wire {
-            RequestV2::Hello { version } => Self::Hello { version },
-            RequestV2::Lookup(key) => Self::Lookup(ActionKey(key)),
-            RequestV2::Fetch(blob) => Self::Fetch(blob.into()),
-            RequestV2::Open(blob) => Self::Open(blob.into()),
-            RequestV2::PutBlob(blob) => Self::PutBlob(blob.into()),
-            RequestV2::PutRecord(record) => Self::PutRecord(record.try_into().map_err(invalid)?),
-            RequestV2::Flush => Self::Flush,
-            RequestV2::Status => Self::Status,
-            RequestV2::Links => Self::Links,
-            RequestV2::Plan(blob) => Self::Plan(blob.into()),
-            RequestV2::Why { about, limit } => Self::Why { about, limit },
-            RequestV2::Conflicts => Self::Conflicts,
-            RequestV2::Sync(order) => {
+            RequestV3::Hello { version } => Self::Hello { version },
+            RequestV3::Lookup(key) => Self::Lookup(ActionKey(key)),
+            RequestV3::Fetch(blobs) => {
+                let (len, limit) = (blobs.len(), MAX_FETCH);
+                if len > limit {
+                    return Err(invalid(DecodeError::TooLong { len, limit }));
+                }
+                Self::Fetch(blobs.into_iter().map(Into::into).collect())
+            }
+            RequestV3::Open(blob) => Self::Open(blob.into()),
+            RequestV3::PutBlob(blob) => Self::PutBlob(blob.into()),
+            RequestV3::PutRecord(record) => Self::PutRecord(record.try_into().map_err(invalid)?),
+            RequestV3::Flush => Self::Flush,
+            RequestV3::Status => Self::Status,
+            RequestV3::Links => Self::Links,
+            RequestV3::Plan(blob) => Self::Plan(blob.into()),
+            RequestV3::Why { about, limit } => Self::Why { about, limit },
+            RequestV3::Conflicts => Self::Conflicts,
+            RequestV3::Sync(order) => {
                 let regions = order.from.iter().chain(&order.to);
                 regions.map(String::as_str).try_for_each(check_region).map_err(invalid)?;
                 Self::Sync(order)
             }
-            RequestV2::Monitor => Self::Monitor,
+            RequestV3::Monitor => Self::Monitor,
         }))
     }
 }
@@ -242,62 +247,72 @@ impl Response {
     /// Sends the response; one that is too large as [`Response::Failed`].
     pub fn write(&self, socket: &mut impl Write) -> io::Result<()> {
         let wire = match self {
-            Self::Welcome { version } => ResponseV2::Welcome { version: *version },
-            Self::Working => ResponseV2::Working,
-            Self::Missing => ResponseV2::Missing,
-            Self::Hit { record, source, bytes } => ResponseV2::Hit {
+            Self::Welcome { version } => ResponseV3::Welcome { version: *version },
+            Self::Working => ResponseV3::Working,
+            Self::Moving(progress) => ResponseV3::Moving(progress.into()),
+            Self::Missing => ResponseV3::Missing,
+            Self::Hit { record, source, bytes, movement } => ResponseV3::Hit {
                 record: record.as_bytes().to_vec(),
-                source: source_to_wire(source),
+                source: source.into(),
                 bytes: *bytes,
+                movement: movement.into(),
             },
-            Self::Fetched { source, bytes } => {
-                ResponseV2::Fetched { source: source_to_wire(source), bytes: *bytes }
-            }
-            Self::Done => ResponseV2::Done,
-            Self::Failed(reason) => ResponseV2::Failed(reason.clone()),
-            Self::Status(status) => ResponseV2::Status(status.clone()),
-            Self::Links(rows) => ResponseV2::Links(rows.clone()),
-            Self::Plan(plan) => ResponseV2::Plan(plan.clone()),
-            Self::Why(rows) => ResponseV2::Why(rows.clone()),
-            Self::Conflicts(rows) => ResponseV2::Conflicts(rows.clone()),
-            Self::Syncing(progress) => ResponseV2::Syncing(progress.clone()),
-            Self::Synced(report) => ResponseV2::Synced(report.clone()),
-            Self::Monitor(snapshot) => ResponseV2::Monitor(snapshot.clone()),
+            Self::Fetched { missing, source, movement, seconds } => ResponseV3::Fetched {
+                missing: missing.clone(),
+                source: source.into(),
+                movement: movement.into(),
+                seconds: *seconds,
+            },
+            Self::Done => ResponseV3::Done,
+            Self::Failed(reason) => ResponseV3::Failed(reason.clone()),
+            Self::Status(status) => ResponseV3::Status(status.clone()),
+            Self::Links(rows) => ResponseV3::Links(rows.clone()),
+            Self::Plan(plan) => ResponseV3::Plan(plan.clone()),
+            Self::Why(rows) => ResponseV3::Why(rows.clone()),
+            Self::Conflicts(rows) => ResponseV3::Conflicts(rows.clone()),
+            Self::Syncing(progress) => ResponseV3::Syncing(progress.clone()),
+            Self::Synced(report) => ResponseV3::Synced(report.clone()),
+            Self::Monitor(snapshot) => ResponseV3::Monitor(snapshot.clone()),
         };
         let mut body = codec::encode(&wire);
         if body.len() > MAX_RESPONSE {
             let reason = format!("the answer has {} bytes, more than can be sent", body.len());
-            body = codec::encode(&ResponseV2::Failed(reason));
+            body = codec::encode(&ResponseV3::Failed(reason));
         }
         frame::write(socket, &body)
     }
 
     /// Receives a response.
     pub fn read(socket: &mut impl Read) -> io::Result<Self> {
-        let wire = frame::read::<ResponseV2, MAX_RESPONSE>(socket)?;
+        let wire = frame::read::<ResponseV3, MAX_RESPONSE>(socket)?;
         let wire = wire.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(match wire {
-            ResponseV2::Welcome { version } => Self::Welcome { version },
-            ResponseV2::Working => Self::Working,
-            ResponseV2::Missing => Self::Missing,
-            ResponseV2::Hit { record, source, bytes } => Self::Hit {
+            ResponseV3::Welcome { version } => Self::Welcome { version },
+            ResponseV3::Working => Self::Working,
+            ResponseV3::Moving(progress) => Self::Moving(progress.try_into().map_err(invalid)?),
+            ResponseV3::Missing => Self::Missing,
+            ResponseV3::Hit { record, source, bytes, movement } => Self::Hit {
                 record: SealedRecord::open(&record).map_err(invalid)?,
-                source: source_from_wire(source),
+                source: source.try_into().map_err(invalid)?,
                 bytes,
+                movement: movement.try_into().map_err(invalid)?,
             },
-            ResponseV2::Fetched { source, bytes } => {
-                Self::Fetched { source: source_from_wire(source), bytes }
-            }
-            ResponseV2::Done => Self::Done,
-            ResponseV2::Failed(reason) => Self::Failed(reason),
-            ResponseV2::Status(status) => Self::Status(status),
-            ResponseV2::Links(rows) => Self::Links(rows),
-            ResponseV2::Plan(plan) => Self::Plan(plan),
-            ResponseV2::Why(rows) => Self::Why(rows),
-            ResponseV2::Conflicts(rows) => Self::Conflicts(rows),
-            ResponseV2::Syncing(progress) => Self::Syncing(progress),
-            ResponseV2::Synced(report) => Self::Synced(report),
-            ResponseV2::Monitor(snapshot) => Self::Monitor(snapshot),
+            ResponseV3::Fetched { missing, source, movement, seconds } => Self::Fetched {
+                missing,
+                source: source.try_into().map_err(invalid)?,
+                movement: movement.try_into().map_err(invalid)?,
+                seconds: check_figure(seconds).map_err(invalid)?,
+            },
+            ResponseV3::Done => Self::Done,
+            ResponseV3::Failed(reason) => Self::Failed(reason),
+            ResponseV3::Status(status) => Self::Status(status),
+            ResponseV3::Links(rows) => Self::Links(rows),
+            ResponseV3::Plan(plan) => Self::Plan(plan),
+            ResponseV3::Why(rows) => Self::Why(rows),
+            ResponseV3::Conflicts(rows) => Self::Conflicts(rows),
+            ResponseV3::Syncing(progress) => Self::Syncing(progress),
+            ResponseV3::Synced(report) => Self::Synced(report),
+            ResponseV3::Monitor(snapshot) => Self::Monitor(snapshot),
         })
     }
 }
@@ -306,7 +321,10 @@ impl Response {
 mod tests {
     use super::*;
     use crate::record::tests::record;
-    use netbuild_core::peer::Identity;
+    use netbuild_core::{
+        moved::{Coding, Moved, Resumed},
+        peer::{Identity, PeerId},
+    };
     use proptest::prelude::*;
 
     #[test]
@@ -323,6 +341,7 @@ mod tests {
             Request::Hello { version: 1 },
             Request::PutRecord(new),
             Request::Flush,
+            Request::Fetch(vec![Digest::of(b"one"), Digest { size: u64::MAX, ..Digest::of(b"") }]),
             Request::Links,
             Request::Plan(Digest::of(b"blob")),
             Request::Why { about: Some("af13".into()), limit: 7 },
@@ -340,8 +359,8 @@ mod tests {
         let source = Source::Peer { peer: identity.peer_id(), region: "us-east".into() };
         let record = SealedRecord::seal(full, &identity).unwrap();
         let mut responses = vec![
-            Response::Hit { record, source: source.clone(), bytes: 7 },
-            Response::Fetched { source, bytes: 9 },
+            Response::Hit { record, source: source.clone(), bytes: 7, movement: movement() },
+            Response::Fetched { missing: vec![3, 9], source, movement: movement(), seconds: 0.5 },
         ];
         responses.extend(reports());
         let mut bytes = Vec::new();
@@ -350,6 +369,13 @@ mod tests {
         for response in responses {
             assert_eq!(Response::read(&mut reader).unwrap(), response);
         }
+    }
+
+    fn movement() -> Movement {
+        let peer = Source::Peer { peer: PeerId([7; 32]), region: "us-east".into() };
+        let mut movement = Movement::default();
+        movement.add(&peer, Coding::Zstd, Moved { logical: 900, wire: 300 });
+        movement
     }
 
     fn order() -> SyncOrder {
@@ -387,8 +413,24 @@ mod tests {
             others: vec![Version::default()],
         };
         let rows = vec![MonitorRow { order: Some(1), ..MonitorRow::default() }];
+        let moving = Progress {
+            total: u64::MAX,
+            per_second: 0.5,
+            sources: movement().parts.into_iter().map(|part| part.source).collect(),
+            coding: Some(Coding::Gzip),
+            resumed: Some(Resumed { chunks_here: 60, chunks: 100 }),
+            ..Progress::default()
+        };
+        let fetched = Response::Fetched {
+            missing: vec![0],
+            source: Source::Disk,
+            movement: movement(),
+            seconds: 1.0,
+        };
         let pairs = vec![SyncPair { error: Some("late".into()), ..SyncPair::default() }];
         vec![
+            Response::Moving(moving),
+            fetched,
             Response::Status(Box::new(status)),
             Response::Links(Rows { rows: vec![link], left_out: 2 }),
             Response::Plan(plan),
@@ -410,6 +452,29 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_thousand_blobs_are_one_request_and_more_are_none() {
+        let blob = Digest { size: u64::MAX, ..Digest::of(b"") };
+        let mut request = Request::Fetch(vec![blob; MAX_FETCH]);
+        let mut bytes = Vec::new();
+        request.write(&mut bytes).unwrap();
+        assert_eq!(Request::read(&mut bytes.as_slice()).unwrap().as_ref(), Some(&request));
+        if let Request::Fetch(blobs) = &mut request {
+            blobs.push(Digest::of(b""));
+        }
+        bytes.clear();
+        request.write(&mut bytes).unwrap();
+        let error = Request::read(&mut bytes.as_slice()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        // And when none of them can be had, the answer can say so.
+        let missing: Vec<u32> = (0..MAX_FETCH as u32).collect();
+        let answer =
+            Response::Fetched { missing, source: Source::Disk, movement: movement(), seconds: 0.0 };
+        bytes.clear();
+        answer.write(&mut bytes).unwrap();
+        assert_eq!(Response::read(&mut bytes.as_slice()).unwrap(), answer);
+    }
+
+    #[test]
     fn an_answer_that_is_too_large_is_told_as_a_failure() {
         let what = "x".repeat(MAX_RESPONSE);
         let plan = PlanReport { what, size: 0, build_s: None, steps: Vec::new() };
@@ -427,7 +492,7 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(
-            kind in 0..24_u8,
+            kind in 0..25_u8,
             body in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let body = [&[kind], &body[..]].concat();

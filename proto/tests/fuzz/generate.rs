@@ -2,12 +2,14 @@
 
 use netbuild_core::{
     cache::{NewRecord, Source},
-    chunk::{Chunk, Manifest},
+    chunk::{Chunk, MAX_CHUNK, Manifest},
+    codec::{Codec, Codecs, Policy},
     digest::{Digest, Hash},
     gossip,
     hlc::Hlc,
     key::ActionKey,
     ledger::{Cost, Item, Ledger},
+    moved::{Coding, Moved, Movement, Progress, Resumed},
     peer::{Identity, PeerId},
     reconcile::{Message, Session, Step, respond},
     record::{ActionResult, Execution, Output, OutputKind, Record, Sandbox},
@@ -303,15 +305,43 @@ pub(crate) fn exchange_response(random: &mut Random) -> Vec<u8> {
 
 // -- the data plane --
 
+fn accept(random: &mut Random) -> data::Accept {
+    let policies = [
+        Policy::Adaptive,
+        Policy::Tiers,
+        Policy::Off,
+        Policy::Fixed(Codec::Identity),
+        Policy::Fixed(Codec::Gzip(9)),
+        Policy::Fixed(Codec::Zstd(22)),
+    ];
+    let priorities = [data::Priority::Background, data::Priority::Normal, data::Priority::Urgent];
+    data::Accept {
+        codecs: Codecs::from_bits(random.byte()),
+        goodput: random.number(),
+        decode: random.number(),
+        policy: policies[random.below(policies.len())],
+        priority: priorities[random.below(priorities.len())],
+    }
+}
+
 pub(crate) fn data_request(random: &mut Random) -> Vec<u8> {
-    let chunk =
-        |random: &mut Random| Chunk { hash: Hash(random.bytes()), len: random.number() as u32 };
-    match random.below(6) {
+    let chunk = |random: &mut Random| {
+        let len = 1 + random.number() % MAX_CHUNK as u64;
+        Chunk { hash: Hash(random.bytes()), len: len as u32 }
+    };
+    match random.below(7) {
         0 => data::Request::Records(random.list(40, key)),
         1 => data::Request::Manifests(random.list(40, digest)),
-        2 => data::Request::Chunks(random.list(40, chunk)),
+        2 => data::Request::Chunks { chunks: random.list(40, chunk), accept: accept(random) },
         3 => data::Request::Has(random.list(40, digest)),
         4 => data::Request::Bring(random.list(40, digest)),
+        5 => data::Request::Delta {
+            target: digest(random),
+            bases: (0..=random.below(data::MAX_BASES)).map(|_| digest(random)).collect(),
+            first: random.below(1 << 20) as u32,
+            count: 1 + random.below(data::MAX_ITEMS) as u32,
+            accept: accept(random),
+        },
         _ => data::Request::Probe { bytes: (random.number() % (1 << 20)) as u32 },
     }
     .encode()
@@ -328,7 +358,40 @@ pub(crate) fn manifest(random: &mut Random) -> Vec<u8> {
         chunks.push(Chunk { hash: Hash(random.bytes()), len });
         left -= len;
     }
-    Manifest::new(BLOB, chunks).map_or_else(|_| Vec::new(), |fine| data::encode_manifest(&fine))
+    let sketch = (0..random.below(data::MAX_SKETCH + 1)).map(|_| random.byte()).collect::<Vec<_>>();
+    let encode = |fine| data::encode_manifest(&fine, Some(&sketch));
+    Manifest::new(BLOB, chunks).map_or_else(|_| Vec::new(), encode)
+}
+
+/// The chunks that runs answer.
+pub(crate) const ASKED: [Chunk; 4] = {
+    const fn chunk(len: u32) -> Chunk {
+        Chunk { hash: Hash([3; 32]), len }
+    }
+    [chunk(1), chunk(2048), chunk(100), chunk(300)]
+};
+
+/// The header of a run and its body.
+pub(crate) fn run(random: &mut Random) -> Vec<u8> {
+    let codings = [
+        data::Coding::Absent,
+        data::Coding::Identity,
+        data::Coding::Gzip,
+        data::Coding::Zstd,
+        data::Coding::Delta,
+    ];
+    let coding = codings[random.below(codings.len())];
+    // The first chunk alone has no body that is shorter than itself.
+    let count = 2 + random.below(ASKED.len() - 1);
+    let sum = ASKED[..count].iter().map(|chunk| chunk.len).sum::<u32>();
+    let (decoded, body) = match coding {
+        data::Coding::Absent => (0, 0),
+        data::Coding::Identity => (sum, sum as usize),
+        _ => (sum, 1 + random.below(sum as usize - 1)),
+    };
+    let header = data::RunHeader { coding, late: random.bool(), count: count as u16, decoded };
+    let body = (0..body).map(|_| random.byte());
+    header.encode().into_iter().chain(body).collect()
 }
 
 /// How many bits a bitmap is expected to have, and the bitmap.
@@ -424,7 +487,7 @@ pub(crate) fn control_request(random: &mut Random) -> Vec<u8> {
         all: random.bool(),
         ..SyncOrder::default()
     };
-    let request = match random.below(8) {
+    let request = match random.below(9) {
         0 => control::Request::Hello { version: random.number() as u32 },
         1 => control::Request::Lookup(key(random)),
         2 => control::Request::PutBlob(digest(random)),
@@ -432,6 +495,7 @@ pub(crate) fn control_request(random: &mut Random) -> Vec<u8> {
         4 => control::Request::Why { about: random.some(Random::text), limit: 3 },
         5 => control::Request::Sync(order(random)),
         6 => control::Request::Plan(digest(random)),
+        7 => control::Request::Fetch(random.list(9, digest)),
         _ => control::Request::Monitor,
     };
     let mut bytes = Vec::new();
@@ -485,13 +549,45 @@ pub(crate) fn control_response(random: &mut Random) -> Vec<u8> {
         true => Source::Disk,
         false => Source::Peer { peer: peer(random), region: random.text() },
     };
-    let response = match random.below(8) {
+    let resumed = |random: &mut Random| {
+        let chunks_here = random.below(100) as u32;
+        Resumed { chunks_here, chunks: chunks_here + random.below(100) as u32 }
+    };
+    let movement = |random: &mut Random| {
+        let mut movement = Movement {
+            resumed: random.some(resumed),
+            base: random.some(digest),
+            ..Movement::default()
+        };
+        for _ in 0..random.below(5) {
+            let coding = Coding::ALL[random.below(Coding::ALL.len())];
+            let moved = Moved { logical: random.number(), wire: random.number() };
+            movement.add(&source(random), coding, moved);
+        }
+        movement
+    };
+    let response = match random.below(9) {
         0 => control::Response::Hit {
             record: sealed(random),
             source: source(random),
             bytes: random.number(),
+            movement: movement(random),
         },
-        1 => control::Response::Fetched { source: source(random), bytes: random.number() },
+        1 => control::Response::Fetched {
+            missing: random.list(5, |random| random.number() as u32),
+            source: source(random),
+            movement: movement(random),
+            seconds: random.number() as f64 / 1e3,
+        },
+        7 => control::Response::Moving(Progress {
+            total: random.number(),
+            done: random.number(),
+            wire: random.number(),
+            per_second: random.number() as f64,
+            sources: random.list(4, source),
+            coding: random.some(|random| Coding::ALL[random.below(Coding::ALL.len())]),
+            resumed: random.some(resumed),
+        }),
         2 => control::Response::Failed(random.text()),
         3 => control::Response::Status(Box::new(status(random))),
         4 => control::Response::Why(Rows::fitting(random.list(5, decision))),

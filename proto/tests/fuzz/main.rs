@@ -141,7 +141,24 @@ targets! {
     };
     data_manifest: manifest, 0, |input| {
         let decode = |bytes: &[u8]| data::decode_manifest(generate::BLOB, bytes);
-        reads_back(input, data::MAX_MANIFEST, decode, data::encode_manifest)
+        let encode = |told: &data::Described| {
+            data::encode_manifest(&told.manifest, told.sketch.as_deref())
+        };
+        reads_back(input, data::MAX_MANIFEST, decode, encode)
+    };
+    data_run: run, 0, |input| {
+        // The frame's length says how long the body is, and no header can make it mean more.
+        let Some((header, body)) = input.split_first_chunk::<{ data::RUN_HEADER }>() else { return false };
+        let decode = |header: &[u8]| {
+            let header = header.try_into().expect("as long as it was");
+            data::RunHeader::decode(header, body.len(), &generate::ASKED)
+        };
+        if let Ok(run) = decode(header) {
+            let asked = &generate::ASKED[..usize::from(run.count)];
+            let sum: u64 = asked.iter().map(|chunk| u64::from(chunk.len)).sum();
+            assert!(body.len() as u64 <= u64::from(run.decoded) && u64::from(run.decoded) <= sum);
+        }
+        reads_back(header, data::RUN_HEADER, decode, |run| run.encode().to_vec())
     };
     data_bitmap: bitmap, 0, |input| {
         let Some((count, bytes)) = input.split_first() else { return false };
