@@ -26,6 +26,8 @@ use std::{
 
 /// Records taken from the store at once, as an agent does it when it starts.
 const PAGE: usize = 1000;
+/// Output paths with and without `.d`, of which each record has one.
+const PATHS: u64 = 100_000;
 /// Records read to measure how long one takes.
 const READS: u64 = 10_000;
 
@@ -33,18 +35,18 @@ fn key(n: u64) -> ActionKey {
     ActionKey(Hash::of(&n.to_le_bytes()).0)
 }
 
-/// A record of ordinary size: two outputs and a log.
+/// A record of ordinary size: two outputs, each at a path that few others have, and a log.
 fn record(n: u64, identity: &Identity) -> Record {
     let digest = Digest::of(&n.to_be_bytes());
-    let output = |path: &str| Output {
-        path: path.into(),
+    let output = |ending: &str| Output {
+        path: format!("target/release/service-{}{ending}", n % PATHS).into(),
         kind: OutputKind::File { digest, executable: true },
     };
     Record {
         key: key(n),
         result: ActionResult {
             exit_code: 0,
-            outputs: vec![output("target/release/service"), output("target/release/service.d")],
+            outputs: vec![output(""), output(".d")],
             log: Some(digest),
         },
         execution: Execution {

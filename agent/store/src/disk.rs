@@ -5,6 +5,8 @@
 //! read, and what a crash has torn is a miss.
 
 mod catalog;
+mod checked;
+mod chunk_log;
 mod engine;
 mod entry;
 mod format;
@@ -16,12 +18,14 @@ mod journal;
 mod layout;
 mod lock;
 mod open_error;
+mod partial;
 mod payload;
 mod quarantine;
 mod read;
 mod records;
 mod recover;
 mod seal;
+mod sketches;
 
 pub use engine::hush_contained_panics;
 pub use open_error::{Holder, OpenError};
@@ -37,6 +41,7 @@ use netbuild_core::{
     digest::Digest,
     key::ActionKey,
     merge::Trust,
+    sketch::Sketch,
 };
 use netbuild_proto::record::SealedRecord;
 use quarantine::Quarantine;
@@ -87,8 +92,8 @@ impl DiskStore {
                 self.inner.keep_small(blob, &bytes)?;
                 Ok(blob)
             }
-            Received::Large(manifest, tmp) => {
-                self.inner.keep_large(&manifest, tmp)?;
+            Received::Large(manifest, sketch, tmp) => {
+                self.inner.keep_large(&manifest, sketch, |path| tmp.keep(path))?;
                 Ok(manifest.blob())
             }
         }
@@ -130,6 +135,26 @@ impl Store for DiskStore {
 
     fn chunk(&self, chunk: &Chunk) -> Result<Option<Vec<u8>>, StoreError> {
         self.inner.chunk(chunk)
+    }
+
+    fn held(&self, manifest: &Manifest) -> Result<Vec<bool>, StoreError> {
+        Ok(self.inner.held(manifest))
+    }
+
+    fn doubt(&self, name: &Digest) {
+        self.inner.doubt(&name.hash);
+    }
+
+    fn previous(&self, path: &[u8]) -> Result<Vec<Digest>, StoreError> {
+        Ok(self.inner.index.outputs_at(path).blobs())
+    }
+
+    fn sketch(&self, blob: &Digest) -> Result<Option<Sketch>, StoreError> {
+        self.inner.sketch(blob)
+    }
+
+    fn similar(&self, sketch: &Sketch, limit: usize) -> Result<Vec<(Digest, f64)>, StoreError> {
+        Ok(self.inner.similar(sketch, limit))
     }
 
     fn begin_blob(&self, manifest: &Manifest) -> Result<Box<dyn PartialBlob>, StoreError> {

@@ -37,7 +37,7 @@ pub enum StoreError {
         /// Place that was asked for, from 0.
         index: usize,
     },
-    /// The blob was finished before all of its chunks had come; nothing was kept.
+    /// The blob was finished before all of its chunks had come; those that have are kept.
     #[error("blob {blob} lacks {missing} of its chunks")]
     Incomplete {
         /// The blob that was arriving.

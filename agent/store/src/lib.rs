@@ -8,10 +8,11 @@ mod arrival;
 mod disk;
 mod error;
 mod memory;
+mod recent;
 mod store;
 mod verify;
 
 pub use disk::{DiskStore, Holder, OpenError, hush_contained_panics};
 pub use error::StoreError;
 pub use memory::MemoryStore;
-pub use store::{Conflict, Kept, MAX_BLOB, PartialBlob, RecordHead, Stats, Store};
+pub use store::{Conflict, Kept, MAX_BLOB, PartialBlob, RecordHead, SKETCHED, Stats, Store};

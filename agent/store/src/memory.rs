@@ -1,14 +1,17 @@
 //! A store in memory: for tests, and for agents that must leave nothing on a disk.
 
 use crate::{
-    Conflict, Kept, PartialBlob, RecordHead, Stats, Store, StoreError, arrival::Arrival,
-    store::MAX_BLOB,
+    Conflict, Kept, PartialBlob, RecordHead, Stats, Store, StoreError,
+    arrival::{Arrival, Places},
+    recent::Recent,
+    store::{MAX_BLOB, SKETCHED},
 };
 use netbuild_core::{
     chunk::{Chunk, Chunker, Manifest},
     digest::{Digest, Hash},
     key::ActionKey,
     merge::{Evidence, Level, Outcome, Trust, Variant, merge, result_id},
+    sketch::{Sketch, Sketcher},
 };
 use netbuild_proto::record::SealedRecord;
 use std::{
@@ -28,9 +31,53 @@ struct Shelves {
     chunks: HashMap<Hash, (Hash, usize, usize)>,
     records: BTreeMap<ActionKey, SealedRecord>,
     evidence: Evidence<SealedRecord>,
+    outputs: HashMap<Vec<u8>, Recent>,
+    sketches: HashMap<Digest, Sketch>,
+    /// Unfinished blobs that nobody is working on, that which was left last at the end.
+    idle: Vec<Unfinished>,
+    /// The blobs that somebody is working on, and what has come of them.
+    busy: HashMap<Hash, Busy>,
 }
 
+/// What others may read of a blob that is arriving.
+#[derive(Debug)]
+struct Busy {
+    places: Arc<Places>,
+    bytes: Arc<Mutex<Vec<u8>>>,
+}
+
+/// What has come of a blob.
+#[derive(Debug)]
+struct Unfinished {
+    arrival: Arrival,
+    bytes: Arc<Mutex<Vec<u8>>>,
+}
+
+/// Unfinished blobs that are kept, at most; memory is scarcer than disk.
+const MAX_IDLE: usize = 8;
+
 impl Shelves {
+    fn keep(&mut self, key: ActionKey, sealed: &SealedRecord) {
+        let Self { blobs, outputs, records, .. } = self;
+        let record = sealed.record();
+        for output in &record.result.outputs {
+            if let Some(blob) = output.blob() {
+                let newest = outputs.entry(output.path.clone()).or_default();
+                newest.add(record.hlc.0, blob, |known| blobs.contains_key(&known.hash));
+            }
+        }
+        records.insert(key, sealed.clone());
+    }
+
+    /// The bytes of a chunk from a blob that is arriving.
+    fn arriving(&self, chunk: &Chunk) -> Option<Vec<u8>> {
+        let mut busy = self.busy.values();
+        let (start, bytes) =
+            busy.find_map(|busy| Some((busy.places.find(chunk)? as usize, &busy.bytes)))?;
+        let bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.get(start..start + chunk.len as usize).map(<[u8]>::to_vec)
+    }
+
     fn conflict(&self, key: &ActionKey) -> Option<Conflict> {
         let kept = self.records.get(key)?.clone();
         let result = result_id(&kept.record().result);
@@ -58,7 +105,13 @@ impl MemoryStore {
         if let Some(expected) = expected.filter(|expected| **expected != blob) {
             return Err(StoreError::Mismatch(*expected));
         }
+        let sketch = SKETCHED.contains(&blob.size).then(|| {
+            let mut sketcher = Sketcher::new();
+            sketcher.update(&bytes);
+            sketcher.finish()
+        });
         let mut shelves = self.shelves();
+        shelves.sketches.extend(sketch.map(|sketch| (blob, sketch)));
         for (offset, chunk) in manifest.offsets() {
             let place = (blob.hash, offset as usize, chunk.len as usize);
             shelves.chunks.insert(chunk.hash, place);
@@ -104,19 +157,59 @@ impl Store for MemoryStore {
     fn chunk(&self, chunk: &Chunk) -> Result<Option<Vec<u8>>, StoreError> {
         let shelves = self.shelves();
         let Some((blob, offset, len)) = shelves.chunks.get(&chunk.hash) else {
-            return Ok(None);
+            return Ok(shelves.arriving(chunk));
         };
         let bytes =
             shelves.blobs.get(blob).and_then(|(bytes, _)| bytes.get(*offset..*offset + *len));
         Ok(bytes.filter(|bytes| bytes.len() as u64 == u64::from(chunk.len)).map(<[u8]>::to_vec))
     }
 
+    fn held(&self, manifest: &Manifest) -> Result<Vec<bool>, StoreError> {
+        let shelves = self.shelves();
+        let here = manifest.chunks().iter().map(|chunk| {
+            let known = shelves.chunks.get(&chunk.hash);
+            known.is_some_and(|(_, _, len)| *len == chunk.len as usize)
+                || shelves.busy.values().any(|busy| busy.places.find(chunk).is_some())
+        });
+        Ok(here.collect())
+    }
+
+    fn doubt(&self, _: &Digest) {}
+
+    fn previous(&self, path: &[u8]) -> Result<Vec<Digest>, StoreError> {
+        Ok(self.shelves().outputs.get(path).map(Recent::blobs).unwrap_or_default())
+    }
+
+    fn sketch(&self, blob: &Digest) -> Result<Option<Sketch>, StoreError> {
+        Ok(self.shelves().sketches.get(blob).copied())
+    }
+
+    fn similar(&self, sketch: &Sketch, limit: usize) -> Result<Vec<(Digest, f64)>, StoreError> {
+        let shelves = self.shelves();
+        let alike = shelves.sketches.iter().map(|(blob, other)| (*blob, sketch.similarity(other)));
+        let mut alike: Vec<_> = alike.filter(|(_, similarity)| *similarity > 0.0).collect();
+        alike.sort_by(|(one, a), (other, b)| b.total_cmp(a).then(one.cmp(other)));
+        alike.truncate(limit);
+        Ok(alike)
+    }
+
     fn begin_blob(&self, manifest: &Manifest) -> Result<Box<dyn PartialBlob>, StoreError> {
-        Ok(Box::new(MemoryBlob {
-            store: self.clone(),
-            arrival: Arrival::new(manifest),
-            bytes: Vec::new(),
-        }))
+        let mut shelves = self.shelves();
+        let hash = manifest.blob().hash;
+        let shared = manifest.chunks().len() > 1 && !shelves.busy.contains_key(&hash);
+        let idle = shelves.idle.iter().position(|idle| idle.arrival.blob().hash == hash);
+        let left = idle.filter(|_| shared).map(|at| shelves.idle.remove(at));
+        let Unfinished { arrival, bytes } =
+            left.filter(|left| left.arrival.manifest() == manifest).unwrap_or_else(|| Unfinished {
+                arrival: Arrival::new(manifest),
+                bytes: Arc::default(),
+            });
+        if shared {
+            let (places, bytes) = (arrival.places().clone(), bytes.clone());
+            shelves.busy.insert(hash, Busy { places, bytes });
+        }
+        let store = self.clone();
+        Ok(Box::new(MemoryBlob { store, arrival, bytes, shared, done: false }))
     }
 
     fn put_record(&self, record: &SealedRecord, trust: &Trust) -> Result<Kept, StoreError> {
@@ -128,7 +221,7 @@ impl Store for MemoryStore {
         let mut guard = self.shelves();
         let shelves = &mut *guard;
         let Some(old) = shelves.records.get(&key).cloned() else {
-            shelves.records.insert(key, record.clone());
+            shelves.keep(key, record);
             return Ok(Kept::Stored);
         };
         let kept = old.version();
@@ -151,7 +244,7 @@ impl Store for MemoryStore {
                 shelves.evidence.handle_kept(&key, &new.result);
             }
         }
-        shelves.records.insert(key, record.clone());
+        shelves.keep(key, record);
         Ok(Kept::Stored)
     }
 
@@ -209,29 +302,69 @@ fn read_all(content: &mut dyn Read, limit: u64) -> Result<Option<Vec<u8>>, Store
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
+/// A blob that arrives chunk by chunk.
 #[derive(Debug)]
 struct MemoryBlob {
     store: MemoryStore,
     arrival: Arrival,
-    bytes: Vec<u8>,
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Whether others may read what has come, and what is left unfinished is kept.
+    shared: bool,
+    done: bool,
+}
+
+impl MemoryBlob {
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl PartialBlob for MemoryBlob {
+    fn has(&self, index: usize) -> bool {
+        self.arrival.has(index)
+    }
+
     fn write_chunk(&mut self, index: usize, bytes: &[u8]) -> Result<(), StoreError> {
         if let Some(offset) = self.arrival.admit(index, bytes)? {
             let (start, end) = (offset as usize, offset as usize + bytes.len());
-            // Grown with what came, as the size is a stranger's word.
-            if self.bytes.len() < end {
-                self.bytes.resize(end, 0);
+            {
+                let mut blob = self.bytes();
+                // Grown with what came, as the size is a stranger's word.
+                if blob.len() < end {
+                    blob.resize(end, 0);
+                }
+                blob[start..end].copy_from_slice(bytes);
             }
-            self.bytes[start..end].copy_from_slice(bytes);
-            self.arrival.wrote(index);
+            self.arrival.wrote(index, bytes);
         }
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<(), StoreError> {
+    fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
         self.arrival.complete()?;
-        self.store.keep(self.bytes, Some(&self.arrival.blob())).map(drop)
+        self.done = true;
+        let bytes = std::mem::take(&mut *self.bytes());
+        self.store.keep(bytes, Some(&self.arrival.blob())).map(drop)
+    }
+
+    fn discard(mut self: Box<Self>) {
+        self.done = true;
+    }
+}
+
+impl Drop for MemoryBlob {
+    fn drop(&mut self) {
+        if !self.shared {
+            return;
+        }
+        let mut shelves = self.store.shelves();
+        shelves.busy.remove(&self.arrival.blob().hash);
+        if !self.done && !self.arrival.places().is_empty() {
+            let arrival = self.arrival.clone();
+            shelves.idle.push(Unfinished { arrival, bytes: self.bytes.clone() });
+            if shelves.idle.len() > MAX_IDLE {
+                shelves.idle.remove(0);
+            }
+        }
     }
 }

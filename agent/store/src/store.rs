@@ -7,12 +7,21 @@ use netbuild_core::{
     hlc::Hlc,
     key::ActionKey,
     merge::Trust,
+    sketch::Sketch,
 };
 use netbuild_proto::record::SealedRecord;
-use std::{fmt::Debug, io::Read};
+use std::{
+    fmt::Debug,
+    io::{self, Read},
+    ops::RangeInclusive,
+};
 
 /// Largest blob in bytes: one whose chunks, were they all the smallest, still fit one manifest.
 pub const MAX_BLOB: u64 = MIN_CHUNK as u64 * MAX_CHUNKS as u64;
+
+/// Sizes in bytes of blobs that are sketched. Of a smaller one a patch saves little, and no patch
+/// is made against a larger one.
+pub const SKETCHED: RangeInclusive<u64> = 64 << 10..=256 << 20;
 
 /// What a listing of records says of each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,10 +94,54 @@ pub trait Store: Send + Sync + Debug {
     /// The chunks of a blob that is here.
     fn manifest(&self, blob: &Digest) -> Result<Option<Manifest>, StoreError>;
 
-    /// The checked bytes of a chunk, from whichever blob holds it. Damage is a miss.
+    /// The bytes of a chunk, from whichever blob holds it, be that one that is still arriving.
+    /// Damage is a miss.
+    ///
+    /// The bytes are checked, unless this process has found them right before and their file was
+    /// not touched since. Whoever takes them over the network checks them anyway.
     fn chunk(&self, chunk: &Chunk) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Starts a blob that arrives chunk by chunk in any order.
+    /// Which chunks of a manifest are here, in any blob, be that one that is still arriving; as far
+    /// as can be told without reading them.
+    fn held(&self, manifest: &Manifest) -> Result<Vec<bool>, StoreError>;
+
+    /// Somebody says that bytes that came from here are not those of this blob or chunk: they are
+    /// checked anew when they are next asked for.
+    fn doubt(&self, name: &Digest);
+
+    /// A whole blob, checked, in memory; `None` when it is not here, damaged, or larger than
+    /// `limit` bytes.
+    fn blob_bytes(&self, blob: &Digest, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        if blob.size > limit {
+            return Ok(None);
+        }
+        let Some(mut reader) = self.open_blob(blob)? else { return Ok(None) };
+        // The size is right if the blob is here, but it is not believed before the bytes have come.
+        let mut bytes = Vec::new();
+        match reader.read_to_end(&mut bytes) {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+            Err(error) => Err(StoreError::Content(error)),
+        }
+    }
+
+    /// Blobs that records name as output at this path, a file's content or a listing: the newest
+    /// few of all records that were kept, newest first. They need not be here; of those before the
+    /// newest, some that are here are preferred.
+    fn previous(&self, path: &[u8]) -> Result<Vec<Digest>, StoreError>;
+
+    /// The sketch of a blob that is here and of a size in [`SKETCHED`]. It is made when a blob is
+    /// put or finished, or when it is asked for and the index has lost it.
+    fn sketch(&self, blob: &Digest) -> Result<Option<Sketch>, StoreError>;
+
+    /// At most `limit` blobs here that are most like the one with this sketch, by
+    /// [`Sketch::similarity`], from 0 to 1, greatest first; those that are like it by less than
+    /// half may be missed.
+    fn similar(&self, sketch: &Sketch, limit: usize) -> Result<Vec<(Digest, f64)>, StoreError>;
+
+    /// Starts a blob that arrives chunk by chunk in any order, or goes on with it where an earlier
+    /// arrival with the same chunks ended. While one arrival of a blob is worked on, a second one
+    /// shares nothing with it.
     fn begin_blob(&self, manifest: &Manifest) -> Result<Box<dyn PartialBlob>, StoreError>;
 
     /// Keeps a record, unless the one that is here stays: [`netbuild_core::merge`] decides, so that
@@ -120,12 +173,21 @@ pub trait Store: Send + Sync + Debug {
     fn stats(&self) -> Stats;
 }
 
-/// A blob on its way in. Dropping it unfinished leaves nothing behind.
+/// A blob on its way in. What has come by the time when it is dropped, or when the process is
+/// killed, is found again by [`Store::begin_blob`], within bounds: the oldest of many is forgotten.
 pub trait PartialBlob: Send + Debug {
+    /// Whether the chunk at place `index` of the manifest, from 0, has come, now or earlier.
+    fn has(&self, index: usize) -> bool;
+
     /// Keeps the chunk at place `index` of the manifest, from 0, if the bytes are those it names. A
     /// chunk that came before is not written again.
     fn write_chunk(&mut self, index: usize, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// Checks the whole against the digest, as the manifest may be a stranger's, and keeps the blob.
+    /// Checks the whole against the digest, as the manifest may be a stranger's, and keeps the
+    /// blob. If it is wrong, nothing is kept; if chunks are missing or the system refuses, what has
+    /// come is.
     fn finish(self: Box<Self>) -> Result<(), StoreError>;
+
+    /// Gives the blob up and leaves nothing behind.
+    fn discard(self: Box<Self>);
 }

@@ -11,6 +11,7 @@ use netbuild_core::{
     key::ActionKey,
     merge::{Level, MAX_CONFLICTS, MAX_VARIANTS, Trust},
     peer::{Identity, PeerId},
+    sketch::Sketcher,
 };
 use netbuild_proto::record::SealedRecord;
 use netbuild_store::{Conflict, DiskStore, Kept, MAX_BLOB, MemoryStore, Store, StoreError};
@@ -163,6 +164,204 @@ fn an_unfinished_or_lying_arrival_leaves_nothing(store: &dyn Store) {
     let chunks = vec![chunk; (MAX_BLOB / MAX_CHUNK as u64) as usize];
     drop(store.begin_blob(&Manifest::new(huge, chunks).unwrap()).unwrap());
     assert_eq!(store.stats().blobs, 0);
+}
+
+/// The bytes of a blob and of each of its chunks.
+fn parts(manifest: &Manifest, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let part = |(at, chunk): (u64, Chunk)| bytes[at as usize..][..chunk.len as usize].to_vec();
+    manifest.offsets().map(part).collect()
+}
+
+/// The chunks of a stranger who cuts wherever a million bytes are full.
+fn foreign(bytes: &[u8]) -> Manifest {
+    let chunk = |part: &[u8]| Chunk { hash: Hash::of(part), len: part.len() as u32 };
+    Manifest::new(Digest::of(bytes), bytes.chunks(1_000_000).map(chunk).collect()).unwrap()
+}
+
+fn an_arrival_goes_on_where_the_last_one_ended(store: &dyn Store) {
+    let bytes = noise(9 << 20, 30);
+    let manifest = manifest_of(&bytes);
+    let parts = parts(&manifest, &bytes);
+    assert!(parts.len() > 9);
+    // Of three runs each brings every third chunk, and some again.
+    for run in 0..3 {
+        let mut partial = store.begin_blob(&manifest).unwrap();
+        for (index, part) in parts.iter().enumerate() {
+            assert_eq!(partial.has(index), index % 3 < run, "chunk {index} in run {run}");
+            if index % 3 <= run {
+                partial.write_chunk(index, part).unwrap();
+                assert!(partial.has(index));
+            }
+        }
+        assert!(!partial.has(parts.len()));
+        assert!(!store.has_blob(&manifest.blob()).unwrap());
+        match run {
+            0 => drop(partial),
+            1 => assert!(matches!(partial.finish(), Err(StoreError::Incomplete { .. }))),
+            _ => partial.finish().unwrap(),
+        }
+    }
+    assert_eq!(read(store, &manifest.blob()), Some(bytes));
+    assert_eq!(store.manifest(&manifest.blob()).unwrap(), Some(manifest));
+}
+
+fn chunks_of_another_list_or_of_a_blob_given_up_are_not_taken_up(store: &dyn Store) {
+    let bytes = noise(5 << 20, 31);
+    let (ours, theirs) = (manifest_of(&bytes), foreign(&bytes));
+    let write = |manifest: &Manifest| {
+        let mut partial = store.begin_blob(manifest).unwrap();
+        assert!((0..manifest.chunks().len()).all(|index| !partial.has(index)));
+        partial.write_chunk(1, &parts(manifest, &bytes)[1]).unwrap();
+        partial
+    };
+    drop(write(&ours));
+    drop(write(&theirs));
+    write(&ours).discard();
+    write(&ours).discard();
+    assert_eq!(store.chunk(&ours.chunks()[1]).unwrap(), None);
+    assert_eq!(store.stats().blobs, 0);
+}
+
+fn a_list_of_chunks_that_is_not_ours_is_not_kept(store: &dyn Store) {
+    for (seed, reverse) in [(32, false), (33, true)] {
+        let bytes = noise(5 << 20, seed);
+        let theirs = foreign(&bytes);
+        let mut partial = store.begin_blob(&theirs).unwrap();
+        let parts = parts(&theirs, &bytes);
+        for at in 0..parts.len() {
+            let index = if reverse { parts.len() - 1 - at } else { at };
+            partial.write_chunk(index, &parts[index]).unwrap();
+        }
+        partial.finish().unwrap();
+        assert_eq!(store.manifest(&theirs.blob()).unwrap(), Some(manifest_of(&bytes)));
+        assert!(store.chunk(&manifest_of(&bytes).chunks()[1]).unwrap().is_some());
+        assert_eq!(store.chunk(&theirs.chunks()[1]).unwrap(), None);
+    }
+}
+
+fn what_has_come_is_served_while_the_rest_is_on_its_way(store: &dyn Store) {
+    let bytes = noise(6 << 20, 34);
+    let manifest = manifest_of(&bytes);
+    let parts = parts(&manifest, &bytes);
+    let none = vec![false; parts.len()];
+    assert_eq!(store.held(&manifest).unwrap(), none);
+    let mut partial = store.begin_blob(&manifest).unwrap();
+    for (index, part) in parts.iter().enumerate() {
+        assert_eq!(store.chunk(&manifest.chunks()[index]).unwrap(), None);
+        partial.write_chunk(index, part).unwrap();
+        assert_eq!(store.chunk(&manifest.chunks()[index]).unwrap().as_ref(), Some(part));
+        let held = store.held(&manifest).unwrap();
+        assert!(held.iter().enumerate().all(|(at, held)| *held == (at <= index)));
+    }
+    partial.finish().unwrap();
+    assert_eq!(store.held(&manifest).unwrap(), vec![true; parts.len()]);
+    // A blob that shares its first half with this one.
+    let longer = [&bytes[..3 << 20], &noise(3 << 20, 35)].concat();
+    let longer = manifest_of(&longer);
+    let shared = longer.chunks().iter().map(|chunk| manifest.chunks().contains(chunk));
+    let shared: Vec<bool> = shared.collect();
+    assert!(shared.contains(&true) && shared.contains(&false));
+    assert_eq!(store.held(&longer).unwrap(), shared);
+}
+
+fn two_arrivals_of_one_blob_do_each_other_no_harm(store: &dyn Store) {
+    let bytes = noise(5 << 20, 36);
+    let manifest = manifest_of(&bytes);
+    let parts = parts(&manifest, &bytes);
+    let mut first = store.begin_blob(&manifest).unwrap();
+    first.write_chunk(0, &parts[0]).unwrap();
+    let mut second = store.begin_blob(&manifest).unwrap();
+    assert!(!second.has(0));
+    for (index, part) in parts.iter().enumerate().rev() {
+        second.write_chunk(index, part).unwrap();
+    }
+    second.finish().unwrap();
+    assert_eq!(read(store, &manifest.blob()).as_ref(), Some(&bytes));
+    for (index, part) in parts.iter().enumerate().skip(1) {
+        assert!(first.has(0) && !first.has(index));
+        first.write_chunk(index, part).unwrap();
+    }
+    first.finish().unwrap();
+    assert_eq!(read(store, &manifest.blob()), Some(bytes));
+    assert_eq!(store.stats().blobs, 1);
+}
+
+fn a_blob_is_read_into_memory_up_to_a_limit(store: &dyn Store) {
+    for size in [0, 100, 100_000] {
+        let bytes = noise(size, 37);
+        let blob = Digest::of(&bytes);
+        assert_eq!(store.blob_bytes(&blob, u64::MAX).unwrap(), None);
+        store.put_content(&mut &bytes[..]).unwrap();
+        assert_eq!(store.blob_bytes(&blob, blob.size).unwrap(), Some(bytes));
+        if let Some(limit) = blob.size.checked_sub(1) {
+            assert_eq!(store.blob_bytes(&blob, limit).unwrap(), None);
+        }
+    }
+}
+
+fn earlier_outputs_of_a_path_are_told_newest_first(store: &dyn Store) {
+    let blob = |n: u8| Digest::of(&[n]);
+    assert_eq!(store.previous(b"bin/a").unwrap(), []);
+    for (action, hlc, outputs) in [
+        (1, 5, vec![("bin/a", blob(1)), ("bin/b", blob(9))]),
+        (2, 7, vec![("bin/a", blob(2))]),
+        (3, 6, vec![("bin/a", blob(3))]),
+        // The same bytes again, and a record that does not replace the one that is here.
+        (4, 8, vec![("bin/a", blob(1))]),
+        (2, 6, vec![("bin/a", blob(8))]),
+    ] {
+        put(store, &common::with_outputs(action, hlc, &outputs));
+    }
+    assert_eq!(store.previous(b"bin/a").unwrap(), [1, 2, 3].map(blob));
+    assert_eq!(store.previous(b"bin/b").unwrap(), [blob(9)]);
+    assert_eq!(store.previous(b"bin").unwrap(), []);
+    store.put_content(&mut &[3_u8][..]).unwrap();
+    for n in 10..30 {
+        put(store, &common::with_outputs(n, n.into(), &[("bin/a", blob(n))]));
+    }
+    assert_eq!(store.previous(b"bin/a").unwrap(), [29, 28, 27, 3].map(blob));
+}
+
+fn the_most_similar_blob_is_found(store: &dyn Store) {
+    let old = noise(1 << 20, 40);
+    // Every fourth of 64 KiB is rewritten, in one of them every second.
+    let edited = |every: usize, seed: u64| {
+        let mut bytes = old.clone();
+        for (index, part) in bytes.chunks_mut(1 << 16).enumerate() {
+            if index % every == 0 {
+                part.copy_from_slice(&noise(part.len(), seed + index as u64));
+            }
+        }
+        bytes
+    };
+    let (near, far) = (edited(8, 100), edited(2, 200));
+    let mut named = Vec::new();
+    for bytes in [&old, &far, &noise(1 << 20, 41), &noise(40_000, 42)] {
+        named.push(store.put_content(&mut &bytes[..]).unwrap());
+    }
+    // One that arrives in chunks, in a list of a stranger, is sketched like one that is put.
+    let near_manifest = foreign(&near);
+    let mut partial = store.begin_blob(&near_manifest).unwrap();
+    for (index, part) in parts(&near_manifest, &near).iter().enumerate().rev() {
+        partial.write_chunk(index, part).unwrap();
+    }
+    assert_eq!(store.sketch(&near_manifest.blob()).unwrap(), None);
+    partial.finish().unwrap();
+
+    let sketch = store.sketch(&near_manifest.blob()).unwrap().unwrap();
+    let mut sketcher = Sketcher::new();
+    sketcher.update(&near);
+    assert_eq!(sketch, sketcher.finish());
+    let alike = store.similar(&sketch, 9).unwrap();
+    let order: Vec<Digest> = alike.iter().map(|(blob, _)| *blob).collect();
+    assert_eq!(order[..3], [near_manifest.blob(), named[0], named[1]]);
+    assert!((alike[0].1 - 1.0).abs() < f64::EPSILON);
+    assert!(alike[1].1 > 0.5 && alike[1].1 > alike[2].1, "{alike:?}");
+    assert!(order[3..].iter().all(|blob| *blob == named[2]), "{alike:?}");
+    assert_eq!(store.similar(&sketch, 1).unwrap(), alike[..1]);
+    // Too small to be sketched, and not here.
+    assert_eq!(store.sketch(&named[3]).unwrap(), None);
+    assert_eq!(store.sketch(&Digest { hash: Hash([5; 32]), size: 1 << 20 }).unwrap(), None);
 }
 
 fn the_newest_record_stays_whatever_the_order(store: &dyn Store) {
@@ -349,8 +548,10 @@ macro_rules! conformance {
             $(#[test] fn $promise() {
                 let dir = tempfile::tempdir().unwrap();
                 super::$promise(&super::DiskStore::open(dir.path(), "test").unwrap());
-                let left = std::fs::read_dir(dir.path().join("tmp")).unwrap().count();
-                assert_eq!(left, 0, "files in tmp");
+                for name in ["tmp", "partial"] {
+                    let left = std::fs::read_dir(dir.path().join(name)).unwrap().count();
+                    assert_eq!(left, 0, "files in {name}");
+                }
             })*
         }
     };
@@ -364,6 +565,14 @@ conformance! {
     every_chunk_of_every_blob_is_served
     a_blob_arrives_chunk_by_chunk_in_any_order
     an_unfinished_or_lying_arrival_leaves_nothing
+    an_arrival_goes_on_where_the_last_one_ended
+    chunks_of_another_list_or_of_a_blob_given_up_are_not_taken_up
+    a_list_of_chunks_that_is_not_ours_is_not_kept
+    what_has_come_is_served_while_the_rest_is_on_its_way
+    two_arrivals_of_one_blob_do_each_other_no_harm
+    a_blob_is_read_into_memory_up_to_a_limit
+    earlier_outputs_of_a_path_are_told_newest_first
+    the_most_similar_blob_is_found
     the_newest_record_stays_whatever_the_order
     what_becomes_of_a_record_is_told
     equal_results_are_no_conflict

@@ -248,6 +248,33 @@ fn conflicts_are_known_again_when_the_index_is_made_again() {
 }
 
 #[test]
+fn earlier_outputs_and_sketches_are_known_again_when_the_index_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || DiskStore::open(dir.path(), "test").unwrap();
+    let store = open();
+    let bytes = noise(300_000, 8);
+    let blob = store.put_content(&mut &bytes[..]).unwrap();
+    for hlc in 1..9 {
+        let output = [("bin/a", Digest::of(&[hlc as u8])), ("bin/b", blob)];
+        put(&store, &common::with_outputs(hlc as u8, hlc, &output));
+    }
+    let (previous, sketch) = (store.previous(b"bin/a").unwrap(), store.sketch(&blob).unwrap());
+    assert_eq!(previous.len(), 4);
+    assert!(sketch.is_some());
+    drop(store);
+    for lose in [false, true] {
+        if lose {
+            fs::remove_dir_all(dir.path().join("index")).unwrap();
+        }
+        let store = open();
+        assert_eq!(store.previous(b"bin/a").unwrap(), previous);
+        assert_eq!(store.previous(b"bin/b").unwrap(), [blob]);
+        assert_eq!(store.sketch(&blob).unwrap(), sketch);
+        assert_eq!(store.similar(&sketch.unwrap(), 9).unwrap(), [(blob, 1.0)]);
+    }
+}
+
+#[test]
 fn damaged_evidence_is_evidence_no_more_and_harms_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let open = || DiskStore::open(dir.path(), "test").unwrap();

@@ -31,7 +31,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PENDING: usize = 4096;
 /// Version of the envelope and of what is in it, the first byte of each value. An index with values of
 /// another version is made again.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Version and CRC-32C before each value.
 const ENVELOPE: usize = 1 + 4;
 

@@ -1,15 +1,19 @@
 //! How the values of the index are laid out in bytes. Everything is little-endian and of fixed width.
 
 use super::journal::{Location, Position};
+use crate::recent::Recent;
 use netbuild_core::{
     chunk::{Chunk, Manifest},
     digest::{Digest, Hash},
     hlc::Hlc,
     merge::{Level, Rank, Variant},
+    sketch::{BINS, Sketch},
 };
 
 /// Bytes of one chunk in a manifest: hash and length.
 const CHUNK: usize = 32 + 4;
+/// Bytes of one of the newest blobs of a name: time, hash and size.
+const RECENT: usize = 8 + 32 + 8;
 /// Bytes of one record that lost: level, time, hash, result and location.
 const VARIANT: usize = 1 + 8 + 32 + 32 + 16;
 
@@ -53,6 +57,14 @@ pub(super) struct ChunkEntry {
     pub(super) blob: Hash,
     pub(super) offset: u64,
     pub(super) len: u32,
+}
+
+/// What a blob is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SketchEntry {
+    /// Of the blob.
+    pub(super) size: u64,
+    pub(super) sketch: Sketch,
 }
 
 /// A value of the index.
@@ -165,6 +177,43 @@ impl Entry for EvidenceEntry {
     }
 }
 
+impl Entry for SketchEntry {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.size.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&self.sketch.to_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (size, sketch) = bytes.split_first_chunk()?;
+        let sketch: &[u8; BINS * 4] = sketch.try_into().ok()?;
+        Some(Self { size: u64::from_le_bytes(*size), sketch: Sketch::from_bytes(sketch) })
+    }
+}
+
+impl Entry for Recent {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.0.len() * RECENT);
+        for (time, blob) in &self.0 {
+            bytes.extend_from_slice(&time.to_le_bytes());
+            bytes.extend_from_slice(blob.hash.as_bytes());
+            bytes.extend_from_slice(&blob.size.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (blobs, []) = bytes.as_chunks::<RECENT>() else { return None };
+        let blobs = blobs.iter().map(|bytes| {
+            let (time, rest) = bytes.split_first_chunk()?;
+            let (hash, size) = rest.split_first_chunk()?;
+            let size = u64::from_le_bytes(size.try_into().ok()?);
+            Some((u64::from_le_bytes(*time), Digest { hash: Hash(*hash), size }))
+        });
+        blobs.collect::<Option<Vec<_>>>().map(Self)
+    }
+}
+
 fn decode_variant(bytes: &[u8]) -> Option<Variant<Location>> {
     let (level, rest) = bytes.split_first()?;
     let (hlc, rest) = rest.split_first_chunk()?;
@@ -256,6 +305,10 @@ mod tests {
             let rank = Rank { level: Level::Trusted, hlc: Hlc(offset), hash: Hash(hash) };
             let lost = Variant { rank, result: Hash(hash), place: location };
             round_trip(EvidenceEntry { stamp: offset, variants: vec![lost.clone(), lost] });
+            let blob = Digest { hash: Hash(hash), size: offset };
+            let sketch = Sketch::from_bytes(&std::array::from_fn(|at| hash[at % 32]));
+            round_trip(SketchEntry { size: offset, sketch });
+            round_trip(Recent(vec![(offset, blob), (7, blob)]));
             round_trip(ChunkEntry { blob: Hash(hash), offset, len });
         }
 
@@ -263,6 +316,7 @@ mod tests {
         fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = (Location::decode(&bytes), BlobEntry::decode(&bytes), RecordEntry::decode(&bytes));
             let _ = (ChunkEntry::decode(&bytes), Position::decode(&bytes), EvidenceEntry::decode(&bytes));
+            let _ = (Recent::decode(&bytes), SketchEntry::decode(&bytes));
             let _ = decode_manifest(Digest::of(&bytes), &bytes);
         }
     }

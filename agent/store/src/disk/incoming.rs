@@ -3,12 +3,19 @@
 use super::{
     inner::Inner,
     layout::{create_new, remove_file},
+    partial::Durable,
     payload::INLINE_MAX,
 };
-use crate::{PartialBlob, StoreError, arrival::Arrival, error::FileError, store::MAX_BLOB};
+use crate::{
+    PartialBlob, StoreError,
+    arrival::{Arrival, Verdict},
+    error::FileError,
+    store::{MAX_BLOB, SKETCHED},
+};
 use netbuild_core::{
     chunk::{Chunker, Manifest},
     digest::Digest,
+    sketch::{Sketch, Sketcher},
 };
 use std::{
     fmt,
@@ -71,7 +78,7 @@ impl Drop for TmpFile {
 /// Content that was read to its end and given its name.
 pub(super) enum Received {
     Small(Digest, Vec<u8>),
-    Large(Manifest, TmpFile),
+    Large(Manifest, Option<Sketch>, TmpFile),
 }
 
 /// Reads content to its end, refusing what cannot be `expected`.
@@ -99,7 +106,7 @@ pub(super) fn receive(
     };
     let blob = match &received {
         Received::Small(blob, _) => *blob,
-        Received::Large(manifest, _) => manifest.blob(),
+        Received::Large(manifest, ..) => manifest.blob(),
     };
     match expected {
         Some(expected) if *expected != blob => Err(StoreError::Mismatch(*expected)),
@@ -116,13 +123,23 @@ fn receive_large(
     let mut tmp = TmpFile::create(inner.tmp_path())?;
     let mut chunker = Chunker::new();
     chunker.update(head);
+    let mut sketcher = Sketcher::new();
+    sketcher.update(head);
+    let mut size = head.len() as u64;
     tmp.write(head)?;
     let mut piece = vec![0; PIECE];
     loop {
         match content.read(&mut piece) {
-            Ok(0) => return Ok(Received::Large(chunker.finish(), tmp)),
+            Ok(0) => {
+                let sketch = SKETCHED.contains(&size).then(|| sketcher.finish());
+                return Ok(Received::Large(chunker.finish(), sketch, tmp));
+            }
             Ok(len) => {
                 chunker.update(&piece[..len]);
+                size += len as u64;
+                if size <= *SKETCHED.end() {
+                    sketcher.update(&piece[..len]);
+                }
                 tmp.write(&piece[..len])?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -135,7 +152,32 @@ fn receive_large(
 #[derive(Debug)]
 enum Content {
     Memory(Vec<u8>),
-    File(TmpFile),
+    /// Gone with the process: a blob of one chunk, or one that somebody else is working on.
+    Tmp(TmpFile),
+    Durable(Durable),
+}
+
+impl Content {
+    /// Fills `bytes` with what was written at `offset`.
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::Memory(blob) => {
+                let start = offset as usize;
+                bytes.copy_from_slice(&blob[start..start + bytes.len()]);
+                Ok(())
+            }
+            Self::Tmp(tmp) => tmp.file.read_exact_at(bytes, offset),
+            Self::Durable(durable) => durable.file().read_exact_at(bytes, offset),
+        }
+    }
+
+    fn at(&self) -> impl FnOnce(io::Error) -> FileError {
+        FileError::at(match self {
+            Self::Memory(_) => Path::new(""),
+            Self::Tmp(tmp) => &tmp.path,
+            Self::Durable(durable) => durable.path(),
+        })
+    }
 }
 
 /// A blob that arrives chunk by chunk.
@@ -148,16 +190,45 @@ pub(super) struct DiskBlob {
 impl DiskBlob {
     pub(super) fn begin(inner: Arc<Inner>, manifest: &Manifest) -> Result<Self, StoreError> {
         let size = manifest.blob().size;
+        let mut arrival = Arrival::new(manifest);
         let content = if size <= INLINE_MAX as u64 {
             Content::Memory(vec![0; size as usize])
+        } else if let Some(durable) = Durable::begin_if_many(&inner, &mut arrival)? {
+            Content::Durable(durable)
         } else {
-            Content::File(TmpFile::create(inner.tmp_path())?)
+            Content::Tmp(TmpFile::create(inner.tmp_path())?)
         };
-        Ok(Self { arrival: Arrival::new(manifest), inner, content })
+        Ok(Self { inner, arrival, content })
+    }
+
+    /// The bytes are not those of the blob. Says whose fault it is: the manifest's, unless what was
+    /// written does not come back.
+    fn refuse(self) -> StoreError {
+        let Self { arrival, content, .. } = self;
+        let blob = arrival.blob();
+        let intact = arrival.intact(|bytes, offset| content.read(bytes, offset));
+        match intact.map_err(content.at()) {
+            Ok(true) => {
+                if let Content::Durable(durable) = content {
+                    durable.discard();
+                }
+                StoreError::Mismatch(blob)
+            }
+            // The next arrival of the blob finds which chunks are still good.
+            Ok(false) => {
+                let why = "what was written does not come back";
+                content.at()(io::Error::new(io::ErrorKind::InvalidData, why)).into()
+            }
+            Err(error) => error.into(),
+        }
     }
 }
 
 impl PartialBlob for DiskBlob {
+    fn has(&self, index: usize) -> bool {
+        self.arrival.has(index)
+    }
+
     fn write_chunk(&mut self, index: usize, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(offset) = self.arrival.admit(index, bytes)? else {
             return Ok(());
@@ -167,28 +238,56 @@ impl PartialBlob for DiskBlob {
                 let start = offset as usize;
                 blob[start..start + bytes.len()].copy_from_slice(bytes);
             }
-            Content::File(tmp) => tmp.write_at(bytes, offset)?,
+            Content::Tmp(tmp) => tmp.write_at(bytes, offset)?,
+            Content::Durable(durable) => durable.write(index, bytes, offset)?,
         }
-        self.arrival.wrote(index);
+        self.arrival.wrote(index, bytes);
+        // The chunk is here, whatever becomes of this; what cannot be read back fails the end.
+        let _ = self.arrival.catch_up(|bytes, offset| self.content.read(bytes, offset));
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<(), StoreError> {
+    fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
         self.arrival.complete()?;
-        let blob = self.arrival.blob();
-        match self.content {
-            Content::Memory(bytes) if blob.matches(&bytes) => self.inner.keep_small(blob, &bytes),
-            Content::Memory(_) => Err(StoreError::Mismatch(blob)),
-            Content::File(tmp) => {
-                // Cut anew: the chunks are kept under the names that our own cut gives them.
-                let manifest =
-                    cut(&mut File::open(&tmp.path).map_err(tmp.at())?).map_err(tmp.at())?;
-                if manifest.blob() != blob {
-                    return Err(StoreError::Mismatch(blob));
-                }
-                self.inner.keep_large(&manifest, tmp)
+        let verdict = self.arrival.judge(|bytes, offset| self.content.read(bytes, offset));
+        let verdict = verdict.map_err(self.content.at())?;
+        if verdict == Verdict::Wrong {
+            return Err(self.refuse());
+        }
+        let Self { inner, arrival, content } = *self;
+        match content {
+            Content::Memory(bytes) => inner.keep_small(arrival.blob(), &bytes),
+            Content::Tmp(tmp) => {
+                let manifest = own_cut(&arrival, verdict, &tmp.path)?;
+                inner.keep_large(&manifest, arrival.sketch(), |path| tmp.keep(path))
+            }
+            Content::Durable(mut durable) => {
+                let manifest = own_cut(&arrival, verdict, durable.path())?;
+                inner.keep_large(&manifest, arrival.sketch(), |path| durable.keep(path))
             }
         }
+    }
+
+    fn discard(self: Box<Self>) {
+        if let Content::Durable(durable) = self.content {
+            durable.discard();
+        }
+    }
+}
+
+/// The chunks to keep of a blob that has arrived: those by which it came when they may be ours,
+/// else those of our own cut. Another list would be as true, but others that hold the blob would
+/// have none of its chunks.
+fn own_cut(arrival: &Arrival, verdict: Verdict, path: &Path) -> Result<Manifest, StoreError> {
+    if verdict == Verdict::Right {
+        return Ok(arrival.manifest().clone());
+    }
+    let manifest = File::open(path).and_then(|mut file| cut(&mut file));
+    let manifest = manifest.map_err(FileError::at(path))?;
+    if manifest.blob() == arrival.blob() {
+        Ok(manifest)
+    } else {
+        Err(StoreError::Mismatch(arrival.blob()))
     }
 }
 
@@ -210,7 +309,7 @@ impl fmt::Debug for DiskBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DiskBlob")
             .field("blob", &self.arrival.blob())
-            .field("content", &matches!(self.content, Content::File(_)))
+            .field("content", &self.content)
             .finish_non_exhaustive()
     }
 }

@@ -6,18 +6,21 @@
 use super::{
     engine::{Change, Engine, EngineError, Item},
     entry::{
-        BlobEntry, ChunkEntry, Entry, EvidenceEntry, RecordEntry, decode_manifest, encode_manifest,
+        BlobEntry, ChunkEntry, Entry, EvidenceEntry, RecordEntry, SketchEntry, decode_manifest,
+        encode_manifest,
     },
     journal::{Location, Position},
     layout::{Layout, open_or_create},
     seal,
 };
-use crate::StoreError;
+use crate::{StoreError, recent::Recent};
 use netbuild_core::{
     chunk::{MAX_CHUNK, Manifest},
     digest::{Digest, Hash},
     key::ActionKey,
     merge::Evidence,
+    record::Record,
+    sketch::Sketch,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,12 +29,21 @@ const CHUNK: u8 = b'c';
 const MANIFEST: u8 = b'm';
 const RECORD: u8 = b'r';
 const EVIDENCE: u8 = b'x';
+/// By the hash of an output's path and the time of a record, newest first: the blob that the record
+/// names there. Nothing is read when one is added, so that many records are kept as fast as before.
+const OUTPUT: u8 = b'o';
+const SKETCH: u8 = b's';
+/// By a feature of sketches: the newest blobs that have it.
+const FEATURE: u8 = b'f';
 /// Up to where the journal has been indexed.
 const POSITION: &[u8] = b"p";
 
 /// Most chunks of a manifest that is kept: a value of about one megabyte, for a blob of about 16 GiB. The
 /// manifest of a larger blob is made again when it is asked for.
 const MAX_KEPT_CHUNKS: usize = 32 * 1024;
+/// Outputs of one path that are looked at, newest first. A blob that is here from before so many
+/// others is no good base any more.
+const MAX_OUTPUTS_READ: usize = 64;
 /// Entries taken from the engine at once when all are visited.
 const PAGE: usize = 1024;
 
@@ -108,17 +120,35 @@ impl Index {
         self.put([blob].into_iter().chain(position).collect())
     }
 
-    /// Notes a record and, in the same write, how far the journal is indexed.
+    /// Notes a record with its outputs and, in the same write, how far the journal is indexed.
     pub(super) fn put_record(
         &self,
-        action: &ActionKey,
+        record: &Record,
         entry: &RecordEntry,
         indexed: Position,
     ) -> Result<(), StoreError> {
-        self.put(vec![
-            (key(RECORD, &action.0), Some(entry.encode())),
+        let outputs = record.result.outputs.iter().filter_map(|output| {
+            let name = output_key(&output.path, entry.hlc.0);
+            Some((name, Some(Recent(vec![(entry.hlc.0, output.blob()?)]).encode())))
+        });
+        let own = [
+            (key(RECORD, &record.key.0), Some(entry.encode())),
             (POSITION.to_vec(), Some(indexed.encode())),
-        ])
+        ];
+        self.put(outputs.chain(own).collect())
+    }
+
+    /// The newest blobs that records name at a path, and of those before them some that are here.
+    pub(super) fn outputs_at(&self, path: &[u8]) -> Recent {
+        let found = self.page(OUTPUT, &output_name(path), MAX_OUTPUTS_READ);
+        let of_path = found.iter().take_while(|(key, _)| key[1..].starts_with(&output_name(path)));
+        let mut newest = Recent::default();
+        for (_, value) in of_path.collect::<Vec<_>>().into_iter().rev() {
+            for (time, blob) in Recent::decode(value).unwrap_or_default().0 {
+                newest.add(time, blob, |blob| self.blob(&blob.hash).is_some());
+            }
+        }
+        newest
     }
 
     /// Notes the records of an action that lost, as `evidence` has them now, and, in the same write,
@@ -137,6 +167,33 @@ impl Index {
             (key(EVIDENCE, &action.0), entry),
             (POSITION.to_vec(), Some(indexed.encode())),
         ])
+    }
+
+    /// The sketch of a blob.
+    pub(super) fn sketch(&self, hash: &Hash) -> Option<SketchEntry> {
+        self.get(&key(SKETCH, &hash.0))
+    }
+
+    /// Notes the sketch of a blob, which came at this time in milliseconds since the Unix epoch.
+    pub(super) fn put_sketch(
+        &self,
+        blob: &Digest,
+        sketch: &Sketch,
+        time: u64,
+    ) -> Result<(), StoreError> {
+        let features = sketch.features().into_iter().flatten().map(|feature| {
+            let mut newest = self.with_feature(feature);
+            newest.add(time, *blob, |blob| self.blob(&blob.hash).is_some());
+            (feature_key(feature), Some(newest.encode()))
+        });
+        let entry = SketchEntry { size: blob.size, sketch: *sketch };
+        let own = (key(SKETCH, &blob.hash.0), Some(entry.encode()));
+        self.put(features.chain([own]).collect())
+    }
+
+    /// The newest blobs whose sketches have a feature.
+    pub(super) fn with_feature(&self, feature: u64) -> Recent {
+        self.get(&feature_key(feature)).unwrap_or_default()
     }
 
     /// All records that lost.
@@ -261,6 +318,21 @@ impl Index {
             tracing::debug!(path = %error.path.display(), error = %error.source, "no mark was left");
         }
     }
+}
+
+/// What the keys of all outputs of a path begin with. Half of a hash is enough to tell paths apart,
+/// and two that are not would only be a bad base for a patch.
+fn output_name(path: &[u8]) -> [u8; 16] {
+    let hash = Hash::of(path).0;
+    std::array::from_fn(|at| hash[at])
+}
+
+fn output_key(path: &[u8], time: u64) -> Vec<u8> {
+    [&[OUTPUT], &output_name(path)[..], &(!time).to_be_bytes()].concat()
+}
+
+fn feature_key(feature: u64) -> Vec<u8> {
+    [&[FEATURE], &feature.to_be_bytes()[..]].concat()
 }
 
 fn key(table: u8, name: &[u8; 32]) -> Vec<u8> {

@@ -2,19 +2,21 @@
 
 use super::{
     catalog::{Catalog, Waiting},
+    checked::Checked,
     entry::{BlobEntry, Place},
     frame::Kind,
-    incoming::TmpFile,
     index::Index,
     journal::{Location, Segments},
     layout::{Layout, create_dir, sync_dir},
     lock::DirLock,
+    partial::Arrivals,
     quarantine::Quarantine,
 };
 use crate::{Stats, StoreError, error::FileError};
 use netbuild_core::{
-    chunk::Manifest,
+    chunk::{MAX_CHUNK, Manifest},
     digest::{Digest, Hash},
+    sketch::Sketch,
 };
 use std::{
     collections::BTreeSet,
@@ -34,6 +36,8 @@ pub(super) struct Inner {
     pub(super) layout: Layout,
     pub(super) index: Index,
     pub(super) segments: Segments,
+    pub(super) arrivals: Arrivals,
+    pub(super) checked: Checked,
     catalog: Mutex<Catalog>,
     quarantine: Quarantine,
     /// Held for a whole flush: one that finds nothing to do must not return before another has done it.
@@ -62,6 +66,8 @@ impl Inner {
         recovered: super::recover::Recovered,
     ) -> Self {
         Self {
+            arrivals: Arrivals::new(layout.partial()),
+            checked: Checked::default(),
             layout,
             index: recovered.index,
             segments: recovered.segments,
@@ -99,8 +105,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Keeps a blob as a file. `tmp` must hold what `manifest` says.
-    pub(super) fn keep_large(&self, manifest: &Manifest, tmp: TmpFile) -> Result<(), StoreError> {
+    /// Keeps a blob as a file, which holds what `manifest` says and to which `keep` gives its
+    /// lasting name.
+    pub(super) fn keep_large(
+        &self,
+        manifest: &Manifest,
+        sketch: Option<Sketch>,
+        keep: impl FnOnce(&Path) -> Result<(), FileError>,
+    ) -> Result<(), StoreError> {
         let blob = manifest.blob();
         let path = self.layout.blob(&blob.hash);
         if let Some(dir) = path.parent() {
@@ -109,13 +121,19 @@ impl Inner {
         let full = {
             let mut catalog = self.catalog();
             // Over a file that may be there: it could be damaged without anybody knowing yet.
-            tmp.keep(&path)?;
+            keep(&path)?;
             self.note_file(&mut catalog, &blob);
             catalog.waiting.blobs.push(blob.hash);
             catalog.waiting.is_full()
         };
         // The manifest can be made again from the file; a failure has marked the index already.
         let _ = self.index.put_manifest(manifest);
+        if blob.size > MAX_CHUNK as u64 {
+            self.arrivals.forget(&blob.hash);
+        }
+        if let Some(sketch) = sketch {
+            self.keep_sketch(&blob, &sketch);
+        }
         if full { self.flush() } else { Ok(()) }
     }
 

@@ -10,7 +10,8 @@ use std::{
 };
 
 /// Directories of the store, below the data directory.
-pub(super) const DIRECTORIES: [&str; 5] = ["blobs", "journal", "index", "quarantine", "tmp"];
+pub(super) const DIRECTORIES: [&str; 6] =
+    ["blobs", "journal", "index", "quarantine", "partial", "tmp"];
 
 /// The paths of one data directory.
 #[derive(Clone, Debug)]
@@ -65,6 +66,11 @@ impl Layout {
 
     pub(super) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
+    }
+
+    /// Unfinished blobs that may be gone on with.
+    pub(super) fn partial(&self) -> PathBuf {
+        self.root.join("partial")
     }
 
     pub(super) fn tmp(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! Reading from a data directory. Whatever comes out was checked; what fails the check is put aside.
 
 use super::{
+    checked::{Found, Stamp},
     entry::Place,
     frame::Kind,
     incoming::cut,
@@ -14,10 +15,12 @@ use netbuild_core::{
     digest::{Digest, Hash},
 };
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, Cursor, Read},
     os::unix::fs::FileExt,
     sync::Arc,
+    time::SystemTime,
 };
 
 impl Inner {
@@ -142,18 +145,56 @@ impl Inner {
         if bytes.is_some() {
             return Ok(bytes);
         }
-        let Some(entry) = self.index.chunk(&chunk.hash) else {
-            return Ok(None);
-        };
-        if entry.len != chunk.len {
-            return Ok(None);
-        }
-        let bytes = self.range(&entry.blob, entry.offset, chunk)?;
-        if bytes.is_none() {
+        let entry = self.index.chunk(&chunk.hash);
+        if let Some(entry) = entry.filter(|entry| entry.len == chunk.len) {
+            let bytes = self.range(&entry.blob, entry.offset, chunk)?;
+            if bytes.is_some() {
+                return Ok(bytes);
+            }
             // The next blob with this chunk takes its place; a failure has marked the index already.
             let _ = self.index.forget_chunk(&chunk.hash);
         }
-        Ok(bytes)
+        Ok(self.arriving(chunk))
+    }
+
+    /// The bytes of a chunk from a blob that is arriving. If it cannot be read, the arrival finds
+    /// out.
+    fn arriving(&self, chunk: &Chunk) -> Option<Vec<u8>> {
+        let (file, offset) = self.arrivals.find(chunk)?;
+        let mut bytes = vec![0; chunk.len as usize];
+        file.read_exact_at(&mut bytes, offset).ok()?;
+        (Hash::of(&bytes) == chunk.hash).then_some(bytes)
+    }
+
+    /// Which chunks of a manifest are here.
+    pub(super) fn held(&self, manifest: &Manifest) -> Vec<bool> {
+        if self.has(&manifest.blob()) {
+            return vec![true; manifest.chunks().len()];
+        }
+        // Most chunks lie in one or two files.
+        let mut files = HashMap::<Hash, bool>::new();
+        let mut in_blob = |chunk: &Chunk| {
+            let entry = self.index.chunk(&chunk.hash).filter(|entry| entry.len == chunk.len);
+            entry.is_some_and(|entry| {
+                *files
+                    .entry(entry.blob)
+                    .or_insert_with(|| fs::exists(self.layout.blob(&entry.blob)).unwrap_or(false))
+            })
+        };
+        let here = manifest.chunks().iter().map(|chunk| {
+            in_blob(chunk)
+                || self.has(&Digest { hash: chunk.hash, size: u64::from(chunk.len) })
+                || self.arrivals.find(chunk).is_some()
+        });
+        here.collect()
+    }
+
+    /// Checks what has this name anew when it is next asked for, and the blob that it is a part of.
+    pub(super) fn doubt(&self, name: &Hash) {
+        self.checked.doubt(name);
+        if let Some(entry) = self.index.chunk(name) {
+            self.checked.doubt(&entry.blob);
+        }
     }
 
     /// The bytes of a chunk that is known to lie at `offset` of a blob file.
@@ -167,15 +208,55 @@ impl Inner {
             self.lost_file(blob);
             return Ok(None);
         };
+        let found = Found { blob: *blob, offset, len: chunk.len, stamp: Stamp::of(&meta) };
         let mut bytes = vec![0; chunk.len as usize];
         let good = match file.read_exact_at(&mut bytes, offset) {
+            Ok(()) if self.checked.has(&chunk.hash, &found) => return Ok(Some(bytes)),
             Ok(()) => Hash::of(&bytes) == chunk.hash,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
             Err(error) => return Err(FileError::at(&self.layout.blob(blob))(error).into()),
         };
-        if !good {
+        if good {
+            self.checked.add(chunk.hash, found, SystemTime::now());
+        } else {
             self.quarantine(blob, FileId::of(&meta));
         }
         Ok(good.then_some(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DiskStore, Store};
+    use std::time::Duration;
+
+    #[test]
+    fn a_chunk_found_right_before_is_checked_again_when_somebody_doubts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(dir.path(), "test").unwrap();
+        let bytes = vec![7; 100_000];
+        for doubt_it in [false, true] {
+            let blob = store.put_content(&mut &bytes[..]).unwrap();
+            let chunk = Chunk { hash: blob.hash, len: blob.size as u32 };
+            let path = store.inner.layout.blob(&blob.hash);
+            let mut bad = bytes.clone();
+            bad[5] ^= 1;
+            fs::write(&path, &bad).unwrap();
+            // As if the disk had forgotten the byte after the chunk was checked.
+            let stamp = Stamp::of(&fs::metadata(&path).unwrap());
+            let found = Found { blob: blob.hash, offset: 0, len: chunk.len, stamp };
+            let later = SystemTime::now() + Duration::from_secs(60);
+            store.inner.checked.add(chunk.hash, found, later);
+            if doubt_it {
+                store.doubt(&blob);
+                assert_eq!(store.chunk(&chunk).unwrap(), None);
+            } else {
+                assert_eq!(store.chunk(&chunk).unwrap().as_ref(), Some(&bad));
+                // A reader on this machine does not get it all the same.
+                assert_eq!(store.blob_bytes(&blob, u64::MAX).unwrap(), None);
+            }
+            assert!(!store.has_blob(&blob).unwrap());
+        }
     }
 }

@@ -69,7 +69,7 @@ impl Inner {
             self.append(&mut catalog, Kind::Record, &head.encode(), sealed.as_bytes())?;
         let sum = sum_of(&new.hash);
         let record = RecordEntry { location, hlc: head.hlc, shared: head.shared, sum };
-        self.index.put_record(&key, &record, catalog.tail.position())?;
+        self.index.put_record(sealed.record(), &record, catalog.tail.position())?;
         catalog.record_changed(entry.is_some(), true);
         Ok(Kept::Stored)
     }

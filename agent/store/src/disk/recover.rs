@@ -181,10 +181,13 @@ fn add_frame(
             let Some((head, bytes)) = RecordHead::split(frame.payload) else {
                 return Ok(());
             };
+            let Ok(sealed) = SealedRecord::reopen(bytes) else {
+                return Ok(());
+            };
             // The journal has records in the order in which they won, so the last one stays.
             let sum = sum_of(&Hash::of(bytes));
             let entry = RecordEntry { location, hlc: head.hlc, shared: head.shared, sum };
-            index.put_record(&head.key, &entry, end)
+            index.put_record(sealed.record(), &entry, end)
         }
         Kind::Evidence => {
             let Some((head, bytes)) = EvidenceHead::split(frame.payload) else {

@@ -6,7 +6,7 @@ use netbuild_core::{
     key::ActionKey,
     merge::Trust,
     peer::Identity,
-    record::{ActionResult, Execution, Record, Sandbox},
+    record::{ActionResult, Execution, Output, OutputKind, Record, Sandbox},
 };
 use netbuild_proto::record::SealedRecord;
 use netbuild_store::Store;
@@ -59,6 +59,17 @@ pub(crate) fn at(by: u8, key: ActionKey, hlc: u64, exit_code: i32) -> SealedReco
         hlc: Hlc(hlc),
     };
     SealedRecord::seal(record, &identity).unwrap()
+}
+
+/// A record whose outputs are files with these paths and contents.
+pub(crate) fn with_outputs(key: u8, hlc: u64, outputs: &[(&str, Digest)]) -> SealedRecord {
+    let mut record = record(key, hlc, 0).record().clone();
+    let output = |(path, digest): &(&str, Digest)| Output {
+        path: path.as_bytes().to_vec(),
+        kind: OutputKind::File { digest: *digest, executable: false },
+    };
+    record.result.outputs = outputs.iter().map(output).collect();
+    SealedRecord::seal(record, &Identity::from_seed(&[1; 32])).unwrap()
 }
 
 /// Puts a record of writers who are all trusted alike.
