@@ -2,13 +2,17 @@
 //!
 //! `cargo run --release -p netbuild-transfer --example loopback [MEBIBYTES]`
 
+#[path = "support/orders.rs"]
+mod orders;
+
 use netbuild_core::{
     chunk::{Chunk, Manifest},
     digest::{Digest, Hash},
     key::ActionKey,
     peer::{Identity, PeerId},
 };
-use netbuild_transfer::{Endpoint, Holder, Options, Patience, Provide};
+use netbuild_transfer::{Arrival, Endpoint, Holder, Options, Patience, Provide};
+use rustix::time::{ClockId, clock_gettime};
 use std::{
     io::{Write, stdout},
     ops::ControlFlow,
@@ -51,8 +55,16 @@ fn endpoint(seed: u8) -> Result<Endpoint, Box<dyn std::error::Error>> {
         identity: Identity::from_seed(&[seed; 32]),
         admits: Arc::new(|_| true),
         provide: Arc::new(One(vec![seed; CHUNK])),
+        policy: netbuild_core::codec::Policy::default(),
+        toll: None,
         samples: tokio::sync::mpsc::channel(1000).0,
     })?)
+}
+
+/// CPU seconds of this process.
+fn cpu() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -67,14 +79,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let chunk = Chunk { hash: Hash::of(&[1; CHUNK]), len: CHUNK as u32 };
     let chunks = vec![chunk; mebibytes * 1024 * 1024 / CHUNK];
-    let started = Instant::now();
-    let report = here.block_on(async {
-        let deliver = |_, _| async { ControlFlow::Continue(()) };
-        requester.chunks(&holder, &chunks, Patience::default(), deliver).await
+    let (started, cpu_before) = (Instant::now(), cpu());
+    let mut bytes = 0;
+    here.block_on(async {
+        let next = orders::orders(&chunks);
+        let deliver = |arrival: Option<Arrival>| {
+            bytes += arrival.map_or(0, |arrival| arrival.bytes.len() as u64);
+            ControlFlow::Continue(())
+        };
+        requester.chunks(&holder, next, |_| None, Patience::default(), deliver).await
     })?;
     let seconds = started.elapsed().as_secs_f64();
-    let rate = report.bytes as f64 / seconds / f64::from(1 << 20);
-    writeln!(stdout(), "{} bytes, {seconds:.2} s, {rate:.0} MiB/s", report.bytes)?;
+    let rate = bytes as f64 / seconds / f64::from(1 << 20);
+    let cost = (cpu() - cpu_before) / (bytes as f64 / f64::from(1 << 30));
+    writeln!(
+        stdout(),
+        "{bytes} bytes, {seconds:.2} s, {rate:.0} MiB/s, {cost:.2} CPU seconds per GiB, both ends"
+    )?;
 
     let keys = vec![ActionKey([0; 32]); 10_000];
     let started = Instant::now();

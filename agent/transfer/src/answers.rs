@@ -2,28 +2,37 @@
 
 use crate::{
     FetchError, Patience,
+    codec::BadBody,
     counters::add,
     endpoint::Inner,
     error::code,
     frame::{FrameError, FrameReader, FrameWriter, SendError},
     link::{Link, Metering},
     links::Links,
+    socket::STREAM_WINDOW,
 };
 use bytes::Bytes;
 use netbuild_core::{chunk::Chunk, digest::Hash};
-use netbuild_proto::data::{MAX_ITEMS, Request};
+use netbuild_proto::data::{MAX_BEATS, MAX_ITEMS, MAX_RUN, RUN_HEADER, Request, RunHeader};
 use quinn::{ReadError, WriteError};
 use std::{
-    iter::{Fuse, Peekable},
+    collections::VecDeque,
     slice,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-/// Requests of one stream that are sent before their answers are there: while one is answered the
-/// next one waits at the provider already.
-const IN_FLIGHT: usize = 2;
+/// Most bytes of chunks that are asked for on one stream before they are there: twice what a stream
+/// may have under way, so that while the link is full of answers the next request waits at the
+/// provider already.
+pub(crate) const IN_FLIGHT: u64 = 2 * STREAM_WINDOW as u64;
+/// The same while nothing is known of the link, and on a slow one: each request brings the provider
+/// what was learned of it since, by which it codes what is left.
+pub(crate) const FEW_IN_FLIGHT: u64 = 8 << 20;
+/// Requests of one stream under way at once, each of at most 64 KiB: less than a stream may have
+/// under way, so sending them never has to wait for answers.
+pub(crate) const MAX_IN_FLIGHT: usize = 64;
 
 /// The requests of one stream, all of one kind.
 pub(crate) trait Requests: Iterator<Item = Request> {}
@@ -51,17 +60,44 @@ impl<T> Iterator for Batches<'_, T> {
     }
 }
 
+/// What a request counts for, of [`FEW_IN_FLIGHT`] or more. Of those for patches, of which a little
+/// comes for much that is asked, and of other ones two are under way at least.
+fn weight(request: &Request) -> u64 {
+    match request {
+        Request::Chunks { chunks, .. } => chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
+        Request::Delta { target, .. } => target.size.min(FEW_IN_FLIGHT / 2),
+        _ => FEW_IN_FLIGHT / 2,
+    }
+}
+
+/// A run of chunks, its body not yet decoded.
+#[derive(Debug)]
+pub(crate) struct CodedRun {
+    pub(crate) header: RunHeader,
+    pub(crate) body: Bytes,
+    /// Bytes of its frame.
+    pub(crate) wire: u64,
+}
+
 /// One stream with its requests and their answers. Dropped, it stops both.
 pub(crate) struct Answers<R: Requests> {
     inner: Arc<Inner>,
     link: Arc<Link>,
-    requests: Peekable<Fuse<R>>,
+    requests: R,
+    /// The next request, when it was taken already.
+    next_request: Option<Request>,
+    /// Whether there may be more requests later when there is none now.
+    lazy: bool,
     /// Until the last request is sent.
     writer: Option<FrameWriter>,
     frames: FrameReader,
     patience: Patience,
     asked: Instant,
-    first_byte: Duration,
+    /// What each of the requests under way counts for.
+    in_flight: VecDeque<u64>,
+    /// Bytes of the runs that came, and of the chunks in them.
+    wire: u64,
+    logical: u64,
     /// Length of the next frame, when it was read already.
     next_length: Option<usize>,
     _room: OwnedSemaphorePermit,
@@ -72,12 +108,13 @@ impl<R: Requests> Answers<R> {
     pub(crate) async fn begin(
         inner: Arc<Inner>,
         link: Arc<Link>,
-        requests: R,
+        mut requests: R,
         patience: Patience,
     ) -> Result<Self, FetchError> {
-        let mut requests = requests.fuse().peekable();
-        let (room, metered) = match requests.peek() {
-            Some(Request::Chunks(_)) => (&link.chunk_requests, true),
+        let next_request = requests.next();
+        let lazy = matches!(next_request, Some(Request::Chunks { .. } | Request::Delta { .. }));
+        let (room, metered) = match &next_request {
+            Some(Request::Chunks { .. } | Request::Delta { .. }) => (&link.chunk_requests, true),
             first => (&link.small_requests, matches!(first, Some(Request::Probe { .. }))),
         };
         let Ok(room) = room.clone().acquire_owned().await else {
@@ -97,28 +134,60 @@ impl<R: Requests> Answers<R> {
             inner,
             link,
             requests,
+            next_request,
+            lazy,
             writer: Some(FrameWriter::new(send)),
             frames,
             patience,
             asked,
-            first_byte: Duration::ZERO,
+            in_flight: VecDeque::new(),
+            wire: 0,
+            logical: 0,
             next_length: None,
             _room: room,
         };
-        for _ in 0..IN_FLIGHT {
-            answers.advance().await?;
-        }
+        answers.fill().await?;
         answers.next_length = Some(answers.length().await?);
-        answers.first_byte = asked.elapsed();
         Ok(answers)
     }
 
-    /// Sends the next request, if there is one: to be called when one was answered.
+    /// Sends more requests, if there are any: to be called when one was answered.
     pub(crate) async fn advance(&mut self) -> Result<(), FetchError> {
+        self.in_flight.pop_front();
+        self.fill().await
+    }
+
+    /// Sends requests until enough of them are under way, or all.
+    async fn fill(&mut self) -> Result<(), FetchError> {
+        while self.writer.is_some()
+            && self.in_flight.len() < MAX_IN_FLIGHT
+            && self.in_flight.iter().sum::<u64>() < self.enough()
+            && self.send_next().await?
+        {}
+        Ok(())
+    }
+
+    /// How much is to be under way: what the link gives in a second, decoded.
+    fn enough(&self) -> u64 {
+        let rate = self.link.believed().unwrap_or(0) as f64;
+        let swells = self.logical as f64 / self.wire.max(1) as f64;
+        ((rate * swells.max(1.0)) as u64).clamp(FEW_IN_FLIGHT, IN_FLIGHT)
+    }
+
+    /// Sends one request; says whether there was one. After the last one the stream ends.
+    async fn send_next(&mut self) -> Result<bool, FetchError> {
         let Some(writer) = &mut self.writer else {
-            return Ok(());
+            return Ok(false);
         };
-        if let Some(request) = self.requests.next() {
+        let request = self.next_request.take().or_else(|| self.requests.next());
+        let sent = request.is_some();
+        if let Some(mut request) = request {
+            self.in_flight.push_back(weight(&request));
+            if let Request::Chunks { accept, .. } | Request::Delta { accept, .. } = &mut request {
+                // What this connection has shown is newer than what the caller believes.
+                accept.goodput = self.link.believed().unwrap_or(accept.goodput);
+                accept.decode = self.inner.decodes.load(Ordering::Relaxed);
+            }
             // At most MAX_REQUEST, as no request has more than MAX_ITEMS things.
             let sending = writer.send_frame(request.encode().into());
             match timeout(self.patience.between, sending).await {
@@ -134,12 +203,17 @@ impl<R: Requests> Answers<R> {
                 }
             }
         }
-        if self.requests.peek().is_none()
-            && let Some(writer) = self.writer.take()
-        {
+        if !self.lazy {
+            self.next_request = self.requests.next();
+        }
+        let over = match self.lazy {
+            true => !sent && self.in_flight.is_empty(),
+            false => self.next_request.is_none(),
+        };
+        if over && let Some(writer) = self.writer.take() {
             writer.finish();
         }
-        Ok(())
+        Ok(sent)
     }
 
     pub(crate) fn link(&self) -> &Link {
@@ -149,11 +223,6 @@ impl<R: Requests> Answers<R> {
     /// When the requests were begun to be sent.
     pub(crate) fn asked(&self) -> Instant {
         self.asked
-    }
-
-    /// How long after that the first byte came.
-    pub(crate) fn first_byte(&self) -> Duration {
-        self.first_byte
     }
 
     /// Takes what came for a sign of life, however slowly such signs come.
@@ -169,13 +238,44 @@ impl<R: Requests> Answers<R> {
         }
     }
 
-    /// The next answer, which must be exactly `chunk`.
-    pub(crate) async fn chunk(&mut self, chunk: &Chunk) -> Result<Option<Bytes>, FetchError> {
-        let Some(bytes) = self.next(chunk.len as usize).await? else {
-            return Ok(None);
+    /// The next run of an answer, of the chunks that are still to be answered in the same request.
+    pub(crate) async fn run(&mut self, asked: &[Chunk]) -> Result<CodedRun, FetchError> {
+        let mut beats = 0;
+        let length = loop {
+            match self.next_length(RUN_HEADER + MAX_RUN).await? {
+                0 if beats == MAX_BEATS => {
+                    return Err(FetchError::Stalled { peer: self.link.peer });
+                }
+                0 => beats += 1,
+                length => break length,
+            }
+            self.frames.forgive();
         };
-        if bytes.len() == chunk.len as usize && Hash::of(&bytes) == chunk.hash {
-            return Ok(Some(bytes));
+        let Some(body) = length.checked_sub(RUN_HEADER) else {
+            return Err(self.malformed(format!("a run in {length} bytes")));
+        };
+        let header = self.frames.content(RUN_HEADER).await;
+        let header = header.map_err(|error| fail(&self.inner, &self.link, error))?;
+        let mut bytes = [0; RUN_HEADER];
+        bytes.copy_from_slice(&header);
+        let header = RunHeader::decode(bytes, body, asked)
+            .map_err(|error| self.malformed(error.to_string()))?;
+        if header.late {
+            self.frames.spoil();
+        }
+        let body = self.content(body).await?;
+        add(&self.inner.tally.logical_fetched, header.decoded.into());
+        // What it takes with the length before it, and with the empty frames.
+        let wire = (4 + length) as u64 + 4 * u64::from(beats);
+        self.wire += wire;
+        self.logical += u64::from(header.decoded);
+        Ok(CodedRun { header, body, wire })
+    }
+
+    /// Makes sure that these bytes of a run are the chunk.
+    pub(crate) fn check(&self, chunk: &Chunk, bytes: &[u8]) -> Result<(), FetchError> {
+        if Hash::of(bytes) == chunk.hash {
+            return Ok(());
         }
         let peer = self.link.peer;
         tracing::warn!(%peer, chunk = %chunk.hash, "peer sent wrong bytes, nothing of it is kept");
@@ -207,6 +307,11 @@ impl<R: Requests> Answers<R> {
     async fn length(&mut self) -> Result<usize, FetchError> {
         let length = self.frames.length().await;
         length.map_err(|error| fail(&self.inner, &self.link, error))
+    }
+
+    /// Ends the connection for a run that makes no sense.
+    pub(crate) fn bad_body(&self, error: &BadBody) -> FetchError {
+        self.malformed(error.to_string())
     }
 
     async fn content(&mut self, length: usize) -> Result<Bytes, FetchError> {

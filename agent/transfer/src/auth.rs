@@ -34,7 +34,7 @@ use std::{fmt, sync::Arc};
 pub type Admits = Arc<dyn Fn(&PeerId) -> bool + Send + Sync>;
 
 /// Names the protocol and its version; a change that old agents cannot read gets a new number.
-const ALPN: &[u8] = b"netbuild-data/2";
+const ALPN: &[u8] = b"netbuild-data/3";
 /// DER of a SubjectPublicKeyInfo up to its 32 bytes of Ed25519 key (RFC 8410).
 const SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];

@@ -1,4 +1,4 @@
-//! Answers to records, manifests and chunks, read from the disk a batch at a time.
+//! Answers to records and manifests, read from the disk a batch at a time.
 
 use crate::{Provide, frame::put_frame};
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use netbuild_proto::{
     record::MAX_RECORD,
 };
 
-/// Payload bytes after which a batch is sent: one average chunk, or many small things.
+/// Payload bytes after which a batch is sent: one manifest of a very large blob, or many things.
 const BATCH: usize = 512 * 1024;
 
 /// Frames ready to be sent.
@@ -46,13 +46,16 @@ fn content(provide: &dyn Provide, request: &Request, index: usize) -> Vec<u8> {
             provide.record(&keys[index]).filter(|record| record.len() <= MAX_RECORD)
         }
         Request::Manifests(blobs) => {
-            provide.manifest(&blobs[index]).map(|manifest| encode_manifest(&manifest))
-        }
-        Request::Chunks(chunks) => {
-            provide.chunk(&chunks[index]).filter(|bytes| bytes.len() == chunks[index].len as usize)
+            let blob = &blobs[index];
+            let encode = |manifest| encode_manifest(&manifest, provide.sketch(blob).as_deref());
+            provide.manifest(blob).map(encode)
         }
         // These are not answered thing by thing.
-        Request::Has(_) | Request::Bring(_) | Request::Probe { .. } => None,
+        Request::Chunks { .. }
+        | Request::Delta { .. }
+        | Request::Has(_)
+        | Request::Bring(_)
+        | Request::Probe { .. } => None,
     };
     content.unwrap_or_default()
 }

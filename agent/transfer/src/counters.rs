@@ -14,14 +14,22 @@ pub struct Counters {
     pub requests_served: u64,
     /// Requests of others that were malformed.
     pub requests_refused: u64,
-    /// Payload bytes handed to QUIC for others: records, manifests and chunks.
+    /// Bytes handed to QUIC for others: records, manifests, and runs of chunks as they are coded.
     pub bytes_served: u64,
+    /// Bytes of chunks that these runs stand for.
+    pub logical_served: u64,
+    /// Runs that were coded for others.
+    pub runs_coded: u64,
+    /// Runs that had been coded before.
+    pub runs_hot: u64,
     /// Connections that this endpoint tried to open.
     pub dials: u64,
     /// Requests that this endpoint made.
     pub requests_made: u64,
-    /// Payload bytes of records, manifests and chunks that arrived, verified or not.
+    /// Bytes of records, manifests, and runs of chunks as they are coded, that arrived.
     pub bytes_fetched: u64,
+    /// Bytes of chunks that these runs were decoded to, verified or not.
+    pub logical_fetched: u64,
     /// Measurements of links that nobody took in time.
     pub samples_dropped: u64,
 }
@@ -33,9 +41,13 @@ pub(crate) struct Tally {
     pub(crate) requests_served: AtomicU64,
     pub(crate) requests_refused: AtomicU64,
     pub(crate) bytes_served: AtomicU64,
+    pub(crate) logical_served: AtomicU64,
+    pub(crate) runs_coded: AtomicU64,
+    pub(crate) runs_hot: AtomicU64,
     pub(crate) dials: AtomicU64,
     pub(crate) requests_made: AtomicU64,
     pub(crate) bytes_fetched: AtomicU64,
+    pub(crate) logical_fetched: AtomicU64,
     pub(crate) samples_dropped: AtomicU64,
     /// Requests of others that are being answered; goes up and down.
     pub(crate) serving: AtomicU32,
@@ -49,9 +61,13 @@ impl Tally {
             requests_served: get(&self.requests_served),
             requests_refused: get(&self.requests_refused),
             bytes_served: get(&self.bytes_served),
+            logical_served: get(&self.logical_served),
+            runs_coded: get(&self.runs_coded),
+            runs_hot: get(&self.runs_hot),
             dials: get(&self.dials),
             requests_made: get(&self.requests_made),
             bytes_fetched: get(&self.bytes_fetched),
+            logical_fetched: get(&self.logical_fetched),
             samples_dropped: get(&self.samples_dropped),
         }
     }

@@ -1,10 +1,10 @@
 //! Opening a connection to a holder, over whichever of its addresses answers first.
 
-use crate::{auth, error::FetchError};
+use crate::{auth, error::FetchError, links::Quic, socket::dialled_transport};
 use futures::{StreamExt, stream::FuturesUnordered};
 use netbuild_core::peer::PeerId;
-use quinn::{ClientConfig, Connection};
-use std::{fmt::Display, net::SocketAddr, time::Duration};
+use quinn::Connection;
+use std::{fmt::Display, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
 /// Longest time for one address to answer: several round trips around the world.
@@ -25,17 +25,13 @@ pub struct Holder {
 
 /// Connects to `holder`. The peer's key is verified; whether the peer admits us shows only in its
 /// first answer.
-pub(crate) async fn dial(
-    quic: &quinn::Endpoint,
-    config: &ClientConfig,
-    holder: &Holder,
-) -> Result<Connection, FetchError> {
+pub(crate) async fn dial(quic: &Quic, holder: &Holder) -> Result<Connection, FetchError> {
     let peer = holder.peer;
     let mut attempts: FuturesUnordered<_> = (0..)
         .zip(holder.addresses.iter().take(MAX_ADDRESSES))
         .map(|(rank, address)| async move {
             sleep(HEAD_START * rank).await;
-            attempt(quic, config, *address, peer).await
+            attempt(quic, *address, peer).await
         })
         .collect();
     let mut failures = Vec::new();
@@ -54,15 +50,13 @@ pub(crate) async fn dial(
     Err(said_no.unwrap_or(FetchError::Connect { peer, why }))
 }
 
-async fn attempt(
-    quic: &quinn::Endpoint,
-    config: &ClientConfig,
-    address: SocketAddr,
-    peer: PeerId,
-) -> Result<Connection, FetchError> {
+async fn attempt(quic: &Quic, address: SocketAddr, peer: PeerId) -> Result<Connection, FetchError> {
     let failed = |why: &dyn Display| FetchError::Connect { peer, why: format!("{address}: {why}") };
+    let mut config = quic.client.clone();
+    config.transport_config(Arc::new(dialled_transport(address, quic.control.clone())));
     let connecting = quic
-        .connect_with(config.clone(), address, &auth::server_name(&peer))
+        .endpoint
+        .connect_with(config, address, &auth::server_name(&peer))
         .map_err(|error| failed(&error))?;
     match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) if auth::peer_of(&connection) == Some(peer) => Ok(connection),

@@ -2,15 +2,17 @@
 
 use crate::{
     auth::{self, Admits},
+    congestion::Modelled,
     counters::{Counters, Tally},
     error::code,
     link::Samples,
-    links::Links,
+    links::{Links, Quic},
     load::{Growth, Load},
     provider::{Provide, Provider},
     socket::{self, BindError},
 };
 use netbuild_core::{
+    codec::Policy,
     link::Sample,
     peer::{Identity, PeerId},
 };
@@ -18,7 +20,10 @@ use quinn::{ClientConfig, ServerConfig, TokioRuntime};
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -34,6 +39,9 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the connections and the load are looked at.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// See [`Options::toll`].
+pub type Toll = Arc<dyn Fn(&PeerId, u64) -> Duration + Send + Sync>;
+
 /// What an [`Endpoint`] needs to know.
 pub struct Options {
     /// UDP address; port 0 takes a free one.
@@ -44,6 +52,12 @@ pub struct Options {
     pub admits: Admits,
     /// What it hands out.
     pub provide: Arc<dyn Provide>,
+    /// How runs of chunks are coded for those who leave that to this end, and how others are to
+    /// code what this end asks them for.
+    pub policy: Policy,
+    /// Says how long a piece of so many bytes waits before it is sent to a peer, by what was sent
+    /// before; it counts as sent then. `None` when nothing limits what is sent.
+    pub toll: Option<Toll>,
     /// Takes what the traffic shows of the links to peers; what finds no room is dropped and
     /// counted. For each open connection, whichever end opened it:
     ///
@@ -81,10 +95,14 @@ pub struct Endpoint {
 pub(crate) struct Inner {
     local_addr: SocketAddr,
     quic: quinn::Endpoint,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     pub(crate) closing: CancellationToken,
     pub(crate) links: Arc<Links>,
     pub(crate) tally: Arc<Tally>,
+    /// How others are to code what they are asked for.
+    pub(crate) policy: Policy,
+    /// Bytes per second that were decoded lately; 0 before that.
+    pub(crate) decodes: AtomicU64,
     served: Arc<Served>,
 }
 
@@ -104,13 +122,17 @@ impl Endpoint {
 
         let identity = &options.identity;
         let server = auth::server(identity, options.admits.clone()).map_err(tls)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(server));
-        server.transport_config(socket::accepted_transport());
-        let mut client = ClientConfig::new(Arc::new(auth::client(identity).map_err(tls)?));
-        client.transport_config(socket::dialled_transport());
+        let server = ServerConfig::with_crypto(Arc::new(server));
+        let client = ClientConfig::new(Arc::new(auth::client(identity).map_err(tls)?));
+        // Agents that share a link have different ids.
+        let seed = identity
+            .peer_id()
+            .0
+            .iter()
+            .fold(0, |seed: u64, byte| seed.rotate_left(8) ^ u64::from(*byte));
         let quic = quinn::Endpoint::new(
             socket::endpoint_config(identity),
-            Some(server),
+            Some(server.clone()),
             socket::bind(address)?,
             Arc::new(TokioRuntime),
         )
@@ -122,14 +144,15 @@ impl Endpoint {
         let provider = Provider::new(
             options.provide,
             options.admits,
+            options.policy,
+            options.toll,
             tasks.clone(),
             closing.clone(),
             tally.clone(),
         );
         let provider = Arc::new(provider);
         let links = Arc::new(Links::new(
-            quic.clone(),
-            client,
+            Quic { endpoint: quic.clone(), client, server, control: Arc::new(Modelled::new(seed)) },
             provider.clone(),
             tasks.clone(),
             closing.clone(),
@@ -140,7 +163,17 @@ impl Endpoint {
         let measuring = measure(links.clone(), tally.clone(), served.clone());
         tasks.spawn(closing.clone().run_until_cancelled_owned(measuring));
         Ok(Self {
-            inner: Arc::new(Inner { local_addr, quic, tasks, closing, links, tally, served }),
+            inner: Arc::new(Inner {
+                local_addr,
+                quic,
+                tasks,
+                closing,
+                links,
+                tally,
+                policy: options.policy,
+                decodes: AtomicU64::new(0),
+                served,
+            }),
         })
     }
 
@@ -154,6 +187,15 @@ impl Endpoint {
     pub fn rtt(&self, peer: &PeerId) -> Option<Duration> {
         let link = self.inner.links.open_link(peer)?;
         Some(link.connection.rtt())
+    }
+
+    /// Says what the link to `peer` is believed to carry from here, in bytes per second, and its
+    /// round trip where that is known better than from the connection itself. What is sent next on
+    /// a connection whose link has not shown itself yet then begins near that rate and not with a
+    /// few packets. A belief that is wrong costs little: it is bounded, and given up with the first
+    /// losses. Without an open connection nothing happens.
+    pub fn expect(&self, peer: &PeerId, goodput: u64, rtt: Option<Duration>) {
+        self.inner.links.expect(peer, goodput, rtt);
     }
 
     /// What was done so far.
@@ -217,7 +259,8 @@ mod tests {
     use crate::{
         Blame, FetchError, Holder, Patience,
         fixture::{
-            Shelf, agent, agent_at, chunk, everyone, holder, identity, only, sealed, soon, until,
+            Shelf, agent, agent_at, chunk, everyone, fetch, gather, holder, identity, no_base,
+            noise, only, orders, sealed, soon, until,
         },
     };
     use netbuild_core::{
@@ -225,6 +268,7 @@ mod tests {
         digest::{Digest, Hash},
         key::ActionKey,
     };
+    use netbuild_proto::data::Described;
     use std::{
         ops::ControlFlow,
         sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -250,6 +294,7 @@ mod tests {
         (0..8_u8).for_each(|byte| chunker.update(&vec![byte; 1 << 20]));
         let manifest = chunker.finish();
         shelf.manifests.insert(manifest.blob(), manifest.clone());
+        shelf.sketches.insert(manifest.blob(), vec![7; 99]);
         let (a, b) = (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
         let at = holder(1, &a);
 
@@ -262,7 +307,10 @@ mod tests {
         let other = Digest::of(b"not there");
         let manifests =
             soon(b.manifests(&at, &[other, manifest.blob()], Patience::default())).await;
-        assert_eq!(manifests.unwrap(), [None, Some(manifest)]);
+        assert_eq!(
+            manifests.unwrap(),
+            [None, Some(Described { manifest, sketch: Some(vec![7; 99]) })]
+        );
         // The connection is the same one, seen from its two ends.
         assert!(b.rtt(&at.peer).is_some() && a.rtt(&identity(2).peer_id()).is_some());
         assert_eq!(b.counters().dials, 1);
@@ -275,22 +323,18 @@ mod tests {
         let mut chunks = shelf.stock(80, 512 * 1024);
         chunks.extend(shelf.stock(2000, 100));
         chunks.insert(7, chunk(b"not there"));
-        chunks.insert(9, netbuild_core::chunk::Chunk { len: 0, ..chunks[0] });
+        chunks.insert(9, chunk(b"nor this"));
         let (a, b) = (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
-        let mut arrived = Vec::new();
-        let deliver = |index: usize, bytes: bytes::Bytes| {
-            assert_eq!(chunk(&bytes), chunks[index]);
-            arrived.push(index);
-            async { ControlFlow::Continue(()) }
-        };
-        let report =
-            soon(b.chunks(&holder(1, &a), &chunks, Patience::default(), deliver)).await.unwrap();
-        let mut missing = report.missing;
-        missing.sort_unstable();
-        assert_eq!(missing, [7, 9]);
-        assert_eq!(arrived.len(), 2080);
+        let report = fetch(&b, &holder(1, &a), &chunks, Patience::default()).await.unwrap();
+        assert_eq!(report.missing, [7, 9]);
+        assert_eq!(report.arrived.len(), 2080);
         assert_eq!(report.bytes, 40 * 1024 * 1024 + 200_000);
-        assert_eq!(b.counters().bytes_fetched, report.bytes);
+        let counters = b.counters();
+        assert_eq!(counters.logical_fetched, report.bytes);
+        // These repeat four bytes for ever.
+        assert!(counters.bytes_fetched < report.bytes / 2);
+        let logical: u64 = report.codings.values().map(|coded| coded.logical).sum();
+        assert!(logical == report.bytes && report.bytes_on_wire() > counters.bytes_fetched);
     }
 
     #[tokio::test]
@@ -300,9 +344,11 @@ mod tests {
         let (a, b) = (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
         let at = holder(1, &a);
         for _ in 0..10 {
-            let report = b
-                .chunks(&at, &chunks, Patience::default(), |_, _| async { ControlFlow::Break(()) });
-            assert_eq!(soon(report).await.unwrap().bytes, 512 * 1024);
+            let (in_order, enough) =
+                (orders(&chunks, 16), |_: usize, _: &_| ControlFlow::Break(()));
+            let (report, result) =
+                gather(&b, &at, in_order, no_base, Patience::default(), enough).await;
+            assert_eq!((result, report.bytes), (Ok(()), 512 * 1024));
         }
         assert_eq!(b.counters().dials, 1);
     }
@@ -470,21 +516,23 @@ mod tests {
         let runtime = || tokio::runtime::Runtime::new().unwrap();
         let (here, there) = (runtime(), runtime());
         let mut shelf = Shelf::default();
-        let chunks = vec![shelf.stock(1, 512 * 1024)[0]; 1000];
+        let chunks = vec![shelf.put([noise(1, 512 * 1024)])[0]; 1000];
         let a = there.block_on(async { agent(1, everyone(), shelf) });
         let b = here.block_on(async { agent(2, everyone(), Shelf::default()) });
         let mut there = Some(there);
         let mut count = 0;
-        let result =
-            here.block_on(soon(b.chunks(&holder(1, &a), &chunks, Patience::default(), |_, _| {
-                count += 1;
-                if count == 20 {
-                    // Not from within a runtime's own worker.
-                    let there = there.take().unwrap();
-                    std::thread::spawn(|| drop(there)).join().unwrap();
-                }
-                async { ControlFlow::Continue(()) }
-            })));
+        let deliver = |_: usize, _: &_| {
+            count += 1;
+            if count == 20 {
+                // Not from within a runtime's own worker.
+                let there = there.take().unwrap();
+                std::thread::spawn(|| drop(there)).join().unwrap();
+            }
+            ControlFlow::Continue(())
+        };
+        let (at, orders) = (holder(1, &a), orders(&chunks, 16));
+        let (_, result) =
+            here.block_on(gather(&b, &at, orders, no_base, Patience::default(), deliver));
         let error = result.unwrap_err();
         assert_eq!(error.blame(), Blame::Link, "{error}");
         assert!(count >= 20);
@@ -506,14 +554,11 @@ mod tests {
             let _ = stopped.recv();
         });
         is_locked.recv().unwrap();
-        let fetch = || {
-            b.chunks(&at, &chunks, Patience::default(), |_, _| async { ControlFlow::Continue(()) })
-        };
-        let error = soon(fetch()).await.unwrap_err();
+        let error = fetch(&b, &at, &chunks, Patience::default()).await.unwrap_err();
         assert_eq!(error, FetchError::Stalled { peer: at.peer });
         drop(stop);
         keeper.join().unwrap();
-        assert_eq!(soon(fetch()).await.unwrap().bytes, 1000);
+        assert_eq!(fetch(&b, &at, &chunks, Patience::default()).await.unwrap().bytes, 1000);
     }
 
     #[tokio::test]
@@ -524,15 +569,17 @@ mod tests {
         let b = agent(2, everyone(), Shelf::default());
         let at = holder(1, &a);
         let (first, mut is_first) = mpsc::channel(1);
-        let transfer = b.chunks(&at, &chunks, Patience::default(), |_, _| {
+        let deliver = |_: usize, _: &_| {
             let _ = first.try_send(());
-            async { ControlFlow::Continue(()) }
-        });
+            ControlFlow::Continue(())
+        };
+        let in_order = orders(&chunks, 16);
+        let transfer = gather(&b, &at, in_order, no_base, Patience::default(), deliver);
         let stop = async {
             is_first.recv().await;
             b.shutdown().await;
         };
-        let (result, ()) = soon(async { tokio::join!(transfer, stop) }).await;
+        let ((_, result), ()) = soon(async { tokio::join!(transfer, stop) }).await;
         assert_eq!(result, Err(FetchError::Closed { peer: at.peer }));
         assert_eq!(soon(ask(&b, &at)).await, Err(FetchError::Closed { peer: at.peer }));
         soon(a.shutdown()).await;

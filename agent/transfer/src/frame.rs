@@ -4,18 +4,22 @@
 //! allocated, memory grows only as bytes arrive, and each wait for bytes has a deadline.
 
 use crate::{
+    endpoint::Toll,
     error::code,
     link::Metering,
     pace::{Pace, Patience},
 };
 use bytes::{Bytes, BytesMut};
+use netbuild_core::peer::PeerId;
+use netbuild_proto::data::Priority;
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 use std::{
+    fmt,
     future::{Future, poll_fn},
     pin::pin,
     time::{Duration, Instant},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Longest time without a byte that the requester takes, or sends of its next request. Longer than
 /// [`PROGRESS_TIMEOUT`](crate::PROGRESS_TIMEOUT): it may be waiting for its own disk, and costs the
@@ -25,6 +29,12 @@ pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADER: usize = 4;
 /// Bytes that are allocated before any have arrived, whatever length the other end claims.
 const FIRST_ALLOCATION: usize = 64 * 1024;
+
+/// Most and least bytes that wait together for what is sent to be within its limit.
+const MOST_AT_ONCE: usize = 16 * 1024;
+const LEAST_AT_ONCE: usize = 1024;
+/// A wait from which on smaller pieces are sent.
+const SMOOTH: Duration = Duration::from_millis(250);
 
 /// A frame did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +77,11 @@ impl FrameReader {
     /// Does not judge the pace by what came so far.
     pub(crate) fn forgive(&mut self) {
         self.pace.forgive();
+    }
+
+    /// What was seen of the pace of the link so far does not count.
+    pub(crate) fn spoil(&mut self) {
+        self.metering.iter().for_each(Metering::spoil);
     }
 
     /// The length of the next frame, as the other end claims it.
@@ -143,25 +158,63 @@ pub(crate) enum SendError {
 
 /// Writes frames. Dropped before [`FrameWriter::finish`] it resets the stream, which would
 /// otherwise end as if all were said.
-#[derive(Debug)]
 pub(crate) struct FrameWriter {
     stream: SendStream,
     ended: bool,
+    toll: Option<(PeerId, Toll)>,
+}
+
+impl fmt::Debug for FrameWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameWriter").field("stream", &self.stream).finish_non_exhaustive()
+    }
 }
 
 impl FrameWriter {
     pub(crate) fn new(stream: SendStream) -> Self {
-        Self { stream, ended: false }
+        Self { stream, ended: false, toll: None }
     }
 
-    /// Sends before the streams that are not urgent.
+    /// What is sent from now on waits for this.
+    pub(crate) fn with_toll(mut self, toll: Option<(PeerId, Toll)>) -> Self {
+        self.toll = toll;
+        self
+    }
+
+    /// Sends before the streams that are less urgent.
     pub(crate) fn be_urgent(&self) {
+        self.be(Priority::Urgent);
+    }
+
+    /// Sends before the streams of less priority, and after those of more.
+    pub(crate) fn be(&self, priority: Priority) {
+        let priority = match priority {
+            Priority::Background => -1,
+            Priority::Normal => 0,
+            Priority::Urgent => 1,
+        };
         // Fails only when the stream is over already.
-        let _ = self.stream.set_priority(1);
+        let _ = self.stream.set_priority(priority);
     }
 
     /// Sends parts of frames, made by [`put_frame`].
-    pub(crate) async fn send(&mut self, mut parts: &mut [Bytes]) -> Result<(), SendError> {
+    pub(crate) async fn send(&mut self, parts: &mut [Bytes]) -> Result<(), SendError> {
+        let Some((peer, toll)) = self.toll.clone() else { return self.write(parts).await };
+        let mut piece = MOST_AT_ONCE;
+        for part in parts {
+            while !part.is_empty() {
+                let wait = toll(&peer, part.len().min(piece) as u64);
+                let now = part.split_to(part.len().min(piece));
+                sleep(wait).await;
+                self.write(&mut [now]).await?;
+                // On a slow one the other end should see that it goes on.
+                piece = if wait > SMOOTH { (piece / 2).max(LEAST_AT_ONCE) } else { MOST_AT_ONCE };
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, mut parts: &mut [Bytes]) -> Result<(), SendError> {
         while !parts.is_empty() {
             match timeout(DRAIN_TIMEOUT, self.stream.write_chunks(parts)).await {
                 Ok(written) => parts = &mut parts[written?.chunks..],

@@ -16,33 +16,46 @@ mod answers;
 mod auth;
 mod batch;
 mod bring;
+mod client;
+mod codec;
+#[cfg(test)]
+mod coding_tests;
+mod congestion;
 mod counters;
+pub mod delta;
 mod dial;
 mod endpoint;
 mod error;
 #[cfg(test)]
 mod fixture;
 mod frame;
+mod hot;
 mod link;
 mod links;
 mod load;
 mod meter;
+#[cfg(test)]
+mod order_tests;
 mod pace;
+mod patches;
 mod probe;
 mod provider;
 mod requester;
+mod runs;
 mod seats;
 mod socket;
+mod speed;
 #[cfg(test)]
 mod tests;
 
 pub use auth::Admits;
+pub use congestion::Modelled;
 pub use counters::Counters;
 pub use dial::{CONNECT_TIMEOUT, Holder};
-pub use endpoint::{Endpoint, Options};
+pub use endpoint::{Endpoint, Options, Toll};
 pub use error::{Blame, FetchError};
 pub use load::Load;
 pub use pace::{PROGRESS_TIMEOUT, Patience};
 pub use provider::Provide;
-pub use requester::{ChunkReport, Probed};
-pub use socket::BindError;
+pub use requester::{Arrival, Order, Probed, Terms};
+pub use socket::{BindError, MAX_PACKET, transport};

@@ -8,7 +8,10 @@ use crate::{
 use netbuild_core::{link::Sample, peer::PeerId};
 use quinn::{Connection, ConnectionStats};
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -46,6 +49,8 @@ pub(crate) struct Link {
     pub(crate) chunk_requests: Arc<Semaphore>,
     pub(crate) small_requests: Arc<Semaphore>,
     arrivals: Mutex<Arrivals>,
+    /// Bytes per second that were last reported; 0 before that.
+    reported: AtomicU64,
     path: Mutex<Path>,
     samples: Samples,
 }
@@ -59,6 +64,7 @@ impl Link {
             chunk_requests: Arc::new(Semaphore::new(CHUNK_REQUESTS)),
             small_requests: Arc::new(Semaphore::new(SMALL_REQUESTS)),
             arrivals: Mutex::new(Arrivals::new(MOST_UNREAD)),
+            reported: AtomicU64::new(0),
             path: Mutex::default(),
             samples,
         };
@@ -84,8 +90,15 @@ impl Link {
         self.arrivals().so_far()
     }
 
+    /// Bytes per second that the link gives, as it was last seen on this connection.
+    pub(crate) fn believed(&self) -> Option<u64> {
+        let now = self.goodput().map(|goodput| goodput.rate() as u64);
+        now.or(Some(self.reported.load(Ordering::Relaxed))).filter(|rate| *rate > 0)
+    }
+
     fn report(&self, goodput: Option<Goodput>) {
         if let Some(goodput) = goodput {
+            self.reported.store(goodput.rate() as u64, Ordering::Relaxed);
             self.samples.give(self.peer, goodput.into());
         }
     }
@@ -116,6 +129,11 @@ impl Metering {
         if !std::mem::replace(&mut self.waiting, true) {
             self.link.arrivals().wait(std::mem::take(&mut self.unread));
         }
+    }
+
+    /// The link had to wait for the holder.
+    pub(crate) fn spoil(&self) {
+        self.link.arrivals().spoil();
     }
 
     /// Bytes came, `now` if they were waited for.

@@ -6,22 +6,26 @@
 //! packet each second is cheaper than an agreement on which one to close.
 
 use crate::{
+    congestion,
     counters::add,
     dial::{Holder, dial},
     error::FetchError,
     link::{Link, Samples},
     provider::Provider,
+    socket::{self, Control},
 };
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use netbuild_core::peer::PeerId;
-use quinn::{ClientConfig, Connection, VarInt};
+use quinn::{ClientConfig, Connection, ServerConfig, VarInt};
 use std::{
     collections::HashMap,
     fmt,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -68,11 +72,19 @@ fn is_usable(dial: &Dial) -> bool {
     }
 }
 
+/// What connections are made with.
+#[derive(Clone)]
+pub(crate) struct Quic {
+    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) client: ClientConfig,
+    pub(crate) server: ServerConfig,
+    pub(crate) control: Control,
+}
+
 /// All connections.
 pub(crate) struct Links {
-    quic: quinn::Endpoint,
-    config: ClientConfig,
-    provider: Arc<Provider>,
+    quic: Quic,
+    pub(crate) provider: Arc<Provider>,
     tasks: TaskTracker,
     closing: CancellationToken,
     samples: Samples,
@@ -87,14 +99,13 @@ impl fmt::Debug for Links {
 
 impl Links {
     pub(crate) fn new(
-        quic: quinn::Endpoint,
-        config: ClientConfig,
+        quic: Quic,
         provider: Arc<Provider>,
         tasks: TaskTracker,
         closing: CancellationToken,
         samples: Samples,
     ) -> Self {
-        Self { quic, config, provider, tasks, closing, samples, open: Mutex::default() }
+        Self { quic, provider, tasks, closing, samples, open: Mutex::default() }
     }
 
     /// A connection to `holder`; dials when there is none. Callers that come while a dial is under
@@ -137,6 +148,22 @@ impl Links {
         all.filter(|link| link.is_open()).cloned().collect()
     }
 
+    /// Says what the link to `peer` is believed to carry; see [`crate::Endpoint::expect`].
+    pub(crate) fn expect(&self, peer: &PeerId, goodput: u64, rtt: Option<Duration>) {
+        let open = self.lock();
+        let dialled = open.dials.get(peer).and_then(|dial| dial.peek()?.as_ref().ok());
+        for link in dialled.into_iter().chain(open.accepted.get(peer).into_iter().flatten()) {
+            congestion::expect(&link.connection, goodput, rtt);
+        }
+    }
+
+    /// Parameters of a connection that comes from `address`.
+    pub(crate) fn server_config(&self, address: SocketAddr) -> Arc<ServerConfig> {
+        let mut server = self.quic.server.clone();
+        server.transport_config(Arc::new(socket::transport(address, self.quic.control.clone())));
+        Arc::new(server)
+    }
+
     /// Lets requests go over a connection that `peer` opened, until the result is dropped.
     pub(crate) fn accept(self: &Arc<Self>, peer: PeerId, connection: Connection) -> Accepted {
         let link = Link::new(peer, connection, self.samples.clone());
@@ -167,11 +194,10 @@ impl Links {
         let samples = self.samples.clone();
         add(&samples.tally.dials, 1);
         let peer = holder.peer;
-        let (quic, config, closing) =
-            (self.quic.clone(), self.config.clone(), self.closing.clone());
+        let (quic, closing) = (self.quic.clone(), self.closing.clone());
         let (tasks, provider) = (self.tasks.clone(), self.provider.clone());
         let task = self.tasks.spawn(async move {
-            let dialled = closing.run_until_cancelled(dial(&quic, &config, &holder)).await;
+            let dialled = closing.run_until_cancelled(dial(&quic, &holder)).await;
             let connection = dialled.unwrap_or(Err(FetchError::Closed { peer }))?;
             tracing::debug!(%peer, address = %connection.remote_address(), "connected");
             tasks.spawn(provider.serve_dialled(connection.clone(), peer));

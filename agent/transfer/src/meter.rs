@@ -7,8 +7,9 @@
 //! in the meantime. Bytes of the first mark itself do not count, as they came before the window.
 //!
 //! A window is thrown away when so much had piled up unread that the holder may have been held back
-//! by flow control. Nothing tells from here whether the holder was slow to send: goodput is what
-//! this holder gives over this link.
+//! by flow control, and when the holder says that the link had to wait for it to code something:
+//! what is coded is chosen by the goodput, which must not be that of the coder. Nothing else tells
+//! from here whether the holder was slow to send: goodput is what this holder gives over this link.
 //!
 //! A transfer lasts as long as any request is open on the connection. Its beginning is measured in
 //! short windows. The best of them is what the link gives, once the rate has stopped to grow: a
@@ -111,6 +112,11 @@ impl Arrivals {
         if unread >= self.most_unread {
             self.transfer.window = None;
         }
+    }
+
+    /// The link had to wait for the holder: the current window shows the pace of that.
+    pub(crate) fn spoil(&mut self) {
+        self.transfer.window = None;
     }
 
     /// Bytes came for which a request waited; returns what is to be reported.
@@ -305,6 +311,19 @@ mod tests {
             assert_eq!(link.arrivals.arrived(link.now, 100_000, || MILLISECOND), None);
         }
         assert!(link.end().is_empty());
+    }
+
+    #[test]
+    fn the_pace_of_a_holder_that_codes_is_not_taken_for_that_of_the_link() {
+        let mut link = Link::new(MILLISECOND);
+        for _ in 0..30 {
+            // Half a second of work for what the link then carries in 50 ms.
+            link.feed(1, MILLISECOND * 500);
+            link.arrivals.spoil();
+            (0..50).for_each(|_| link.feed(10_000, MILLISECOND));
+        }
+        let told = rates(&link.end());
+        assert!(told.iter().all(|rate| *rate == 10_000_000), "{told:?}");
     }
 
     #[test]

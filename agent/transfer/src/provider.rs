@@ -2,23 +2,29 @@
 //! connections that were dialled here.
 //!
 //! Whatever a peer does costs it its own connection at most. Memory is bounded by the number of
-//! connections and requests times two batches, plus what QUIC keeps for retransmission.
+//! connections and requests times two batches or runs, plus what QUIC keeps for retransmission.
 
 use crate::{
     auth::{self, Admits},
     batch::Batch,
     bring::BringRoom,
+    client::Client,
     counters::{Serving, Tally, add},
+    endpoint::Toll,
     error::code,
     frame::{DRAIN_TIMEOUT, FrameError, FrameReader, FrameWriter, SendError},
     links::Links,
     pace::{PROGRESS_TIMEOUT, Patience},
+    patches::{Bases, Wanted},
     probe::{Allowances, filling},
+    runs::{Asked, Stream},
     seats::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Seats},
+    speed::Coder,
 };
 use bytes::Bytes;
 use netbuild_core::{
-    chunk::{Chunk, MAX_CHUNK, Manifest},
+    chunk::{Chunk, Manifest},
+    codec::Policy,
     digest::Digest,
     key::ActionKey,
     peer::PeerId,
@@ -54,6 +60,15 @@ pub trait Provide: Send + Sync + Debug + 'static {
     fn manifest(&self, blob: &Digest) -> Option<Manifest>;
     /// The bytes of a chunk, verified against its hash.
     fn chunk(&self, chunk: &Chunk) -> Option<Vec<u8>>;
+    /// A sketch of a blob that is here whole, by which similar ones are found: opaque here, of at
+    /// most [`MAX_SKETCH`](netbuild_proto::data::MAX_SKETCH) bytes.
+    fn sketch(&self, _blob: &Digest) -> Option<Vec<u8>> {
+        None
+    }
+    /// The bytes of a blob that is here whole and has at most `limit` bytes, verified.
+    fn blob(&self, _blob: &Digest, _limit: u64) -> Option<Bytes> {
+        None
+    }
     /// Whether a blob is here whole. Many are asked about at once, so it must be quick.
     fn has(&self, blob: &Digest) -> bool;
     /// Gets what is lacking of `blobs`, on behalf of `for_peer`, and says of each whether it is
@@ -74,6 +89,10 @@ pub(crate) struct Provider {
     reads: Arc<Semaphore>,
     pub(crate) brings: BringRoom,
     allowances: Mutex<Allowances>,
+    pub(crate) policy: Policy,
+    toll: Option<Toll>,
+    pub(crate) coder: Arc<Coder>,
+    pub(crate) bases: Bases,
 }
 
 impl Debug for Provider {
@@ -105,6 +124,8 @@ impl Provider {
     pub(crate) fn new(
         provide: Arc<dyn Provide>,
         admits: Admits,
+        policy: Policy,
+        toll: Option<Toll>,
         tasks: TaskTracker,
         closing: CancellationToken,
         tally: Arc<Tally>,
@@ -120,6 +141,10 @@ impl Provider {
             reads: Arc::new(Semaphore::new(MAX_READS)),
             brings: BringRoom::default(),
             allowances: Mutex::default(),
+            policy,
+            toll,
+            coder: Arc::default(),
+            bases: Bases::default(),
         }
     }
 
@@ -149,7 +174,10 @@ impl Provider {
     /// Answers requests until the connection ends or the peer is no longer admitted.
     async fn serve_accepted(self: &Arc<Self>, incoming: Incoming, links: &Arc<Links>) {
         let address = incoming.remote_address();
-        let connection = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
+        let Ok(connecting) = incoming.accept_with(links.server_config(address)) else {
+            return;
+        };
+        let connection = match timeout(HANDSHAKE_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 // An error that this side found: no key, no admitted key, or not this protocol.
@@ -169,23 +197,25 @@ impl Provider {
             return self.turn_away(&connection, code::BUSY);
         };
         let _accepted = links.accept(peer, connection.clone());
+        let client = Client::new(peer, connection.clone());
         let mut requests = JoinSet::new();
         while let Ok((send, receive)) = connection.accept_bi().await {
             if !(self.admits)(&peer) {
                 return self.turn_away(&connection, code::REFUSED);
             }
-            self.spawn(&mut requests, peer, send, receive);
+            self.spawn(&mut requests, &client, send, receive);
         }
     }
 
     /// Answers requests on a connection that was dialled here, until it ends. A peer that is not
     /// admitted gets nothing, but the connection stays for what is asked of the peer.
     pub(crate) async fn serve_dialled(self: Arc<Self>, connection: Connection, peer: PeerId) {
+        let client = Client::new(peer, connection.clone());
         let mut requests = JoinSet::new();
         let accepted = || self.closing.run_until_cancelled(connection.accept_bi());
         while let Some(Ok((send, receive))) = accepted().await {
             if (self.admits)(&peer) {
-                self.spawn(&mut requests, peer, send, receive);
+                self.spawn(&mut requests, &client, send, receive);
             } else {
                 FrameWriter::new(send).reset(code::REFUSED);
             }
@@ -195,13 +225,13 @@ impl Provider {
     fn spawn(
         self: &Arc<Self>,
         requests: &mut JoinSet<()>,
-        peer: PeerId,
+        client: &Arc<Client>,
         send: SendStream,
         receive: RecvStream,
     ) {
         // QUIC's limit of streams bounds how many run; those that have ended are let go.
         while requests.try_join_next().is_some() {}
-        requests.spawn(self.clone().handle(peer, send, receive));
+        requests.spawn(self.clone().handle(client.clone(), send, receive));
     }
 
     fn turn_away(&self, connection: &Connection, code: quinn::VarInt) {
@@ -209,11 +239,13 @@ impl Provider {
         connection.close(code, &[]);
     }
 
-    async fn handle(self: Arc<Self>, peer: PeerId, send: SendStream, receive: RecvStream) {
-        let mut writer = FrameWriter::new(send);
-        let Err(error) = self.answer_all(peer, receive, &mut writer).await else {
+    async fn handle(self: Arc<Self>, client: Arc<Client>, send: SendStream, receive: RecvStream) {
+        let toll = self.toll.clone().map(|toll| (client.peer, toll));
+        let mut writer = FrameWriter::new(send).with_toll(toll);
+        let Err(error) = self.answer_all(&client, receive, &mut writer).await else {
             return writer.finish();
         };
+        let peer = client.peer;
         tracing::debug!(%peer, %error, "request failed");
         match error {
             ServeError::Malformed(_) => {
@@ -229,21 +261,22 @@ impl Provider {
     /// Answers the requests of a stream, one after the other.
     async fn answer_all(
         &self,
-        peer: PeerId,
+        client: &Arc<Client>,
         receive: RecvStream,
         writer: &mut FrameWriter,
     ) -> Result<(), ServeError> {
+        let mut stream = None;
         let mut frames = FrameReader::new(receive, REQUEST_PATIENCE);
         let mut next = read_request(&mut frames).await?.ok_or(FrameError::Ended)?;
         loop {
             let serving = Serving::begin(self.tally.clone());
-            self.answer(peer, next, writer).await?;
+            self.answer(client, &mut stream, next, writer).await?;
             add(&self.tally.requests_served, 1);
             drop(serving);
             frames.begin_anew();
             match read_request(&mut frames).await? {
                 None => return Ok(()),
-                Some(_) if !(self.admits)(&peer) => return Err(ServeError::Refused),
+                Some(_) if !(self.admits)(&client.peer) => return Err(ServeError::Refused),
                 Some(request) => next = request,
             }
         }
@@ -251,12 +284,27 @@ impl Provider {
 
     async fn answer(
         &self,
-        peer: PeerId,
+        client: &Arc<Client>,
+        stream: &mut Option<Stream>,
         request: Request,
         writer: &mut FrameWriter,
     ) -> Result<(), ServeError> {
+        let peer = client.peer;
         match request {
-            Request::Chunks(_) => self.answer_items(request, writer).await,
+            Request::Chunks { chunks, accept } => {
+                client.expect(accept.goodput);
+                writer.be(accept.priority);
+                let stream = stream.get_or_insert_with(|| Stream::new(client));
+                let asked = Asked::new(chunks, accept, None, stream);
+                self.answer_chunks(&asked, stream, writer).await
+            }
+            Request::Delta { target, bases, first, count, accept } => {
+                client.expect(accept.goodput);
+                writer.be(accept.priority);
+                let stream = stream.get_or_insert_with(|| Stream::new(client));
+                let wanted = Wanted { target, bases, first, count };
+                self.answer_delta(wanted, accept, stream, writer).await
+            }
             Request::Probe { bytes } => {
                 let content = if self.allows(peer, bytes) { filling(bytes) } else { Bytes::new() };
                 let length = content.len() as u64;
@@ -312,7 +360,7 @@ impl Provider {
     }
 
     /// Does something that blocks for as long as the disk needs.
-    async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         what: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ServeError> {
@@ -353,15 +401,8 @@ async fn read_request(frames: &mut FrameReader) -> Result<Option<Request>, Serve
         return Err(ServeError::Malformed(format!("frame of {length} bytes")));
     }
     let content = frames.content(length).await.map_err(early)?;
-    let request =
-        Request::decode(&content).map_err(|error| ServeError::Malformed(error.to_string()))?;
-    if let Request::Chunks(chunks) = &request
-        && let Some(bad) =
-            chunks.iter().find(|chunk| chunk.len == 0 || chunk.len as usize > MAX_CHUNK)
-    {
-        return Err(ServeError::Malformed(format!("a chunk of {} bytes", bad.len)));
-    }
-    Ok(Some(request))
+    let request = Request::decode(&content);
+    Ok(Some(request.map_err(|error| ServeError::Malformed(error.to_string()))?))
 }
 
 #[cfg(test)]
@@ -369,17 +410,17 @@ mod tests {
     use super::*;
     use crate::{
         Endpoint, FetchError, Holder,
-        fixture::{Shelf, agent, everyone, holder, raw_connection, soon},
+        fixture::{Shelf, agent, everyone, fetch, holder, noise, raw_connection, soon},
         seats::MAX_CONNECTIONS_PER_PEER,
         socket::MAX_STREAMS,
     };
     use netbuild_core::digest::Hash;
+    use netbuild_proto::data::Accept;
     use quinn::ReadToEndError;
-    use std::ops::ControlFlow;
 
     fn stocked() -> (Endpoint, Holder, Vec<Chunk>) {
         let mut shelf = Shelf::default();
-        let chunks = shelf.stock(8, 512 * 1024);
+        let chunks = shelf.put((0..8).map(|seed| noise(seed, 512 * 1024)));
         let endpoint = agent(1, everyone(), shelf);
         let at = holder(1, &endpoint);
         (endpoint, at, chunks)
@@ -388,9 +429,12 @@ mod tests {
     /// Whether someone else is served in full.
     async fn others_are_served(at: &Holder, chunks: &[Chunk]) {
         let other = agent(9, everyone(), Shelf::default());
-        let fetch = other
-            .chunks(at, chunks, Patience::default(), |_, _| async { ControlFlow::Continue(()) });
-        assert_eq!(soon(fetch).await.unwrap().missing, []);
+        let report = fetch(&other, at, chunks, Patience::default()).await.unwrap();
+        assert_eq!((report.arrived.len(), report.missing.len()), (chunks.len(), 0));
+    }
+
+    fn asking(chunks: Vec<Chunk>) -> Request {
+        Request::Chunks { chunks, accept: Accept::default() }
     }
 
     fn framed(request: &Request) -> Vec<u8> {
@@ -408,8 +452,8 @@ mod tests {
             [&4_u32.to_le_bytes()[..], b"junk"].concat(),
             vec![0xff; 2000],
             trailing,
-            framed(&Request::Chunks(vec![odd(0)])),
-            framed(&Request::Chunks(vec![odd(u32::MAX)])),
+            framed(&asking(vec![odd(0)])),
+            framed(&asking(vec![odd(u32::MAX)])),
         ];
         let connection = soon(raw_connection(2, &at)).await;
         for bytes in &bad {
@@ -448,7 +492,7 @@ mod tests {
     async fn requests_whose_answers_nobody_reads_do_not_keep_others_waiting() {
         let (_endpoint, at, chunks) = stocked();
         let connection = soon(raw_connection(2, &at)).await;
-        let request = framed(&Request::Chunks(vec![chunks[0]; 1000]));
+        let request = framed(&asking(vec![chunks[0]; 1000]));
         let mut open = Vec::new();
         for _ in 0..MAX_STREAMS {
             let (mut send, receive) = soon(connection.open_bi()).await.unwrap();
@@ -468,7 +512,7 @@ mod tests {
     async fn ten_thousand_streams_that_are_dropped_at_once_do_no_harm() {
         let (endpoint, at, chunks) = stocked();
         let connection = soon(raw_connection(2, &at)).await;
-        let request = framed(&Request::Chunks(chunks.clone()));
+        let request = framed(&asking(chunks.clone()));
         for number in 0..10_000 {
             let (mut send, mut receive) = soon(connection.open_bi()).await.unwrap();
             soon(send.write_all(&request[..number % request.len()])).await.unwrap();
@@ -506,12 +550,8 @@ mod tests {
         }
         assert_eq!(open.len(), MAX_CONNECTIONS);
         let late = agent(9, everyone(), Shelf::default());
-        let fetch = || {
-            late.chunks(&at, &chunks, Patience::default(), |_, _| async {
-                ControlFlow::Continue(())
-            })
-        };
-        assert_eq!(soon(fetch()).await, Err(FetchError::Busy { peer: at.peer }));
+        let fetch = || fetch(&late, &at, &chunks, Patience::default());
+        assert_eq!(fetch().await, Err(FetchError::Busy { peer: at.peer }));
         open.truncate(MAX_CONNECTIONS - 1);
         // The provider learns of the free seat a moment later.
         let again = async { while fetch().await.is_err() {} };
@@ -531,9 +571,7 @@ mod tests {
         let endpoint = agent(1, everyone(), shelf);
         let at = holder(1, &endpoint);
         let other = agent(2, everyone(), Shelf::default());
-        let fetch = other
-            .chunks(&at, &chunks, Patience::default(), |_, _| async { ControlFlow::Continue(()) });
-        let error = soon(fetch).await.unwrap_err();
+        let error = fetch(&other, &at, &chunks, Patience::default()).await.unwrap_err();
         assert!(matches!(error, FetchError::Lost { .. }), "{error}");
         let blobs = soon(other.manifests(&at, &[Digest::of(b"")], Patience::default())).await;
         assert_eq!(blobs.unwrap(), [None]);

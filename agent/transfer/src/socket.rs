@@ -2,13 +2,16 @@
 
 use netbuild_core::{digest::Hash, peer::Identity};
 use quinn::{
-    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig, VarInt,
+    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    TransportConfig, VarInt,
+    congestion::ControllerFactory,
     crypto::{CryptoError, HmacKey},
 };
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -31,8 +34,19 @@ const IDLE_TIMEOUT_MS: u32 = 4_000;
 pub(crate) const MAX_STREAMS: u32 = 64;
 /// Kernel buffers in bytes, each way: 8 ms at 4 Gbit/s. The kernel may give less.
 const SOCKET_BUFFER: usize = 4 << 20;
-/// Length of our connection ids: as long as quinn's own.
-const CONNECTION_ID: usize = 8;
+/// Length of our connection ids, which are in each packet that we get: four bytes tell the
+/// connections of one endpoint apart.
+const CONNECTION_ID: usize = 4;
+/// Longest UDP payload that we send or take. Long packets cost least for each byte, but quinn hands
+/// ten of them to the system at once, and the system takes 64 KiB.
+pub const MAX_PACKET: u16 = 6_500;
+/// UDP payload that goes through when the system does not say what does: Ethernet and IPv6.
+const ETHERNET_PACKET: u16 = 1_452;
+/// Bytes to which the longest packet is found out: each is a search of a round trip.
+const MTU_STEP: u16 = 8;
+/// Headers of IP and UDP.
+const HEADERS_V4: u32 = 28;
+const HEADERS_V6: u32 = 48;
 
 /// The data plane cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -82,29 +96,52 @@ fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Parameters of the connections that we dial.
-pub(crate) fn dialled_transport() -> Arc<TransportConfig> {
-    transport(Some(KEEP_ALIVE))
+/// Parameters of a connection that we dial.
+pub(crate) fn dialled_transport(to: SocketAddr, control: Control) -> TransportConfig {
+    let mut config = transport(to, control);
+    config.keep_alive_interval(Some(KEEP_ALIVE));
+    config
 }
 
-/// Parameters of the connections that we accept.
-pub(crate) fn accepted_transport() -> Arc<TransportConfig> {
-    transport(None)
+/// What makes the congestion controllers.
+pub(crate) type Control = Arc<dyn ControllerFactory + Send + Sync>;
+
+/// The longest UDP payload on the way to `address`, as far as this machine knows it: the way
+/// beyond its own network is found out by QUIC, from here downwards.
+fn longest_packet(address: SocketAddr) -> u16 {
+    let known = || {
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(address).ok()?;
+        let (mtu, headers) = match address.ip().to_canonical() {
+            IpAddr::V4(_) if address.is_ipv4() => (sockopt::ip_mtu(&socket).ok()?, HEADERS_V4),
+            _ => (sockopt::ipv6_mtu(&socket).ok()?, HEADERS_V6),
+        };
+        u16::try_from(mtu.saturating_sub(headers).min(u32::from(MAX_PACKET))).ok()
+    };
+    known().unwrap_or(ETHERNET_PACKET)
 }
 
-/// Both ends may ask on a connection: a peer that cannot be dialled can be asked on its own.
-fn transport(keep_alive: Option<Duration>) -> Arc<TransportConfig> {
+/// Parameters of a connection with `peer`. Both ends may ask on a connection: a peer that cannot be
+/// dialled can be asked on its own. Public for programs that measure what they are worth.
+pub fn transport(peer: SocketAddr, control: Control) -> TransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(longest_packet(peer)).minimum_change(MTU_STEP);
     let mut config = TransportConfig::default();
     config
+        .congestion_controller_factory(control)
+        .mtu_discovery_config(Some(discovery))
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
-        .keep_alive_interval(keep_alive)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))));
-    Arc::new(config)
+    config
 }
 
 /// Parameters of the endpoint. Stateless resets are signed with a key that outlives the process:
@@ -113,6 +150,8 @@ fn transport(keep_alive: Option<Duration>) -> Arc<TransportConfig> {
 pub(crate) fn endpoint_config(identity: &Identity) -> EndpointConfig {
     let secret = Hash::of(&[b"netbuild stateless reset v1\0", &identity.seed()[..]].concat());
     let mut config = EndpointConfig::new(Arc::new(ResetKey(secret)));
+    // Fails only out of bounds, which MAX_PACKET is not.
+    let _ = config.max_udp_payload_size(MAX_PACKET);
     config.cid_generator(move || Box::new(ConnectionIds::new(secret)));
     config
 }

@@ -3,10 +3,11 @@
 use crate::{
     Endpoint, FetchError, Holder, Patience,
     fixture::{
-        Shelf, agent, chunk, everyone, holder, identity, only, raw_connection, rogue, sampled,
-        sealed, soon, until,
+        self, Shelf, agent, chunk, everyone, gather, holder, identity, no_base, noise, only,
+        orders, raw_connection, rogue, run_frame, sampled, sealed, soon, until,
     },
 };
+use bytes::Bytes;
 use netbuild_core::{
     chunk::Chunk,
     digest::{Digest, Hash},
@@ -14,7 +15,7 @@ use netbuild_core::{
     link::Sample,
     peer::PeerId,
 };
-use netbuild_proto::data::{HEARTBEAT, MAX_PROBE, Request, encode_bitmap};
+use netbuild_proto::data::{Coding, HEARTBEAT, MAX_PROBE, Request, encode_bitmap};
 use std::{future::pending, ops::ControlFlow, time::Duration};
 use tokio::sync::mpsc::{Receiver, channel};
 
@@ -32,9 +33,7 @@ fn blobs(chunks: &[Chunk]) -> Vec<Digest> {
 }
 
 async fn fetch(from: &Holder, by: &Endpoint, chunks: &[Chunk]) -> Result<u64, FetchError> {
-    let deliver = |_, _| async { ControlFlow::Continue(()) };
-    let report = soon(by.chunks(from, chunks, patience(), deliver)).await?;
-    Ok(report.bytes)
+    fixture::fetch(by, from, chunks, patience()).await.map(|report| report.bytes)
 }
 
 fn frame(content: &[u8]) -> Vec<u8> {
@@ -213,7 +212,7 @@ async fn next(measured: &mut Receiver<(PeerId, Sample)>, is_it: fn(&Sample) -> b
 #[tokio::test]
 async fn both_ends_measure_a_connection() {
     let mut shelf = Shelf::default();
-    let chunks = vec![shelf.stock(1, 512 * 1024)[0]; 400];
+    let chunks = vec![shelf.put([noise(1, 512 * 1024)])[0]; 400];
     let listen = "127.0.0.1:0".parse().unwrap();
     let (a, mut of_a) = sampled(1, listen, everyone(), shelf).unwrap();
     let (b, mut of_b) = sampled(2, listen, everyone(), Shelf::default()).unwrap();
@@ -249,7 +248,7 @@ async fn two_holders_are_asked_at_once_and_the_slow_one_is_dropped() {
     let slow = rogue(3, move |_, mut send| {
         let (told, first) = (told.clone(), first.clone());
         async move {
-            send.write_all(&frame(&first)).await.unwrap();
+            send.write_all(&run_frame(Coding::Identity, 1, first.len(), &first)).await.unwrap();
             // Until the requester wants no more.
             let stopped = send.stopped().await;
             let _ = told.send(matches!(stopped, Ok(Some(_)))).await;
@@ -257,9 +256,9 @@ async fn two_holders_are_asked_at_once_and_the_slow_one_is_dropped() {
     });
     let (a, b) = (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
     let (came, mut has_come) = channel(1);
-    let deliver = |index, bytes: bytes::Bytes| {
+    let deliver = |index: usize, bytes: &Bytes| {
         came.try_send((index, bytes.len())).unwrap();
-        async { ControlFlow::Continue(()) }
+        ControlFlow::Continue(())
     };
     let patience = Patience { first: Duration::from_secs(60), between: Duration::from_secs(60) };
     let hedge = async {
@@ -267,7 +266,9 @@ async fn two_holders_are_asked_at_once_and_the_slow_one_is_dropped() {
         fetch(&holder(1, &a), &b, &chunks).await
     };
     tokio::select! {
-        slow = b.chunks(&slow.holder, &chunks, patience, deliver) => panic!("{slow:?}"),
+        slow = gather(&b, &slow.holder, orders(&chunks, 3), no_base, patience, deliver) => {
+            panic!("{slow:?}")
+        }
         bytes = soon(hedge) => assert_eq!(bytes, Ok(3000)),
     }
     assert_eq!(soon(is_told.recv()).await, Some(true));
@@ -299,16 +300,17 @@ async fn many_requests_of_one_stream_are_answered_in_order() {
         (0..5_u32).map(|n| ActionKey(*Hash::of(&n.to_le_bytes()).as_bytes())).collect();
     shelf.records.insert(keys[3], sealed(1, keys[3]).as_bytes().to_vec());
     let (a, b) = (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
-    let mut next = 0;
-    let deliver = |index, bytes: bytes::Bytes| {
-        assert_eq!((index, chunk(&bytes)), (next, chunks[next]));
-        next += 1;
-        async { ControlFlow::Continue(()) }
-    };
     let at = holder(1, &a);
-    let report = soon(b.chunks(&at, &chunks, patience(), deliver)).await.unwrap();
-    assert_eq!((report.bytes, report.missing), (50_000, Vec::new()));
-    assert!(report.first_byte > Duration::ZERO && report.first_byte <= report.elapsed);
-    until(|| a.counters().requests_served == 5).await;
+    let in_order = orders(&chunks, 512);
+    let mut next = 0;
+    let deliver = |index: usize, bytes: &Bytes| {
+        assert_eq!((index, chunk(bytes)), (next, chunks[next]));
+        next += 1;
+        ControlFlow::Continue(())
+    };
+    let (report, result) = gather(&b, &at, in_order, no_base, patience(), deliver).await;
+    assert_eq!((result, report.bytes, report.missing), (Ok(()), 50_000, Vec::new()));
+    assert_eq!(next, 5000);
+    until(|| a.counters().requests_served == 10).await;
     assert_eq!(b.counters().requests_made, 1);
 }
