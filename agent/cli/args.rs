@@ -42,7 +42,7 @@ pub(crate) enum Command {
     Monitor(MonitorArgs),
     /// Keep a file as a blob and print its digest
     Put(PutArgs),
-    /// Get a blob from here or from another agent
+    /// Get blobs from here or from other agents
     Get(GetArgs),
     /// Print the ticket with which another agent joins the mesh of this one
     Ticket(ReportArgs),
@@ -135,16 +135,26 @@ pub(crate) struct PutArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("target").args(["output", "output_dir"]))]
 pub(crate) struct GetArgs {
-    /// The digest, as `netbuild put` printed it
-    #[arg(value_name = "DIGEST")]
-    pub(crate) digest: String,
+    /// The digests, as `netbuild put` printed them
+    #[arg(value_name = "DIGEST", required_unless_present = "from_file")]
+    pub(crate) digests: Vec<String>,
     /// Where to write the blob [default: standard output]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+    /// Where to write several blobs, each into a file that is named by its hash
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Also get the digests in this file, one a line; `-` is standard input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "output_dir")]
+    pub(crate) from_file: Option<PathBuf>,
     /// Print JSON about the transfer
-    #[arg(long, requires = "output")]
+    #[arg(long, requires = "target")]
     pub(crate) json: bool,
+    /// Do not say how far it is and what it took
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -310,6 +320,10 @@ mod tests {
         assert_eq!((sync.from.as_deref(), sync.to, sync.dry_run), (Some("us-east"), None, true));
         let Ok(Command::Monitor(monitor)) = parse("monitor --interval 0.5") else { panic!() };
         assert_eq!(monitor.interval, Duration::from_millis(500));
+        let Ok(Command::Get(get)) = parse("get a b --from-file - --output-dir d --json") else {
+            panic!()
+        };
+        assert_eq!((get.digests.len(), get.from_file), (2, Some("-".into())));
         assert!(matches!(parse("conflicts --fail"), Ok(Command::Conflicts(args)) if args.fail));
         for (wrong, kind) in [
             ("why --last 0", ErrorKind::ValueValidation),
@@ -318,6 +332,10 @@ mod tests {
             ("sync --all --from us-east", ErrorKind::ArgumentConflict),
             ("sync --to us/east", ErrorKind::ValueValidation),
             ("plan", ErrorKind::MissingRequiredArgument),
+            ("get", ErrorKind::MissingRequiredArgument),
+            ("get x --json", ErrorKind::MissingRequiredArgument),
+            ("get --from-file -", ErrorKind::MissingRequiredArgument),
+            ("get x -o f --output-dir d", ErrorKind::ArgumentConflict),
         ] {
             assert_eq!(parse(wrong).err(), Some(kind), "{wrong}");
         }

@@ -1,12 +1,13 @@
 //! The commands, one function each.
 
 mod agent;
-mod blob;
 mod conflicts;
+mod get;
 mod links;
 mod monitor;
 mod peers;
 mod plan;
+mod put;
 mod run;
 mod status;
 mod sync;
@@ -14,12 +15,13 @@ mod wan;
 mod why;
 
 pub(crate) use agent::{agent, stop};
-pub(crate) use blob::{get, put};
 pub(crate) use conflicts::conflicts;
+pub(crate) use get::get;
 pub(crate) use links::links;
 pub(crate) use monitor::monitor;
 pub(crate) use peers::peers;
 pub(crate) use plan::plan;
+pub(crate) use put::put;
 pub(crate) use run::run;
 pub(crate) use status::{status, ticket};
 pub(crate) use sync::sync;

@@ -26,6 +26,11 @@ impl CliError {
         Self { message: chain(&error), hint: None, code: EXIT_USAGE }
     }
 
+    /// Wrong usage that no library has an error for.
+    pub(crate) fn wrong(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: EXIT_USAGE }
+    }
+
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, code: EXIT_FAILED }
     }

@@ -5,6 +5,7 @@ mod commands;
 mod errors;
 mod log;
 mod memory;
+mod moving;
 mod progress;
 mod signals;
 mod table;

@@ -1,10 +1,14 @@
 //! Shows a run: a line for each task that ended, and, on a terminal, what runs now.
 
-use crate::text::{duration, size};
+use crate::{
+    moving::results,
+    text::{duration, size},
+};
 use indicatif::{ProgressBar, ProgressStyle};
-use netbuild_core::{cache::Source, graph::LogPolicy};
+use netbuild_core::{cache::Source, graph::LogPolicy, moved};
 use netbuild_runner::{Ended, Event, Observer, Summary};
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal as _, Write as _},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -29,11 +33,13 @@ pub(crate) struct Progress {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     tasks: usize,
     ended: usize,
     running: Vec<String>,
+    /// Results on their way, by task.
+    moving: BTreeMap<String, moved::Progress>,
 }
 
 impl Progress {
@@ -48,7 +54,7 @@ impl Progress {
         if live {
             bar.enable_steady_tick(Duration::from_millis(200));
         }
-        Self { detail, bar, state: Mutex::new(State { tasks, ended: 0, running: Vec::new() }) }
+        Self { detail, bar, state: Mutex::new(State { tasks, ..State::default() }) }
     }
 
     /// Prints the last line.
@@ -76,13 +82,21 @@ impl Observer for Progress {
     fn event(&self, event: Event<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Started { task } => state.running.push(task.to_owned()),
+            Event::Started { task } => {
+                // Whatever of its result was on its way, it is built now.
+                state.moving.remove(task);
+                state.running.push(task.to_owned());
+            }
+            Event::Moving { task, progress } => {
+                state.moving.insert(task.to_owned(), progress.clone());
+            }
             Event::Warning { task, message } => {
                 let task = task.map(|task| format!("{task}: ")).unwrap_or_default();
                 self.print(&[format!("warning: {task}{message}").as_bytes()]);
             }
             Event::Finished { task, ended, took, log, log_policy } => {
                 state.running.retain(|running| running != task);
+                state.moving.remove(task);
                 state.ended += 1;
                 self.bar.set_position(state.ended as u64);
                 if self.detail >= wanted(&ended) {
@@ -98,14 +112,20 @@ impl Observer for Progress {
             }
         }
         if !self.bar.is_hidden() {
-            let shown = state.running.iter().take(SHOWN_RUNNING);
-            let mut message = shown.map(String::as_str).collect::<Vec<_>>().join(", ");
-            if state.running.len() > SHOWN_RUNNING {
-                message += &format!(" and {} more", state.running.len() - SHOWN_RUNNING);
-            }
-            self.bar.set_message(message);
+            self.bar.set_message(now(&state));
         }
     }
+}
+
+/// What goes on: the commands that run, and the results that are fetched.
+fn now(state: &State) -> String {
+    let shown = state.running.iter().take(SHOWN_RUNNING);
+    let mut running = shown.map(String::as_str).collect::<Vec<_>>().join(", ");
+    if state.running.len() > SHOWN_RUNNING {
+        running += &format!(" and {} more", state.running.len() - SHOWN_RUNNING);
+    }
+    let parts = [Some(running).filter(|running| !running.is_empty()), results(&state.moving)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// From which detail on an end is worth a line.
@@ -164,7 +184,38 @@ fn describe(summary: &Summary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netbuild_core::peer::PeerId;
     use netbuild_runner::Hits;
+
+    #[test]
+    fn a_run_shows_what_is_fetched_until_it_is_there_or_built() {
+        let progress = Progress::new(Detail::Quiet, 3);
+        let shown = || now(&progress.state.lock().unwrap());
+        let region = "us-east".into();
+        let so_far = moved::Progress {
+            total: 4_000_000,
+            done: 1_000_000,
+            per_second: 500_000.0,
+            sources: vec![Source::Peer { peer: PeerId([1; 32]), region }],
+            ..moved::Progress::default()
+        };
+        let fetching = "fetching lib: 1.0 MB of 4.0 MB, 500.0 kB/s from us-east";
+        progress.event(Event::Moving { task: "lib", progress: &so_far });
+        assert_eq!(shown(), fetching);
+        progress.event(Event::Started { task: "app" });
+        assert_eq!(shown(), format!("app; {fetching}"));
+        progress.event(Event::Finished {
+            task: "lib",
+            ended: Ended::UpToDate,
+            took: Duration::ZERO,
+            log: Vec::new(),
+            log_policy: LogPolicy::None,
+        });
+        assert_eq!(shown(), "app");
+        progress.event(Event::Moving { task: "package", progress: &so_far });
+        progress.event(Event::Started { task: "package" });
+        assert_eq!(shown(), "app, package");
+    }
 
     #[test]
     fn a_summary_reads_as_a_sentence() {

@@ -3,11 +3,14 @@
 mod insight;
 
 use netbuild_core::{
-    cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord},
+    cache::{Cache, CacheError, Content, Fetched, FetchedAll, Hit, NewRecord, Source},
     digest::{Digest, DigestBuilder},
     key::ActionKey,
+    moved::{Movement, Watch},
 };
-use netbuild_proto::control::{ContentReader, Request, Response, Status, VERSION, write_content};
+use netbuild_proto::control::{
+    ContentReader, MAX_FETCH, Request, Response, Status, VERSION, write_content,
+};
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -103,9 +106,14 @@ impl SocketCache {
 
     /// Sends a request and returns its answer.
     fn ask(&self, request: &Request) -> Result<Response, CacheError> {
+        self.ask_watching(request, &())
+    }
+
+    /// The same, while `watch` hears of what moves meanwhile.
+    fn ask_watching(&self, request: &Request, watch: &dyn Watch) -> Result<Response, CacheError> {
         let mut connection = self.pool.take()?;
         connection.send(request)?;
-        let response = connection.answer()?;
+        let response = connection.answer(watch)?;
         connection.put_back();
         done(response)
     }
@@ -184,10 +192,11 @@ impl Connection {
         request.write(self).map_err(|error| self.pool.lost(error))
     }
 
-    fn answer(&mut self) -> Result<Response, CacheError> {
+    fn answer(&mut self, watch: &dyn Watch) -> Result<Response, CacheError> {
         loop {
             match self.next()? {
                 Response::Working => {}
+                Response::Moving(progress) => watch.moving(&progress),
                 response => return Ok(response),
             }
         }
@@ -251,6 +260,7 @@ fn kind(response: &Response) -> &'static str {
     match response {
         Response::Welcome { .. } => "a greeting",
         Response::Working => "that it is at work",
+        Response::Moving(_) => "that something moves",
         Response::Missing => "that it is missing",
         Response::Hit { .. } => "a record",
         Response::Fetched { .. } => "that it is fetched",
@@ -267,28 +277,35 @@ fn kind(response: &Response) -> &'static str {
 }
 
 impl Cache for SocketCache {
-    fn lookup(&self, key: &ActionKey) -> Result<Option<Hit>, CacheError> {
-        match self.ask(&Request::Lookup(*key))? {
+    fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
+        match self.ask_watching(&Request::Lookup(*key), watch)? {
             Response::Missing => Ok(None),
-            Response::Hit { record, source, bytes } if record.record().key == *key => {
-                Ok(Some(Hit { record: record.record().clone(), source, bytes }))
+            Response::Hit { record, source, bytes, movement } if record.record().key == *key => {
+                Ok(Some(Hit { record: record.record().clone(), source, bytes, movement }))
             }
             other => Err(unexpected(&other)),
         }
     }
 
-    fn fetch(&self, blob: &Digest) -> Result<Option<Fetched>, CacheError> {
-        match self.ask(&Request::Fetch(*blob))? {
-            Response::Missing => Ok(None),
-            Response::Fetched { source, bytes } => Ok(Some(Fetched { source, bytes })),
-            other => Err(unexpected(&other)),
+    fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
+        if blobs.len() <= MAX_FETCH {
+            return self.fetch_some(blobs, watch);
         }
+        let (mut missing, mut movement, mut seconds) = (Vec::new(), Movement::default(), 0.0);
+        for blobs in blobs.chunks(MAX_FETCH) {
+            let all = self.fetch_some(blobs, watch)?;
+            missing.extend(all.missing);
+            movement.merge(&all.fetched.movement);
+            seconds += all.fetched.seconds;
+        }
+        let source = movement.from().cloned().unwrap_or(Source::Disk);
+        Ok(FetchedAll { missing, fetched: Fetched { source, movement, seconds } })
     }
 
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
         let mut connection = self.pool.take()?;
         connection.send(&Request::Open(*blob))?;
-        match connection.answer()? {
+        match connection.answer(&())? {
             Response::Done => Ok(Some(Box::new(Opened {
                 expected: *blob,
                 seen: DigestBuilder::new(),
@@ -333,12 +350,27 @@ impl Cache for SocketCache {
 }
 
 impl SocketCache {
+    /// Fetches no more blobs than one request may name.
+    fn fetch_some(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
+        match self.ask_watching(&Request::Fetch(blobs.to_vec()), watch)? {
+            Response::Fetched { missing, source, movement, seconds } => {
+                let at = |place: u32| blobs.get(place as usize).copied();
+                let missing: Option<_> = missing.into_iter().map(at).collect();
+                let missing = missing.ok_or_else(|| {
+                    CacheError::Failed("the agent misses what nobody asked for".to_owned())
+                })?;
+                Ok(FetchedAll { missing, fetched: Fetched { source, movement, seconds } })
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
     fn send_blob(&self, blob: &Digest, content: &mut dyn Read) -> Result<(), CacheError> {
         let mut connection = self.pool.take()?;
         connection.send(&Request::PutBlob(*blob))?;
         let read = write_content(&mut connection, content);
         let read = read.map_err(|error| self.pool.lost(error))?;
-        let response = connection.answer()?;
+        let response = connection.answer(&())?;
         connection.put_back();
         read.map_err(|error| CacheError::Failed(format!("cannot read blob {blob}: {error}")))?;
         match done(response)? {

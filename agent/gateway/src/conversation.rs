@@ -1,12 +1,17 @@
 //! One connection of the control socket: requests, and their answers one by one.
 
 use crate::door::Door;
-use netbuild_core::cache::{CacheError, Content};
+use netbuild_core::{
+    cache::{CacheError, Content, FetchedAll},
+    digest::Digest,
+    moved::{Progress, Watch},
+};
 use netbuild_proto::control::{
-    ContentReader, Request, Response, Rows, SyncOrder, SyncProgress, VERSION, write_content,
+    ContentReader, Request, Response, Rows, SyncOrder, VERSION, write_content,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
+    collections::BTreeSet,
     io::{self, BufReader},
     ops::ControlFlow,
     os::unix::net::UnixStream,
@@ -21,9 +26,9 @@ use std::{
 
 /// How often a client whose request takes long hears that it is still worked on.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often a client hears how far its sync is: smooth to the eye, and soon enough for the agent
-/// to see that the client has gone.
-const SYNC_HEARTBEAT: Duration = Duration::from_millis(200);
+/// How often a client hears how far its transfer or its sync is: smooth to the eye, and soon enough
+/// for the agent to see that the client of a sync has gone.
+const PROGRESS: Duration = Duration::from_millis(200);
 /// Most decisions in one answer: more than anybody reads.
 const MAX_DECISIONS: u32 = 1000;
 
@@ -42,19 +47,25 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
         match request {
             Request::Hello { .. } => Response::Failed("greeted twice".into()).write(&mut writer)?,
             Request::Lookup(key) => {
-                working(&mut writer, || match door.lookup_sealed(&key)? {
-                    Some((record, hit)) => {
-                        Ok(Response::Hit { record, source: hit.source, bytes: hit.bytes })
-                    }
+                moving(&mut writer, |watch| match door.lookup_sealed(&key, watch)? {
+                    Some((record, hit)) => Ok(Response::Hit {
+                        record,
+                        source: hit.source,
+                        bytes: hit.bytes,
+                        movement: hit.movement,
+                    }),
                     None => Ok(Response::Missing),
                 })?;
             }
-            Request::Fetch(blob) => {
-                working(&mut writer, || match door.fetch(&blob)? {
-                    Some(fetched) => {
-                        Ok(Response::Fetched { source: fetched.source, bytes: fetched.bytes })
-                    }
-                    None => Ok(Response::Missing),
+            Request::Fetch(blobs) => {
+                moving(&mut writer, |watch| {
+                    let FetchedAll { missing, fetched } = door.fetch_all(&blobs, watch)?;
+                    Ok(Response::Fetched {
+                        missing: places(&blobs, &missing),
+                        source: fetched.source,
+                        movement: fetched.movement,
+                        seconds: fetched.seconds,
+                    })
                 })?;
             }
             Request::Open(blob) => match contained(|| door.open(&blob)) {
@@ -122,61 +133,92 @@ fn contained<T>(work: impl FnOnce() -> Result<T, CacheError>) -> Result<T, Cache
         .unwrap_or_else(|_| Err(CacheError::Failed("the request panicked".into())))
 }
 
+/// Where those that are missing stand among all, each as often as it stands there.
+fn places(all: &[Digest], missing: &[Digest]) -> Vec<u32> {
+    let missing: BTreeSet<&Digest> = missing.iter().collect();
+    (0..).zip(all).filter(|(_, blob)| missing.contains(blob)).map(|(place, _)| place).collect()
+}
+
+/// The latest that there is to tell of work that goes on.
+struct Latest<T>(Mutex<Option<T>>);
+
+impl<T> Latest<T> {
+    fn none() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn set(&self, news: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(news);
+    }
+
+    fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Watch for Latest<Progress> {
+    fn moving(&self, progress: &Progress) {
+        self.set(progress.clone());
+    }
+}
+
 /// Answers with what `work` comes to, and lets the client know meanwhile that it goes on.
 fn working(
     writer: &mut &UnixStream,
     work: impl FnOnce() -> Result<Response, CacheError> + Send,
 ) -> io::Result<()> {
-    std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        scope.spawn(move || drop(sender.send(contained(work))));
-        loop {
-            match receiver.recv_timeout(HEARTBEAT) {
-                Ok(Ok(response)) => return response.write(writer),
-                Ok(Err(error)) => return Response::Failed(error.to_string()).write(writer),
-                Err(RecvTimeoutError::Timeout) => Response::Working.write(writer)?,
-                // The thread sends before it ends.
-                Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::Other.into()),
-            }
-        }
-    })
+    answer(writer, HEARTBEAT, || None, &AtomicBool::default(), work)
+}
+
+/// The same for work that moves blobs, with how far they are.
+fn moving(
+    writer: &mut &UnixStream,
+    work: impl FnOnce(&dyn Watch) -> Result<Response, CacheError> + Send,
+) -> io::Result<()> {
+    let latest = Latest::none();
+    let news = || latest.take().map(Response::Moving);
+    answer(writer, PROGRESS, news, &AtomicBool::default(), || work(&latest))
 }
 
 /// Syncs, and tells the client how far it is. A client that has gone ends the sync.
 fn syncing(writer: &mut &UnixStream, order: &SyncOrder, door: &dyn Door) -> io::Result<()> {
-    let (latest, gone) = (Mutex::<Option<SyncProgress>>::default(), AtomicBool::new(false));
-    let take = || latest.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let (latest, gone) = (Latest::none(), AtomicBool::default());
+    let mut tell = |progress| {
+        latest.set(progress);
+        if gone.load(Ordering::Relaxed) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    };
+    let news = || latest.take().map(Response::Syncing);
+    let work = || door.sync(order, &mut tell).map(Response::Synced);
+    answer(writer, PROGRESS, news, &gone, work)
+}
+
+/// Answers with what `work` comes to. Until then, the client hears at each `beat` what is new, and
+/// that it goes on. When it turns out that it is `gone`, that is set, but the work waited for.
+fn answer(
+    writer: &mut &UnixStream,
+    beat: Duration,
+    news: impl Fn() -> Option<Response>,
+    gone: &AtomicBool,
+    work: impl FnOnce() -> Result<Response, CacheError> + Send,
+) -> io::Result<()> {
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(1);
-        let (latest, gone) = (&latest, &gone);
-        let mut tell = |progress| {
-            *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
-            if gone.load(Ordering::Relaxed) {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        };
-        scope.spawn(move || drop(sender.send(contained(|| door.sync(order, &mut tell)))));
-        // The scope waits for the thread, which hears with its next progress that nobody waits.
-        let failed = |error| {
-            gone.store(true, Ordering::Relaxed);
-            Err(error)
+        scope.spawn(move || drop(sender.send(contained(work))));
+        let mut write = |response: Response| {
+            response.write(writer).inspect_err(|_| gone.store(true, Ordering::Relaxed))
         };
         loop {
-            let result = receiver.recv_timeout(SYNC_HEARTBEAT);
-            if let Some(progress) = take()
-                && let Err(error) = Response::Syncing(progress).write(writer)
-            {
-                return failed(error);
+            let result = receiver.recv_timeout(beat);
+            if let Some(news) = news() {
+                write(news)?;
             }
             match result {
-                Ok(Ok(report)) => return Response::Synced(report).write(writer),
-                Ok(Err(error)) => return Response::Failed(error.to_string()).write(writer),
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Err(error) = Response::Working.write(writer) {
-                        return failed(error);
-                    }
-                }
+                Ok(Ok(response)) => return write(response),
+                Ok(Err(error)) => return write(Response::Failed(error.to_string())),
+                Err(RecvTimeoutError::Timeout) => write(Response::Working)?,
                 // The thread sends before it ends.
                 Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::Other.into()),
             }

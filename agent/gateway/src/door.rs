@@ -4,6 +4,7 @@ use netbuild_core::{
     cache::{Cache, CacheError, Hit},
     digest::Digest,
     key::ActionKey,
+    moved::Watch,
 };
 use netbuild_proto::{
     control::{
@@ -23,8 +24,12 @@ pub type OnProgress<'a> = &'a mut (dyn FnMut(SyncProgress) -> ControlFlow<()> + 
 /// Every method but [`Door::status`] may take as long as it needs: the client hears meanwhile that
 /// it is worked on.
 pub trait Door: Cache + 'static {
-    /// A hit with the signed bytes of its record.
-    fn lookup_sealed(&self, key: &ActionKey) -> Result<Option<(SealedRecord, Hit)>, CacheError>;
+    /// A hit with the signed bytes of its record; see [`Cache::lookup`].
+    fn lookup_sealed(
+        &self,
+        key: &ActionKey,
+        watch: &dyn Watch,
+    ) -> Result<Option<(SealedRecord, Hit)>, CacheError>;
 
     /// The state of the process.
     fn status(&self) -> Status;

@@ -4,12 +4,14 @@ mod insight;
 
 use crate::{ConnectError, ControlServer, Door, SocketCache};
 use netbuild_core::{
-    cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord},
+    cache::{Cache, CacheError, Content, Fetched, FetchedAll, Hit, NewRecord, Source},
     digest::Digest,
     key::ActionKey,
+    moved::{Coding, Moved, Movement, Progress, Resumed, Watch},
+    peer::PeerId,
 };
 use netbuild_proto::{
-    control::{MAX_DATA, Request, Response, Status, VERSION, write_content},
+    control::{MAX_DATA, MAX_FETCH, Request, Response, Status, VERSION, write_content},
     record::SealedRecord,
 };
 use std::{
@@ -55,12 +57,27 @@ impl Shelf {
 }
 
 impl Cache for Shelf {
-    fn lookup(&self, _: &ActionKey) -> Result<Option<Hit>, CacheError> {
+    fn lookup(&self, _: &ActionKey, _: &dyn Watch) -> Result<Option<Hit>, CacheError> {
         Ok(None)
     }
 
-    fn fetch(&self, _: &Digest) -> Result<Option<Fetched>, CacheError> {
-        Err(CacheError::Failed("no reason".into()))
+    /// Says of what is here that it moved.
+    fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
+        if blobs.contains(&Digest::of(b"")) {
+            return Err(CacheError::Failed("no reason".into()));
+        }
+        let shelf = self.blobs.lock().unwrap();
+        let (here, missing): (Vec<_>, Vec<_>) =
+            blobs.iter().copied().partition(|blob| shelf.contains_key(blob));
+        let mut fetched =
+            Fetched { source: Source::Disk, movement: Movement::default(), seconds: 0.25 };
+        for blob in here {
+            fetched.source = far();
+            let moved = Moved { logical: blob.size, wire: blob.size / 2 };
+            fetched.movement.add(&far(), Coding::Zstd, moved);
+            watch.moving(&so_far(fetched.movement.total().logical));
+        }
+        Ok(FetchedAll { missing, fetched })
     }
 
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
@@ -90,12 +107,17 @@ impl Cache for Shelf {
 }
 
 impl Door for Shelf {
-    fn lookup_sealed(&self, key: &ActionKey) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
+    fn lookup_sealed(
+        &self,
+        key: &ActionKey,
+        watch: &dyn Watch,
+    ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
         assert_ne!(*key, PANICS, "as asked");
         if *key == WAITS {
             let mut waiting = self.waiting.lock().unwrap();
             waiting.0 += 1;
             self.changed.notify_all();
+            watch.moving(&so_far(7));
             drop(self.changed.wait_while(waiting, |(_, released)| !*released).unwrap());
         }
         Ok(None)
@@ -103,6 +125,33 @@ impl Door for Shelf {
 
     fn status(&self) -> Status {
         Status { role: "test".into(), ..Status::default() }
+    }
+}
+
+/// Where everything on the shelf is said to come from.
+fn far() -> Source {
+    Source::Peer { peer: PeerId([7; 32]), region: "us-east".into() }
+}
+
+fn so_far(done: u64) -> Progress {
+    Progress {
+        total: done + 1,
+        done,
+        wire: done / 2,
+        per_second: 1e6,
+        sources: vec![far()],
+        coding: Some(Coding::Zstd),
+        resumed: Some(Resumed { chunks_here: 60, chunks: 100 }),
+    }
+}
+
+/// Keeps what it hears.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Progress>>);
+
+impl Watch for Heard {
+    fn moving(&self, progress: &Progress) {
+        self.0.lock().unwrap().push(progress.clone());
     }
 }
 
@@ -202,7 +251,73 @@ fn what_is_put_from_memory_a_file_or_a_reader_can_be_opened() {
         assert_eq!(read(&cache, &digest).unwrap(), bytes);
     }
     assert_eq!(cache.status().unwrap().role, "test");
-    assert_eq!(cache.fetch(&digest), Err(CacheError::Failed("no reason".into())));
+    let nothing = Digest::of(b"");
+    assert_eq!(cache.fetch(&nothing, &()), Err(CacheError::Failed("no reason".into())));
+}
+
+#[test]
+fn whoever_fetches_hears_how_far_it_is_and_in_the_end_what_it_took() {
+    let served = serve();
+    let (cache, (bytes, digest), heard) = (served.connect(), content(), Heard::default());
+    cache.put_blob(&digest, Content::Bytes(&bytes)).unwrap();
+    let fetched = cache.fetch(&digest, &heard).unwrap().expect("it is there");
+    assert_eq!((fetched.source, fetched.seconds), (far(), 0.25));
+    let moved = Moved { logical: digest.size, wire: digest.size / 2 };
+    assert_eq!(fetched.movement.codings, [(Coding::Zstd, moved)].into());
+    assert_eq!(heard.0.into_inner().unwrap().last(), Some(&so_far(digest.size)));
+}
+
+#[test]
+fn whoever_looks_up_hears_how_far_it_is() {
+    let served = serve();
+    let (cache, shelf, heard) = (served.connect(), Arc::clone(&served.shelf), Heard::default());
+    thread::scope(|scope| {
+        let (cache, heard) = (&cache, &heard);
+        let asking = scope.spawn(move || cache.lookup(&WAITS, heard));
+        // It is heard before the answer is there.
+        while heard.0.lock().unwrap().is_empty() {
+            thread::yield_now();
+        }
+        shelf.release();
+        assert_eq!(asking.join().unwrap(), Ok(None));
+    });
+    assert_eq!(heard.0.into_inner().unwrap(), [so_far(7)]);
+}
+
+#[test]
+fn of_many_blobs_fetched_at_once_those_that_are_missing_are_named() {
+    let served = serve();
+    let cache = served.connect();
+    let blob = |number: u32| (number.to_le_bytes(), Digest::of(&number.to_le_bytes()));
+    for number in (0..200).step_by(3) {
+        let (bytes, digest) = blob(number);
+        cache.put_blob(&digest, Content::Bytes(&bytes)).unwrap();
+    }
+    // More than one request may name.
+    let all: Vec<Digest> = (0..MAX_FETCH as u32 + 10).map(|number| blob(number).1).collect();
+    let fetched = cache.fetch_all(&all, &()).unwrap();
+    let expected = (0..).zip(&all).filter(|(number, _)| *number >= 200 || number % 3 != 0);
+    assert!(fetched.missing.iter().eq(expected.map(|(_, blob)| blob)));
+    assert_eq!(fetched.fetched.movement.total().logical, 67 * 4);
+    assert_eq!((fetched.fetched.source, fetched.fetched.seconds), (far(), 0.5));
+    let none = cache.fetch_all(&[], &()).unwrap();
+    assert_eq!((none.missing.len(), none.fetched.movement), (0, Movement::default()));
+}
+
+#[test]
+fn an_agent_that_misses_what_nobody_asked_for_is_not_believed() {
+    let (path, _dir) = rogue([(|stream| {
+        welcome(stream);
+        hear(stream);
+        let (source, movement) = (Source::Disk, Movement::default());
+        Response::Fetched { missing: vec![1], source, movement, seconds: 0.0 }
+            .write(stream)
+            .unwrap();
+        hear(stream);
+    }) as fn(&mut UnixStream)]);
+    let cache = SocketCache::connect(&path).unwrap();
+    let error = cache.fetch(&Digest::of(b"one"), &()).unwrap_err();
+    assert!(matches!(&error, CacheError::Failed(why) if why.contains("nobody asked")), "{error}");
 }
 
 #[test]
@@ -282,7 +397,7 @@ fn clients_that_make_no_sense_cost_others_nothing() {
     drop(gone);
 
     let cache = served.connect();
-    assert_eq!(cache.lookup(&MISSING), Ok(None));
+    assert_eq!(cache.lookup(&MISSING, &()), Ok(None));
     assert!(cache.open(&digest).unwrap().is_none(), "half a blob was kept");
     // And nobody holds up the end.
     ends(move || drop(served.server));
@@ -330,7 +445,7 @@ fn three_hundred_threads_share_one_cache() {
         for index in 0..300 {
             let (cache, digest) = (&cache, &digest);
             scope.spawn(move || match index % 2 {
-                0 => assert_eq!(cache.lookup(&MISSING), Ok(None)),
+                0 => assert_eq!(cache.lookup(&MISSING, &()), Ok(None)),
                 _ => assert_eq!(Digest::of(&read(cache, digest).unwrap()), *digest),
             });
         }
@@ -354,7 +469,7 @@ fn a_cache_leaves_room_for_others() {
     // The cache is still there: only this request cannot be made.
     assert!(matches!(&error, CacheError::Failed(_)), "{error}");
     drop(open.pop());
-    assert_eq!(cache.lookup(&MISSING), Ok(None));
+    assert_eq!(cache.lookup(&MISSING, &()), Ok(None));
 }
 
 #[test]
@@ -362,9 +477,9 @@ fn a_request_that_panics_costs_only_itself() {
     let served = serve();
     let cache = served.connect();
     for _ in 0..3 {
-        let error = cache.lookup(&PANICS).unwrap_err();
+        let error = cache.lookup(&PANICS, &()).unwrap_err();
         assert_eq!(error, CacheError::Failed("the request panicked".into()));
-        assert_eq!(cache.lookup(&MISSING), Ok(None));
+        assert_eq!(cache.lookup(&MISSING, &()), Ok(None));
     }
 }
 
@@ -384,7 +499,7 @@ fn nobody_has_the_door_any_more_when_the_server_is_dropped() {
 fn a_request_under_way_is_finished_before_the_end_and_its_client_looks_elsewhere() {
     let served = serve();
     let (cache, shelf) = (served.connect(), Arc::clone(&served.shelf));
-    let asking = thread::spawn(move || cache.lookup(&WAITS));
+    let asking = thread::spawn(move || cache.lookup(&WAITS, &()));
     shelf.wait_for(1);
     let path = served.path.clone();
     let ending = thread::spawn(move || drop(served.server));
@@ -402,6 +517,7 @@ fn a_client_hears_that_its_long_request_goes_on() {
     let served = serve();
     let mut stream = served.greeted();
     Request::Lookup(WAITS).write(&mut stream).unwrap();
+    assert_eq!(Response::read(&mut stream).unwrap(), Response::Moving(so_far(7)));
     assert_eq!(Response::read(&mut stream).unwrap(), Response::Working);
     served.shelf.release();
     let answer = std::iter::repeat_with(|| Response::read(&mut stream).unwrap());
@@ -416,8 +532,8 @@ fn a_server_that_started_anew_is_found_with_the_next_request() {
     cache.status().unwrap();
     drop(served.server);
     let _again = ControlServer::start(&served.path, Arc::<Shelf>::clone(&served.shelf)).unwrap();
-    assert!(matches!(cache.lookup(&MISSING), Err(CacheError::Unreachable(_))));
-    assert_eq!(cache.lookup(&MISSING), Ok(None));
+    assert!(matches!(cache.lookup(&MISSING, &()), Err(CacheError::Unreachable(_))));
+    assert_eq!(cache.lookup(&MISSING, &()), Ok(None));
 }
 
 #[test]
@@ -429,7 +545,7 @@ fn a_blob_that_is_not_read_to_its_end_leaves_nothing_behind() {
     // More often than there are connections.
     for _ in 0..100 {
         cache.open(&digest).unwrap().unwrap().read_exact(&mut half).unwrap();
-        assert_eq!(cache.lookup(&MISSING), Ok(None));
+        assert_eq!(cache.lookup(&MISSING, &()), Ok(None));
     }
     assert_eq!(read(&cache, &digest).unwrap(), bytes);
 }
@@ -469,9 +585,9 @@ fn a_server_that_falls_silent_cannot_be_reached_and_one_at_work_can() {
         |stream| assert_eq!(hear(stream), None),
     ]);
     let cache = SocketCache::with_silence(&path, SILENCE).unwrap();
-    assert_eq!(cache.lookup(&MISSING), Ok(None));
+    assert_eq!(cache.lookup(&MISSING, &()), Ok(None));
     for what in ["after the greeting", "before it"] {
-        let error = cache.lookup(&MISSING).unwrap_err();
+        let error = cache.lookup(&MISSING, &()).unwrap_err();
         assert!(matches!(&error, CacheError::Unreachable(_)), "{what}: {error}");
         assert!(error.to_string().contains("does not answer"), "{what}: {error}");
     }

@@ -15,6 +15,7 @@ use crate::{
     session::RUN_ROLE,
     shelf::Shelf,
     sync::{Answerer, Syncer},
+    tolls::toll,
     view::View,
 };
 use netbuild_core::{
@@ -157,6 +158,7 @@ impl Agent {
             mesh: mesh.clone(),
             decisions: Decisions::default(),
             way: settings.fallback,
+            delta: settings.transfer.delta,
             flights: Flights::default(),
             unused: Mutex::default(),
         });
@@ -350,6 +352,7 @@ fn bind(
     remembered: Option<u16>,
 ) -> Result<Endpoint, BindError> {
     let admits = Arc::clone(view);
+    let toll = toll(&settings.transfer.limits, view);
     let options = |port| netbuild_transfer::Options {
         listen: SocketAddr::new(settings.listen.ip(), port),
         identity: identity.clone(),
@@ -358,6 +361,8 @@ fn bind(
             Arc::new(move |peer| view.admits(peer))
         },
         provide: Arc::<Shelf>::clone(shelf),
+        policy: settings.transfer.codec,
+        toll: toll.clone(),
         samples: samples.clone(),
     };
     if settings.data_port != 0 {

@@ -1,4 +1,5 @@
-//! Asking the sources of a plan: one after the other, and another beside one that is late.
+//! Asking the sources of a plan: one after the other, or a team of them, and another beside one that
+//! is late.
 
 use crate::view::{View, Whom, over_of};
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -10,13 +11,14 @@ use netbuild_core::{
     peers::Over,
     plan::{Plan, Step},
     score::{goodput, patience},
+    spread::Pace,
 };
 use netbuild_transfer::{FetchError, Holder, PROGRESS_TIMEOUT, Patience};
 use std::{cell::Cell, rc::Rc, time::Duration};
 use tokio::time::{Instant, sleep};
 
-/// Most sources that are asked for one thing at once.
-const MAX_TOGETHER: usize = 2;
+/// Sources beyond its team that may be asked at once for one thing, as others are late.
+const MAX_BESIDE: usize = 1;
 /// Shortest time after which a source is late: a busy machine answers no sooner.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 /// Longest time without a sign of life before another source is asked as well.
@@ -24,6 +26,8 @@ const MOST_PATIENCE: Duration = Duration::from_millis(600);
 /// Shortest time without a byte after which a source counts as gone: on a busy machine less is
 /// ordinary. Whoever can ask another has done so by then.
 const LEAST_SILENCE: Duration = Duration::from_millis(1500);
+/// A time that no attempt is going to last.
+const NEVER: Duration = Duration::from_secs(1 << 32);
 /// How late the next part of a transfer may be, in terms of its expected time.
 const LENIENCE: f64 = 1.5;
 /// Longest time that one part of a transfer is granted on top: a chunk of 2 MiB at 8 Mbit/s.
@@ -44,11 +48,11 @@ pub(crate) enum Told<T> {
 #[derive(Clone, Debug)]
 pub(crate) struct Trial {
     pub(crate) whom: Whom,
-    /// Whether it starts at the other end than the attempt that runs beside it, so that they meet.
-    pub(crate) from_end: bool,
-    patience: Duration,
+    /// What is believed of the link to it.
+    pub(crate) pace: Pace,
+    /// Bytes per second that the link gives, if that was ever measured.
+    pub(crate) goodput: Option<f64>,
     silence: Duration,
-    bytes_per_second: f64,
     due: Rc<Cell<Instant>>,
     bytes: Rc<Cell<u64>>,
 }
@@ -56,13 +60,12 @@ pub(crate) struct Trial {
 impl Trial {
     /// An attempt that nobody waits for.
     #[cfg(test)]
-    pub(crate) fn alone(whom: Whom, from_end: bool) -> Self {
+    pub(crate) fn alone(whom: Whom) -> Self {
         Self {
             whom,
-            from_end,
-            patience: MOST_PATIENCE,
+            pace: Pace { rtt: LEAST_PATIENCE, goodput: 1e6, patience: MOST_PATIENCE },
+            goodput: None,
             silence: PROGRESS_TIMEOUT,
-            bytes_per_second: 1.0,
             due: Rc::new(Cell::new(Instant::now())),
             bytes: Rc::default(),
         }
@@ -79,9 +82,14 @@ impl Trial {
 
     /// The source shows a sign of life; the next one, after `bytes` more, is due in its time.
     pub(crate) fn alive(&self, bytes: u64) {
-        let part = Duration::try_from_secs_f64(LENIENCE * bytes as f64 / self.bytes_per_second);
+        let part = Duration::try_from_secs_f64(LENIENCE * bytes as f64 / self.pace.goodput);
         let part = part.unwrap_or(MOST_FOR_A_PART).min(MOST_FOR_A_PART);
-        self.due.set(Instant::now() + self.patience + part);
+        self.due.set(Instant::now() + self.pace.patience + part);
+    }
+
+    /// The source is owed nothing and owes nothing: it was asked for all that it is to give for now.
+    pub(crate) fn rests(&self) {
+        self.due.set(Instant::now() + NEVER);
     }
 
     /// Payload bytes came.
@@ -160,8 +168,9 @@ impl Running<'_> {
     }
 }
 
-/// Asks the sources of `plan` in the order of `fallback` until one gave all. `hedge`: another is
-/// asked beside one that is late against its own history. `log` says what became of each.
+/// Asks the sources of `plan` in the order of `fallback`, `team` of them at once, until all is there.
+/// `hedge`: another is asked beside one that is late against its own history. `log` says what became
+/// of each.
 ///
 /// # Errors
 /// When this agent's own store fails; what sources do wrong is no error.
@@ -169,6 +178,7 @@ pub(crate) async fn ask<T, F, Fut>(
     view: &View,
     plan: &Plan,
     mut fallback: Fallback,
+    team: usize,
     hedge: bool,
     log: &mut Vec<Tried>,
     start: F,
@@ -177,23 +187,25 @@ where
     F: Fn(Trial) -> Fut,
     Fut: Future<Output = Result<Result<Told<T>, FetchError>, CacheError>>,
 {
+    // Also of a plan without any source it has to be found out that nobody is left.
+    let team = team.max(1);
     let mut running: Vec<Running<'_>> = Vec::new();
     let mut answers = FuturesUnordered::new();
     let mut count = 0;
     let result = loop {
         let late = running.iter().filter(|attempt| attempt.late).count();
-        if running.len() < MAX_TOGETHER && running.len() == late && (running.is_empty() || hedge) {
+        let wanted = running.len() < team + late.min(MAX_BESIDE);
+        if wanted && (running.is_empty() || team > 1 || hedge) {
             let busy = |step: usize| running.iter().any(|attempt| attempt.at == step);
             let next = fallback.next(&busy);
             if next.is_none() && running.is_empty() {
                 break Ok(None);
             }
-            // One that has to wait is no help beside one that is late.
+            // One that has to wait is no help beside those that run.
             let next = next.filter(|next| running.is_empty() || next.pause.is_zero());
             if let Some(next) = next {
                 sleep(next.pause).await;
-                let from_end = running.first().is_some_and(|other| !other.trial.from_end);
-                let Some(attempt) = begin(view, plan, next.step, count, from_end) else {
+                let Some(attempt) = begin(view, plan, next.step, count) else {
                     fallback.handle_missing(next.step);
                     continue;
                 };
@@ -266,23 +278,21 @@ where
     result
 }
 
-fn begin<'a>(
-    view: &'a View,
-    plan: &Plan,
-    at: usize,
-    number: usize,
-    from_end: bool,
-) -> Option<Running<'a>> {
+fn begin<'a>(view: &'a View, plan: &Plan, at: usize, number: usize) -> Option<Running<'a>> {
     let step = &plan.steps[at];
     let whom = view.whom(&step.peer)?;
     let patience = patience(&step.link, LEAST_PATIENCE, MOST_PATIENCE);
     let began = Instant::now();
+    let pace = Pace {
+        rtt: step.link.rtt.unwrap_or_default(),
+        goodput: goodput(&step.link).max(1.0),
+        patience,
+    };
     let trial = Trial {
         whom,
-        from_end,
-        patience,
+        pace,
+        goodput: step.link.goodput,
         silence: (patience * 4).clamp(LEAST_SILENCE, PROGRESS_TIMEOUT),
-        bytes_per_second: goodput(&step.link).max(1.0),
         due: Rc::new(Cell::new(began + patience)),
         bytes: Rc::default(),
     };
@@ -312,7 +322,7 @@ mod tests {
     use netbuild_core::{health::Health, link::Sample, plan::Policy};
     use netbuild_mesh::Event;
     use netbuild_proto::membership::Presence;
-    use std::collections::BTreeSet;
+    use std::{cell::RefCell, collections::BTreeSet};
 
     const A: PeerId = PeerId([1; 32]);
     const B: PeerId = PeerId([2; 32]);
@@ -347,7 +357,7 @@ mod tests {
         let plan = view.plan(1000, &BTreeSet::from([A, B, C]), &|_, _| true);
         let fallback = Fallback::adaptive(plan.steps.len(), 1, 0.5);
         let mut log = Vec::new();
-        let got = ask(view, &plan, fallback, hedge, &mut log, start).await.unwrap();
+        let got = ask(view, &plan, fallback, 1, hedge, &mut log, start).await.unwrap();
         (got, log.into_iter().map(|tried| (tried.step.peer, tried.outcome)).collect())
     }
 
@@ -469,22 +479,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_that_run_at_once_work_from_both_ends() {
+    async fn a_team_is_asked_at_once_and_one_that_fails_is_replaced() {
         let view = view();
-        let began = std::cell::RefCell::new(Vec::new());
-        let (got, _) = asked(&view, true, |trial| {
-            began.borrow_mut().push((trial.whom.peer, trial.from_end));
+        let plan = view.plan(1000, &BTreeSet::from([A, B, C]), &|_, _| true);
+        let fallback = Fallback::adaptive(plan.steps.len(), 1, 0.5);
+        let (mut log, began) = (Vec::new(), RefCell::new(Vec::new()));
+        let start = |trial: Trial| {
+            let peer = trial.whom.peer;
+            began.borrow_mut().push((peer, Instant::now()));
+            trial.rests();
             async move {
-                let peer = trial.whom.peer;
                 match peer {
                     A => std::future::pending().await,
-                    B => Ok(Err(FetchError::Closed { peer })),
+                    B => {
+                        sleep(MOST_PATIENCE * 5).await;
+                        Ok(Err(FetchError::Closed { peer }))
+                    }
                     _ => Ok(Ok(Told::Got(peer))),
                 }
             }
-        })
-        .await;
+        };
+        let began_at = Instant::now();
+        let got = ask(&view, &plan, fallback, 2, true, &mut log, start).await.unwrap();
         assert_eq!(got, Some(C));
-        assert_eq!(began.into_inner(), [(A, false), (B, true), (C, true)]);
+        let later = began_at + MOST_PATIENCE * 5;
+        assert_eq!(began.into_inner(), [(A, began_at), (B, began_at), (C, later)]);
+        assert_eq!(log[0].outcome, Outcome::Cancelled, "it rested, and was not late");
     }
 }

@@ -2,13 +2,15 @@
 
 mod parse;
 
-use netbuild_core::{merge::Trust, peer::PeerId, plan::Policy};
+use netbuild_core::{codec, limit::Limits, merge::Trust, peer::PeerId, plan::Policy};
 use netbuild_mesh::Seed;
 use netbuild_proto::{
     record::check_region,
     ticket::{MeshKey, Ticket},
 };
-use parse::{parse_join, parse_peers, parse_plan, parse_region, parse_sync, parse_trust};
+use parse::{
+    parse_join, parse_peers, parse_plan, parse_region, parse_sync, parse_transfer, parse_trust,
+};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -91,6 +93,7 @@ struct File {
     agent: AgentSection,
     mesh: MeshSection,
     plan: PlanSection,
+    transfer: TransferSection,
     sync: SyncSection,
     trust: TrustSection,
     run: RunSection,
@@ -122,6 +125,25 @@ struct PlanSection {
     primary: Option<String>,
     force: Option<bool>,
     fallback: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TransferSection {
+    codec: Option<String>,
+    delta: Option<bool>,
+    limit: Option<String>,
+    limits: Option<Vec<LimitEntry>>,
+}
+
+/// A limit to what is sent to a region.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitEntry {
+    region: String,
+    rate: String,
+    from: Option<String>,
+    to: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -186,6 +208,17 @@ pub enum FallbackWay {
     Classical,
 }
 
+/// How blobs are sent to other agents.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TransferSettings {
+    /// How they are coded.
+    pub codec: codec::Policy,
+    /// Whether only what differs is sent, where the other end has something alike.
+    pub delta: bool,
+    /// How much may be sent.
+    pub limits: Limits,
+}
+
 /// What is copied from other agents although nobody asked for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Background {
@@ -242,6 +275,8 @@ pub struct Settings {
     pub policy: Policy,
     /// What is tried when a source fails.
     pub fallback: FallbackWay,
+    /// How blobs are sent.
+    pub transfer: TransferSettings,
     /// How agents are kept alike.
     pub sync: SyncSettings,
     /// Who may write what.
@@ -385,6 +420,7 @@ pub fn resolve(
         mdns: file.mesh.mdns.or(default.mesh.mdns).unwrap_or(false),
         policy,
         fallback,
+        transfer: parse_transfer(&file.transfer, &default.transfer, &file_said)?,
         sync: parse_sync(&file.sync, &default.sync, &file_said)?,
         trust: parse_trust(&file.trust, &default.trust, &file_said)?,
         jobs: NonZeroUsize::new(jobs)
@@ -443,7 +479,7 @@ fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netbuild_core::{merge::Level, plan::Target, score::Weights};
+    use netbuild_core::{codec::Codec, merge::Level, plan::Target, score::Weights};
 
     fn with(variables: &[(&str, &str)], flags: &Flags) -> Result<Settings, ConfigError> {
         resolve(flags, &|name| {
@@ -522,6 +558,57 @@ mod tests {
         let trust = with(&home, &flags).unwrap().trust;
         assert_eq!(trust.level(&peer), Level::Trusted);
         assert_eq!(trust.level(&PeerId([8; 32])), Level::Refused);
+    }
+
+    #[test]
+    fn codecs_and_limits_are_read_and_checked() {
+        let home = [("HOME", "/")];
+        let read = |text: &str| {
+            let (_dir, flags) = file(&format!("[transfer]\n{text}\n"));
+            with(&home, &flags).map(|settings| settings.transfer)
+        };
+        let default = with(&home, &Flags::default()).unwrap().transfer;
+        let fixed = codec::Policy::Fixed;
+        let (codec, limits) = (codec::Policy::Adaptive, Limits::default());
+        assert_eq!(default, TransferSettings { codec, delta: true, limits });
+        for (text, codec) in [
+            ("tiers", codec::Policy::Tiers),
+            ("off", codec::Policy::Off),
+            ("identity", fixed(Codec::Identity)),
+            ("gzip-6", fixed(Codec::Gzip(6))),
+            ("zstd-1", fixed(Codec::Zstd(1))),
+            ("zstd-19", fixed(Codec::Zstd(19))),
+        ] {
+            assert_eq!(read(&format!("codec = \"{text}\"")).unwrap().codec, codec);
+        }
+
+        let some = read(
+            "delta = false\nlimit = \"10 Mbit/s\"\n\
+             limits = [ { region = \"eu-central\", rate = \"5 Mbit/s\", from = \"08:00\", to = \"18:00\" },\n\
+                        { region = \"us-west\", rate = \"1000000\" } ]",
+        )
+        .unwrap();
+        assert!(!some.delta);
+        let rate = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(some.limits.together, rate("1250000"));
+        let at = |region, hour: u32| some.limits.rate(region, hour * 3600);
+        assert_eq!([at("eu-central", 7), at("eu-central", 12)], [None, rate("625000")]);
+        assert_eq!(at("us-west", 7), rate("1 MB/s"));
+
+        let entry = |rest: &str| format!("limits = [ {{ region = \"eu\", {rest} }} ]");
+        for (text, parts) in [
+            ("codec = \"zstd-23\"", ["transfer.codec: `zstd-23`", "zstd-1"]),
+            ("codec = \"brotli\"", ["transfer.codec: `brotli`", "adaptive"]),
+            ("limit = \"fast\"", ["transfer.limit: `fast`", "10 Mbit/s"]),
+            (&entry("rate = \"1 Mbit\""), ["transfer.limits, region `eu`: `Mbit`", "Mbit/s"]),
+            (&entry("rate = \"1 MB/s\", from = \"08:00\""), ["region `eu`", "`to`"]),
+            (&entry("rate = \"1 MB/s\", from = \"8\", to = \"9\""), ["region `eu`: `8`", "UTC"]),
+            (&entry("rat = \"1 MB/s\""), ["rat", "line 2"]),
+            ("limits = [ { region = \"\", rate = \"1 MB/s\" } ]", ["transfer.limits", "empty"]),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
+        }
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use crate::{chain::chain, decisions::wall_ms};
 use netbuild_core::{
-    cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord, Source},
+    cache::{Cache, CacheError, Content, Fetched, FetchedAll, Hit, NewRecord, Source},
     digest::Digest,
     hlc::Hlc,
     key::ActionKey,
     merge::{Level, Trust},
+    moved::{Movement, Watch},
     peer::{Identity, PeerId},
     record::{OutputKind, Record},
     tree::Entry,
@@ -28,6 +29,9 @@ use std::{
 /// How far ahead of this agent's clock a record of another agent may be stamped, in milliseconds: a
 /// week. Clocks are off by hours or by years; a stamp from the far future would win for ever.
 const MAX_AHEAD_MS: u64 = 7 * 24 * 3_600_000;
+
+/// Files with their paths.
+type Files = Vec<(Vec<u8>, Digest)>;
 
 /// A store with the identity that signs what is put into it.
 #[derive(Debug)]
@@ -112,7 +116,7 @@ impl DiskCache {
                 continue;
             };
             match self.files(listing)? {
-                Some(files) => wanted.extend(files),
+                Some(files) => wanted.extend(files.into_iter().map(|(_, file)| file)),
                 None => lacking.listings = true,
             }
         }
@@ -124,9 +128,9 @@ impl DiskCache {
         Ok(lacking)
     }
 
-    /// The files that a listing names; `None` when it is not here whole, or is none at all, as
-    /// whoever wrote the record may say what it likes.
-    fn files(&self, blob: &Digest) -> Result<Option<Vec<Digest>>, CacheError> {
+    /// The files that a listing names, with their paths; `None` when it is not here whole, or is none
+    /// at all, as whoever wrote the record may say what it likes.
+    pub(crate) fn files(&self, blob: &Digest) -> Result<Option<Files>, CacheError> {
         if blob.size > MAX_LISTING as u64 {
             tracing::warn!(%blob, "a listing is too large");
             return Ok(None);
@@ -145,8 +149,8 @@ impl DiskCache {
                 return Ok(None);
             }
         };
-        let file = |(_, entry)| match entry {
-            Entry::File { digest, .. } => Some(digest),
+        let file = |(path, entry)| match entry {
+            Entry::File { digest, .. } => Some((path, digest)),
             Entry::Symlink { .. } | Entry::Directory => None,
         };
         Ok(Some(entries.into_iter().filter_map(file).collect()))
@@ -219,7 +223,8 @@ impl DiskCache {
 
 /// A record that is here with all that it names, as a hit.
 pub(crate) fn from_disk(sealed: SealedRecord) -> (SealedRecord, Hit) {
-    let hit = Hit { record: sealed.record().clone(), source: Source::Disk, bytes: 0 };
+    let record = sealed.record().clone();
+    let hit = Hit { record, source: Source::Disk, bytes: 0, movement: Movement::default() };
     (sealed, hit)
 }
 
@@ -229,13 +234,20 @@ pub(crate) fn failed(error: StoreError) -> CacheError {
 }
 
 impl Cache for DiskCache {
-    fn lookup(&self, key: &ActionKey) -> Result<Option<Hit>, CacheError> {
-        Ok(self.lookup_sealed(key)?.map(|(_, hit)| hit))
+    fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
+        Ok(self.lookup_sealed(key, watch)?.map(|(_, hit)| hit))
     }
 
-    fn fetch(&self, blob: &Digest) -> Result<Option<Fetched>, CacheError> {
-        let here = self.store.has_blob(blob).map_err(failed)?;
-        Ok(here.then_some(Fetched { source: Source::Disk, bytes: 0 }))
+    fn fetch_all(&self, blobs: &[Digest], _: &dyn Watch) -> Result<FetchedAll, CacheError> {
+        let mut missing = Vec::new();
+        for blob in blobs {
+            if !self.store.has_blob(blob).map_err(failed)? {
+                missing.push(*blob);
+            }
+        }
+        let movement = Movement::default();
+        let fetched = Fetched { source: Source::Disk, movement, seconds: 0.0 };
+        Ok(FetchedAll { missing, fetched })
     }
 
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
@@ -266,7 +278,11 @@ impl Cache for DiskCache {
 }
 
 impl Door for DiskCache {
-    fn lookup_sealed(&self, key: &ActionKey) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
+    fn lookup_sealed(
+        &self,
+        key: &ActionKey,
+        _: &dyn Watch,
+    ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
         let found = match self.complete(key)? {
             Some(sealed) => Some(sealed),
             None => self.second_best(key)?,
@@ -360,7 +376,7 @@ mod tests {
                 put(&cache, bytes);
             }
             cache.put_record(record()).unwrap();
-            let hit = cache.lookup(&KEY).unwrap();
+            let hit = cache.lookup(&KEY, &()).unwrap();
             assert_eq!(hit.is_some(), left_out == blobs.len(), "without blob {left_out}");
         }
     }
@@ -371,10 +387,10 @@ mod tests {
         put(&cache, b"log");
         let listing = put(&cache, b"not a listing");
         cache.put_record(new([OutputKind::Tree { listing }])).unwrap();
-        assert_eq!(cache.lookup(&KEY), Ok(None));
+        assert_eq!(cache.lookup(&KEY, &()), Ok(None));
         let listing = Digest { size: u64::MAX, ..listing };
         cache.put_record(new([OutputKind::Tree { listing }])).unwrap();
-        assert_eq!(cache.lookup(&KEY), Ok(None));
+        assert_eq!(cache.lookup(&KEY, &()), Ok(None));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod asking;
 
 use crate::{
     attempts::{Told, Trial, Tried, ask},
+    bases::Bases,
     config::FallbackWay,
     decisions::{Decisions, decision},
     disk_cache::{DiskCache, failed},
@@ -13,16 +14,18 @@ use crate::{
     view::{Known, View, Whom},
 };
 use netbuild_core::{
-    cache::CacheError,
+    cache::{CacheError, Source},
     digest::Digest,
     key::ActionKey,
     ledger::{Cost, Item},
+    moved::{Movement, Watch},
     peer::PeerId,
     peers::Peer,
-    plan::Plan,
+    plan::{MAX_TEAM, Plan},
+    record::Record,
 };
 use netbuild_mesh::Mesh;
-use netbuild_proto::{membership::Held, record::SealedRecord};
+use netbuild_proto::{data::Priority, membership::Held, record::SealedRecord};
 use netbuild_store::Kept;
 use netbuild_transfer::{Endpoint, FetchError};
 use std::{
@@ -51,6 +54,8 @@ pub(crate) struct Fetcher {
     pub(crate) mesh: Mesh,
     pub(crate) decisions: Decisions,
     pub(crate) way: FallbackWay,
+    /// Whether patches are asked for.
+    pub(crate) delta: bool,
     pub(crate) flights: Flights,
     /// Records that came in the background and were not used yet, with the peer that had them.
     pub(crate) unused: Mutex<BTreeMap<ActionKey, PeerId>>,
@@ -68,11 +73,15 @@ pub(crate) enum Scope {
 }
 
 /// Blobs that are wanted.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Want<'a> {
     /// For people: what it is about.
     pub(crate) what: String,
     pub(crate) blobs: &'a [Digest],
+    /// What is here and may resemble them.
+    pub(crate) bases: &'a Bases,
+    /// Whether what looks like them may be looked for.
+    pub(crate) alike: bool,
     /// Who is known to have them.
     pub(crate) holders: BTreeSet<PeerId>,
     /// How long they took to be made, if known.
@@ -80,6 +89,10 @@ pub(crate) struct Want<'a> {
     pub(crate) scope: Scope,
     /// How often each source is tried: once when a build is waiting that can do without.
     pub(crate) rounds: u32,
+    /// How soon they are needed, against others that are fetched at the same time.
+    pub(crate) priority: Priority,
+    /// Hears how far it is.
+    pub(crate) watch: &'a dyn Watch,
 }
 
 impl Want<'_> {
@@ -95,34 +108,23 @@ impl Want<'_> {
 /// What came.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Taken {
-    /// Payload bytes by source, in the order in which they were asked.
-    pub(crate) parts: Vec<(Whom, u64)>,
+    pub(crate) movement: Movement,
     /// The region from which a neighbour fetched what it then gave.
     pub(crate) brought_from: Option<String>,
 }
 
 impl Taken {
-    pub(crate) fn bytes(&self) -> u64 {
-        self.parts.iter().map(|(_, bytes)| bytes).sum()
-    }
-
-    /// The source that sent most.
-    pub(crate) fn from(&self) -> Option<&Whom> {
-        let most = self.parts.iter().filter(|(_, bytes)| *bytes > 0).max_by_key(|(_, bytes)| bytes);
-        most.map(|(whom, _)| whom)
+    /// Bytes that others sent, as they were sent.
+    pub(crate) fn wire(&self) -> u64 {
+        self.movement.total().wire
     }
 
     /// The region that all this is from.
     pub(crate) fn origin(&self) -> Option<&str> {
-        self.brought_from.as_deref().or_else(|| self.from().map(|whom| whom.region.as_str()))
-    }
-
-    fn add(&mut self, view: &View, tried: &[Tried]) {
-        for tried in tried {
-            if let Some(whom) = view.whom(&tried.step.peer) {
-                self.parts.push((whom, tried.bytes));
-            }
-        }
+        self.brought_from.as_deref().or_else(|| match self.movement.from()? {
+            Source::Peer { region, .. } => Some(region.as_str()),
+            Source::Disk => None,
+        })
     }
 }
 
@@ -144,7 +146,7 @@ impl Fetcher {
         let plan = self.view.plan(RECORD_SIZE, &holders, &|id, _| among.contains(id));
         let mut tried = Vec::new();
         let start = |trial: Trial| self.ask_record(trial, *key);
-        let found = self.try_all(&plan, 1, &mut tried, start).await?;
+        let found = self.try_all(&plan, 1, 1, &mut tried, start).await?;
         let outcome = if found.is_some() { "fetched" } else { "not found" };
         let what = format!("record {key}");
         self.decisions.add(decision(what, &plan, &tried, None, outcome));
@@ -227,12 +229,25 @@ impl Fetcher {
 
     // -- blobs --
 
+    /// What the blobs that these records name and this disk lacks may be patched against.
+    pub(crate) fn bases(
+        &self,
+        records: &[&Record],
+        lacking: &BTreeSet<Digest>,
+    ) -> Result<Bases, CacheError> {
+        if !self.delta {
+            return Ok(Bases::new());
+        }
+        self.disk.bases(records, lacking)
+    }
+
     /// Gets what a record names and this disk lacks. `None` when something cannot be had.
     pub(crate) async fn complete(
         &self,
         record: &SealedRecord,
         scope: &Scope,
         rounds: u32,
+        watch: &dyn Watch,
     ) -> Result<Option<Taken>, CacheError> {
         let key = record.record().key;
         let mut taken = Taken::default();
@@ -244,13 +259,19 @@ impl Fetcher {
             let mut holders = self.view.holders(&key);
             // Who wrote it had all of it once.
             holders.insert(record.record().writer);
+            let blobs: BTreeSet<Digest> = lacking.blobs.iter().copied().collect();
+            let bases = self.bases(&[record.record()], &blobs)?;
             let want = Want {
                 what: format!("action {key}"),
                 blobs: &lacking.blobs,
+                bases: &bases,
                 holders,
                 build_ms: Some(record.record().execution.duration_ms),
                 scope: scope.clone(),
                 rounds,
+                priority: Priority::Normal,
+                alike: self.delta,
+                watch,
             };
             if !self.blobs(&want, &mut taken).await?.is_empty() {
                 return Ok(None);
@@ -305,7 +326,7 @@ impl Fetcher {
     ) -> Result<Vec<Digest>, CacheError> {
         let size = want.blobs.iter().map(|blob| blob.size).sum();
         let store = self.disk.store();
-        let job = Job::new(store, &self.endpoint, want.blobs)?;
+        let job = Job::new(store, &self.endpoint, want)?;
         let missing = job.missing();
         if missing.is_empty() {
             return Ok(missing);
@@ -313,7 +334,8 @@ impl Fetcher {
         let among = |_: &PeerId, peer: &Peer| self.is_in(&want.scope, peer);
         let mut plan = self.view.plan(size, &want.holders, &among);
         if plan.steps.iter().all(|step| step.holds.is_none()) && plan.steps.len() > 1 {
-            let holders = self.who_has(&plan.steps, &missing).await;
+            let enough = if size >= CROSSING_SIZE { MAX_TEAM } else { 1 };
+            let holders = self.who_has(&plan.steps, &missing, enough).await;
             plan = self.view.plan(size, &holders, &among);
         }
         let carrier = match want.scope {
@@ -331,7 +353,7 @@ impl Fetcher {
         }
         let mut tried = Vec::new();
         let start = |trial: Trial| job.attempt(trial);
-        let whole = self.try_all(&plan, want.rounds, &mut tried, start).await?;
+        let whole = self.try_all(&plan, want.rounds, plan.team(), &mut tried, start).await?;
         for tried in &tried {
             let hit = whole.is_some() && tried.bytes > 0;
             self.view.handle_fetch(&tried.step.region, hit, tried.bytes);
@@ -342,7 +364,7 @@ impl Fetcher {
             (None, false) => "not found",
         };
         self.decisions.add(decision(want.what.clone(), &plan, &tried, want.build_ms, outcome));
-        taken.add(&self.view, &tried);
+        taken.movement.merge(&job.movement());
         Ok(job.missing())
     }
 
@@ -356,11 +378,13 @@ impl Fetcher {
         }
     }
 
-    /// Asks the sources of a plan by the way of the configuration; the classical one does not hedge.
+    /// Asks the sources of a plan by the way of the configuration; the classical one is one after the
+    /// other and does not hedge.
     async fn try_all<T, F, Fut>(
         &self,
         plan: &Plan,
         rounds: u32,
+        team: usize,
         tried: &mut Vec<Tried>,
         start: F,
     ) -> Result<Option<T>, CacheError>
@@ -370,7 +394,8 @@ impl Fetcher {
     {
         let classical = self.way == FallbackWay::Classical;
         let fallback = self.view.fallback(plan, rounds, classical);
-        ask(&self.view, plan, fallback, !classical, tried, start).await
+        let team = if classical { 1 } else { team };
+        ask(&self.view, plan, fallback, team, !classical, tried, start).await
     }
 }
 

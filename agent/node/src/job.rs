@@ -1,22 +1,55 @@
 //! Blobs on their way in, from one source or from several at once.
 //!
-//! All attempts at one job share what has arrived: one that takes over asks only for what is still
-//! missing, and two that run at once work from both ends until they meet.
+//! All attempts at one job share what is missing: [`Spread`] says who is asked for what. An attempt
+//! that ends, however it ends, leaves what it was asked for to the others.
 
 use crate::{
     attempts::{Told, Trial},
+    bases::MAX_BASES,
     disk_cache::failed,
+    fetcher::Want,
+    mesh_cache::source,
+    wire,
 };
 use bytes::Bytes;
 use netbuild_core::{
-    cache::CacheError,
-    chunk::{Chunk, MAX_CHUNK, Manifest},
-    digest::Digest,
+    cache::{CacheError, Source},
+    chunk::{Chunk, MAX_CHUNK},
+    digest::{Digest, Hash},
+    moved::{Coding, Meter, Moved, Movement, Progress, Resumed, Watch},
     peer::PeerId,
+    sketch::Sketch,
+    spread::{SourceId, Spread},
 };
+use netbuild_proto::data::Described;
 use netbuild_store::{PartialBlob, Store, StoreError};
-use netbuild_transfer::{Endpoint, FetchError};
-use std::{cell::RefCell, collections::BTreeSet, ops::ControlFlow, sync::Arc};
+use netbuild_transfer::{Arrival, Endpoint, FetchError, Order, Terms};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::ControlFlow,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::Notify, time::timeout};
+
+/// How often an attempt that has nothing to ask for looks whether that has changed: what another one
+/// owes becomes late by the mere passing of time.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often whoever watches hears how far it is.
+const NEWS: Duration = Duration::from_millis(100);
+/// Bytes of chunks in one request for patches: two of their runs.
+const PATCHED_BYTES: u64 = 16 << 20;
+/// Chunks in one request for patches.
+const PATCHED_CHUNKS: usize = 512;
+/// Largest blob that is patched, and largest base: both are in memory as a whole at the provider.
+const MAX_PATCHED: u64 = 256 << 20;
+/// Payload bytes per second of a link from which on looking for what differs takes longer than
+/// sending everything.
+const FAST: f64 = 100e6;
+/// Least share of what two blobs have in common for one to be the base of a patch of the other.
+const ALIKE: f64 = 0.05;
 
 /// The outcome of a part of an attempt: what the source did, and apart from it what this agent's
 /// own store did.
@@ -26,39 +59,97 @@ type Part<T> = Result<Result<T, FetchError>, CacheError>;
 pub(crate) struct Job<'a> {
     store: &'a Arc<dyn Store>,
     endpoint: &'a Endpoint,
-    small: RefCell<BTreeSet<Digest>>,
-    large: RefCell<Vec<Large>>,
-    /// Blobs that cannot be: their hash is not that of anything.
-    impossible: Vec<Digest>,
+    want: Want<'a>,
+    spread: RefCell<Spread>,
+    /// What each item of the spread is.
+    items: RefCell<Vec<Item>>,
+    /// The item of each chunk: one that is wanted in several places comes once.
+    by_chunk: RefCell<BTreeMap<Hash, usize>>,
+    /// What may come as patches, and nobody was asked for yet.
+    patches: RefCell<VecDeque<Patches>>,
+    blobs: RefCell<Vec<Wanted>>,
     /// Sources that told a manifest which was none; of these, no further one is taken.
     liars: RefCell<BTreeSet<PeerId>>,
+    movement: RefCell<Movement>,
+    news: RefCell<News<'a>>,
+    /// Somebody may have something to do now.
+    changed: Notify,
 }
 
-/// A blob of many chunks.
-struct Large {
+/// Something that is asked for and verified as one.
+#[derive(Clone, Debug)]
+struct Item {
+    chunk: Chunk,
+    places: Vec<Place>,
+}
+
+/// Where an item belongs: which of the blobs, and which of its chunks.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    blob: usize,
+    at: usize,
+}
+
+/// Chunks of one blob that follow one another, with what they may be patched against.
+#[derive(Debug)]
+struct Patches {
+    order: Order,
+    items: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Wanted {
     blob: Digest,
     state: State,
 }
 
+#[derive(Debug)]
 enum State {
+    /// One chunk, which is asked for by the blob's own name.
+    Small,
     /// Its chunks are not known.
     Unknown,
-    Open {
-        manifest: Manifest,
-        told_by: PeerId,
-        partial: Box<dyn PartialBlob>,
-        done: Vec<bool>,
-    },
+    Open(Open),
     Done,
+    /// There cannot be such a blob: its hash is not that of nothing.
+    Impossible,
 }
 
-/// How a request for chunks ended.
-enum Asked {
-    /// The source said of each whether it has it.
-    Everything,
-    /// Another attempt has come to the same place from the other end. What that one has asked for
-    /// may never come, so what is still missing is asked for anew.
-    MetAnother,
+/// A blob of many chunks, some of which are here.
+#[derive(Debug)]
+struct Open {
+    told_by: PeerId,
+    partial: Box<dyn PartialBlob>,
+    /// How many chunks are missing.
+    left: usize,
+}
+
+/// Tells whoever watches how far it is.
+struct News<'a> {
+    watch: &'a dyn Watch,
+    total: u64,
+    meter: Meter,
+    told: Option<Instant>,
+}
+
+impl<'a> News<'a> {
+    fn new(want: &Want<'a>) -> Self {
+        let total = want.blobs.iter().map(|blob| blob.size).sum();
+        Self { watch: want.watch, total, meter: Meter::default(), told: None }
+    }
+}
+
+/// A source of the job, until it is dropped.
+struct Joined<'j, 'a> {
+    job: &'j Job<'a>,
+    id: SourceId,
+}
+
+impl Drop for Joined<'_, '_> {
+    fn drop(&mut self) {
+        self.job.spread.borrow_mut().leave(self.id);
+        self.job.changed.notify_waiters();
+    }
 }
 
 impl<'a> Job<'a> {
@@ -66,229 +157,413 @@ impl<'a> Job<'a> {
     pub(crate) fn new(
         store: &'a Arc<dyn Store>,
         endpoint: &'a Endpoint,
-        blobs: &[Digest],
+        want: &Want<'a>,
     ) -> Result<Self, CacheError> {
-        let mut job = Self {
+        let job = Self {
             store,
             endpoint,
-            small: RefCell::default(),
-            large: RefCell::default(),
-            impossible: Vec::new(),
+            want: want.clone(),
+            spread: RefCell::default(),
+            items: RefCell::default(),
+            by_chunk: RefCell::default(),
+            patches: RefCell::default(),
+            blobs: RefCell::default(),
             liars: RefCell::default(),
+            movement: RefCell::default(),
+            news: RefCell::new(News::new(want)),
+            changed: Notify::new(),
         };
-        for blob in blobs {
-            if blob.size == 0 {
+        for blob in want.blobs {
+            let state = if blob.size == 0 {
                 match store.put_blob(blob, &mut [].as_slice()) {
-                    Ok(()) => {}
-                    Err(StoreError::Mismatch(_)) => job.impossible.push(*blob),
+                    Ok(()) => State::Done,
+                    Err(StoreError::Mismatch(_)) => State::Impossible,
                     Err(error) => return Err(failed(error)),
                 }
             } else if blob.size <= MAX_CHUNK as u64 {
-                job.small.get_mut().insert(*blob);
+                let chunk = Chunk { hash: blob.hash, len: blob.size as u32 };
+                let item = job.add(chunk, Place { blob: job.blobs.borrow().len(), at: 0 });
+                if let Some(bases) = want.bases.get(blob) {
+                    job.offer(*blob, bases, &[(0, chunk, item)]);
+                }
+                State::Small
             } else {
-                job.large.get_mut().push(Large { blob: *blob, state: State::Unknown });
-            }
+                State::Unknown
+            };
+            job.blobs.borrow_mut().push(Wanted { blob: *blob, state });
         }
         Ok(job)
     }
 
-    /// What has not arrived.
-    pub(crate) fn missing(&self) -> Vec<Digest> {
-        let large = self.large.borrow();
-        let open = large.iter().filter(|large| !matches!(large.state, State::Done));
-        let mut missing: Vec<Digest> = open.map(|large| large.blob).collect();
-        missing.extend(self.small.borrow().iter());
-        missing.extend(&self.impossible);
-        missing
+    /// One more chunk is missing at a place. Returns its item.
+    fn add(&self, chunk: Chunk, place: Place) -> usize {
+        let (mut by_chunk, mut items) = (self.by_chunk.borrow_mut(), self.items.borrow_mut());
+        let mut spread = self.spread.borrow_mut();
+        match by_chunk.get(&chunk.hash) {
+            Some(index) if !spread.has(*index) => {
+                items[*index].places.push(place);
+                *index
+            }
+            _ => {
+                let index = spread.add(chunk.len);
+                by_chunk.insert(chunk.hash, index);
+                items.push(Item { chunk, places: vec![place] });
+                index
+            }
+        }
     }
 
-    /// Takes from one source what it has of what is missing.
-    pub(crate) async fn attempt(&self, trial: Trial) -> Part<Told<()>> {
-        if let Err(error) = self.take_small(&trial).await? {
-            return Ok(Err(error));
+    /// Chunks of a blob, each with its place and its item, may come as patches.
+    fn offer(&self, target: Digest, bases: &[Digest], missing: &[(usize, Chunk, usize)]) {
+        let bases: Vec<Digest> =
+            bases.iter().filter(|base| base.size <= MAX_PATCHED).copied().collect();
+        if bases.is_empty() || target.size > MAX_PATCHED {
+            return;
         }
-        let count = self.large.borrow().len();
-        for index in in_order(count, &trial) {
-            if let Err(error) = self.take_large(index, &trial).await? {
+        let mut left = missing;
+        while let Some((first, ..)) = left.first() {
+            let mut bytes = 0;
+            let follows = left.iter().enumerate().take(PATCHED_CHUNKS).take_while(|(n, it)| {
+                bytes += u64::from(it.1.len);
+                it.0 == first + n && (bytes <= PATCHED_BYTES || *n == 0)
+            });
+            let (these, rest) = left.split_at(follows.count());
+            left = rest;
+            let chunks = these.iter().map(|it| it.1).collect();
+            let order = Order::Patches { target, first: *first, chunks, bases: bases.clone() };
+            let items = these.iter().map(|it| it.2).collect();
+            self.patches.borrow_mut().push_back(Patches { order, items });
+        }
+    }
+
+    /// What was sent so far.
+    pub(crate) fn movement(&self) -> Movement {
+        self.movement.borrow().clone()
+    }
+
+    /// Tells how far it is, but not too often.
+    fn tell(&self, from: &Source, coding: Coding) {
+        let (mut news, now) = (self.news.borrow_mut(), Instant::now());
+        if news.told.is_some_and(|told| now.duration_since(told) < NEWS) {
+            return;
+        }
+        news.told = Some(now);
+        let unknown: u64 = self.unknown().iter().map(|(_, blob)| blob.size).sum();
+        let done = news.total.saturating_sub(self.spread.borrow().left_bytes() + unknown);
+        let movement = self.movement.borrow();
+        let mut sources: Vec<Source> = vec![from.clone()];
+        sources.extend(
+            movement.parts.iter().map(|part| &part.source).filter(|it| *it != from).cloned(),
+        );
+        news.watch.moving(&Progress {
+            total: news.total,
+            done,
+            wire: movement.total().wire,
+            per_second: news.meter.per_second(now, done),
+            sources,
+            coding: Some(coding),
+            resumed: movement.resumed,
+        });
+    }
+
+    /// What has not arrived.
+    pub(crate) fn missing(&self) -> Vec<Digest> {
+        let blobs = self.blobs.borrow();
+        let missing = blobs.iter().filter(|wanted| !matches!(wanted.state, State::Done));
+        missing.map(|wanted| wanted.blob).collect()
+    }
+
+    /// Takes from one source what it has of what is missing, until nothing is, or it has nothing
+    /// more to give.
+    pub(crate) async fn attempt(&self, trial: Trial) -> Part<Told<()>> {
+        let id = self.spread.borrow_mut().join(trial.pace, Instant::now());
+        let _joined = Joined { job: self, id };
+        // Blobs whose chunks it was asked to tell.
+        let mut asked = BTreeSet::new();
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if let Err(error) = self.open(&trial, &mut asked).await? {
+                return Ok(Err(error));
+            }
+            if let Err(error) = self.take(id, &trial).await? {
+                return Ok(Err(error));
+            }
+            if self.missing().is_empty() {
+                return Ok(Ok(Told::Got(())));
+            }
+            if self.spread.borrow().is_exhausted(id) {
+                return Ok(Ok(Told::Missing));
+            }
+            trial.rests();
+            // Whether something changed or not, it is looked again.
+            let _ = timeout(LOOK, changed).await;
+        }
+    }
+
+    /// Gets the chunks of blobs that nobody has told yet, and takes what is here already.
+    async fn open(&self, trial: &Trial, asked: &mut BTreeSet<usize>) -> Part<()> {
+        let peer = trial.whom.peer;
+        if self.liars.borrow().contains(&peer) {
+            return Ok(Ok(()));
+        }
+        let mut unknown = self.unknown();
+        unknown.retain(|(index, _)| asked.insert(*index));
+        if unknown.is_empty() {
+            return Ok(Ok(()));
+        }
+        trial.alive(0);
+        let blobs: Vec<Digest> = unknown.iter().map(|(_, blob)| *blob).collect();
+        let manifests = self.endpoint.manifests(&trial.holder(), &blobs, trial.silence()).await;
+        let manifests = match manifests {
+            Ok(manifests) => manifests,
+            Err(error) => return Ok(Err(error)),
+        };
+        for ((index, _), manifest) in unknown.into_iter().zip(manifests) {
+            // Another attempt may have been faster.
+            let is_unknown = matches!(self.blobs.borrow()[index].state, State::Unknown);
+            if let Some(described) = manifest.filter(|_| is_unknown)
+                && let Err(error) = self.begin(index, &described, peer)?
+            {
                 return Ok(Err(error));
             }
         }
-        Ok(Ok(if self.missing().is_empty() { Told::Got(()) } else { Told::Missing }))
+        self.changed.notify_waiters();
+        Ok(Ok(()))
     }
 
-    /// Blobs of one chunk each, all in one request.
-    async fn take_small(&self, trial: &Trial) -> Part<()> {
-        loop {
-            let wanted: Vec<Digest> = self.small.borrow().iter().copied().collect();
-            let wanted: Vec<Digest> =
-                in_order(wanted.len(), trial).map(|index| wanted[index]).collect();
-            let chunk = |blob: &Digest| Chunk { hash: blob.hash, len: blob.size as u32 };
-            let chunks: Vec<Chunk> = wanted.iter().map(chunk).collect();
-            let keep = |at: usize, bytes: &[u8]| {
-                if !self.small.borrow().contains(&wanted[at]) {
-                    return Ok(false);
-                }
-                self.store.put_blob(&wanted[at], &mut &*bytes)?;
-                Ok(self.small.borrow_mut().remove(&wanted[at]))
-            };
-            match self.ask(&chunks, trial, keep).await? {
-                Ok(Asked::MetAnother) => {}
-                Ok(Asked::Everything) => return Ok(Ok(())),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-    }
-
-    /// A blob of many chunks; those that are in other blobs here are not asked for.
-    async fn take_large(&self, index: usize, trial: &Trial) -> Part<()> {
-        if let Err(error) = self.open(index, trial).await? {
-            return Ok(Err(error));
-        }
-        loop {
-            let wanted = self.wanted(index);
-            let wanted: Vec<(usize, Chunk)> =
-                in_order(wanted.len(), trial).map(|at| wanted[at]).collect();
-            let chunks: Vec<Chunk> = wanted.iter().map(|(_, chunk)| *chunk).collect();
-            let keep = |at: usize, bytes: &[u8]| self.keep(index, wanted[at], bytes);
-            match self.ask(&chunks, trial, keep).await? {
-                Ok(Asked::MetAnother) => {}
-                Ok(Asked::Everything) => return self.finish(index),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-    }
-
-    /// Asks one source for chunks, and hands those that come to `keep`, until that says that one of
-    /// them is not wanted any more.
-    async fn ask(
-        &self,
-        chunks: &[Chunk],
-        trial: &Trial,
-        mut keep: impl FnMut(usize, &[u8]) -> Result<bool, StoreError>,
-    ) -> Part<Asked> {
-        let mut kept = Ok(true);
-        let due = |at: usize| trial.alive(chunks.get(at).map_or(0, |chunk| u64::from(chunk.len)));
-        due(0);
-        let deliver = |at: usize, bytes: Bytes| {
-            kept = keep(at, &bytes);
-            let flow = match kept {
-                Ok(true) => {
-                    trial.count(bytes.len() as u64);
-                    ControlFlow::Continue(())
-                }
-                Ok(false) | Err(_) => ControlFlow::Break(()),
-            };
-            // After the disk had its time, which is not that of the source.
-            due(at + 1);
-            std::future::ready(flow)
-        };
-        let answer = self.endpoint.chunks(&trial.holder(), chunks, trial.silence(), deliver).await;
-        let asked = if kept.map_err(failed)? { Asked::Everything } else { Asked::MetAnother };
-        Ok(answer.map(|_| asked))
-    }
-
-    /// Gets the manifest of a blob, unless an attempt before did, and takes what is here already.
-    async fn open(&self, index: usize, trial: &Trial) -> Part<()> {
-        let blob = {
-            let large = self.large.borrow();
-            match large[index].state {
-                State::Unknown => large[index].blob,
-                State::Open { .. } | State::Done => return Ok(Ok(())),
-            }
-        };
-        trial.alive(0);
-        let patience = trial.silence();
-        let manifest = match self.endpoint.manifests(&trial.holder(), &[blob], patience).await {
-            Ok(mut manifests) => manifests.pop().flatten(),
-            Err(error) => return Ok(Err(error)),
-        };
-        let Some(manifest) = manifest else { return Ok(Ok(())) };
-        // Another attempt may have been faster.
-        if !matches!(self.large.borrow()[index].state, State::Unknown) {
-            return Ok(Ok(()));
-        }
-        if self.liars.borrow().contains(&trial.whom.peer) {
-            return Ok(Ok(()));
-        }
-        let mut partial = self.store.begin_blob(&manifest).map_err(failed)?;
-        let mut done = vec![false; manifest.chunks().len()];
+    /// Begins a blob whose chunks are known, with those of them that are here.
+    fn begin(&self, blob: usize, described: &Described, told_by: PeerId) -> Part<()> {
+        let Described { manifest, sketch } = described;
+        let mut partial = self.store.begin_blob(manifest).map_err(failed)?;
+        let held = self.store.held(manifest).map_err(failed)?;
+        let (mut missing, mut before) = (Vec::new(), 0);
         for (at, chunk) in manifest.chunks().iter().enumerate() {
-            if let Some(bytes) = self.store.chunk(chunk).map_err(failed)? {
-                partial.write_chunk(at, &bytes).map_err(failed)?;
-                done[at] = true;
+            if partial.has(at) {
+                before += 1;
+                continue;
             }
-        }
-        let state = State::Open { manifest, told_by: trial.whom.peer, partial, done };
-        self.large.borrow_mut()[index].state = state;
-        Ok(Ok(()))
-    }
-
-    fn wanted(&self, index: usize) -> Vec<(usize, Chunk)> {
-        match &self.large.borrow()[index].state {
-            State::Open { manifest, done, .. } => {
-                let chunks = manifest.chunks().iter().copied().enumerate();
-                chunks.zip(done).filter(|(_, done)| !**done).map(|(chunk, _)| chunk).collect()
-            }
-            State::Unknown | State::Done => Vec::new(),
-        }
-    }
-
-    /// Keeps a chunk; says whether it was still wanted.
-    fn keep(
-        &self,
-        index: usize,
-        (at, chunk): (usize, Chunk),
-        bytes: &[u8],
-    ) -> Result<bool, StoreError> {
-        let mut large = self.large.borrow_mut();
-        let State::Open { manifest, partial, done, .. } = &mut large[index].state else {
-            return Ok(false);
-        };
-        // Another attempt has come to here from the other end; or the manifest that this chunk was
-        // asked for by was wrong, and there is another one now.
-        if manifest.chunks().get(at) != Some(&chunk) || done[at] {
-            return Ok(false);
-        }
-        partial.write_chunk(at, bytes)?;
-        done[at] = true;
-        Ok(true)
-    }
-
-    fn finish(&self, index: usize) -> Part<()> {
-        let mut large = self.large.borrow_mut();
-        let slot = &mut large[index];
-        match std::mem::replace(&mut slot.state, State::Unknown) {
-            State::Open { partial, done, told_by, .. } if done.iter().all(|done| *done) => {
-                match partial.finish() {
-                    Ok(()) => slot.state = State::Done,
-                    // Every chunk was right, so the manifest was not.
-                    Err(error @ StoreError::Mismatch(_)) => {
-                        tracing::warn!(peer = %told_by, %error, "a peer told a wrong manifest");
-                        self.liars.borrow_mut().insert(told_by);
-                        let why = "a manifest that is not of its blob".to_owned();
-                        return Ok(Err(FetchError::Malformed { peer: told_by, why }));
-                    }
-                    Err(error) => return Err(failed(error)),
+            let here = if held[at] { self.store.chunk(chunk).map_err(failed)? } else { None };
+            match here {
+                Some(bytes) => partial.write_chunk(at, &bytes).map_err(failed)?,
+                None => {
+                    missing.push((at, *chunk, self.add(*chunk, Place { blob, at })));
                 }
             }
-            state => slot.state = state,
+        }
+        if before > 0 {
+            let chunks = u32::try_from(manifest.chunks().len()).unwrap_or(u32::MAX);
+            let resumed = Resumed { chunks_here: before, chunks };
+            *self.movement.borrow_mut().resumed.get_or_insert_default() += resumed;
+        }
+        let bases = self.bases(&manifest.blob(), sketch.as_deref())?;
+        self.offer(manifest.blob(), &bases, &missing);
+        let open = Open { told_by, partial, left: missing.len() };
+        self.blobs.borrow_mut()[blob].state = State::Open(open);
+        self.finish(blob)
+    }
+
+    /// What a blob may be patched against: what is known to resemble it, else what looks like it.
+    fn bases(&self, blob: &Digest, sketch: Option<&[u8]>) -> Result<Vec<Digest>, CacheError> {
+        if let Some(bases) = self.want.bases.get(blob) {
+            return Ok(bases.clone());
+        }
+        let sketch = sketch.filter(|_| self.want.alike).and_then(|bytes| bytes.try_into().ok());
+        let Some(sketch) = sketch.map(Sketch::from_bytes) else { return Ok(Vec::new()) };
+        let similar = self.store.similar(&sketch, MAX_BASES).map_err(failed)?;
+        let alike = similar.into_iter().filter(|(base, share)| *share >= ALIKE && base != blob);
+        Ok(alike.map(|(base, _)| base).collect())
+    }
+
+    /// What a source is to be asked for next, with the items of that; patches first, as what they do
+    /// not bring has to be asked for anew.
+    fn order(&self, id: SourceId, trial: &Trial) -> Option<(Order, Vec<usize>)> {
+        let mut spread = self.spread.borrow_mut();
+        while trial.pace.goodput < FAST
+            && let Some(Patches { order, items }) = self.patches.borrow_mut().pop_front()
+        {
+            if spread.claim(id, &items, Instant::now()) {
+                return Some((order, items));
+            }
+        }
+        let run = spread.poll(id, Instant::now());
+        let items = self.items.borrow();
+        let chunks = run.iter().map(|index| items[*index].chunk).collect();
+        (!run.is_empty()).then_some((Order::Chunks(chunks), run))
+    }
+
+    /// Asks a source for what it is to give, until that is nothing for now.
+    async fn take(&self, id: SourceId, trial: &Trial) -> Part<()> {
+        let from = source(&trial.whom);
+        loop {
+            // Items that were asked for and not answered; those in patches with the likeliest base.
+            let asked = RefCell::new(VecDeque::<(usize, Option<Digest>)>::new());
+            let due = || {
+                trial.alive(match asked.borrow().front() {
+                    // A patch may take its time to be made.
+                    Some((_, Some(_))) => u64::MAX,
+                    Some((index, None)) => self.items.borrow()[*index].chunk.len.into(),
+                    None => 0,
+                });
+            };
+            let next = || {
+                let (order, items) = self.order(id, trial)?;
+                let base = match &order {
+                    Order::Patches { bases, .. } => bases.first().copied(),
+                    Order::Chunks(_) => None,
+                };
+                let idle = asked.borrow().is_empty();
+                asked.borrow_mut().extend(items.into_iter().map(|index| (index, base)));
+                if idle {
+                    due();
+                }
+                Some(order)
+            };
+            let (mut kept, mut answered) = (Ok(Ok(())), false);
+            let deliver = |arrival: Option<Arrival>| {
+                answered = true;
+                let Some((index, base)) = asked.borrow_mut().pop_front() else {
+                    return ControlFlow::Break(());
+                };
+                match arrival {
+                    Some(arrival) => {
+                        self.note(&from, &arrival, base, trial);
+                        kept = self.keep(id, index, &arrival.bytes);
+                    }
+                    None => {
+                        let (mut spread, now) = (self.spread.borrow_mut(), Instant::now());
+                        match base {
+                            Some(_) => spread.handle_unclaimed(id, index, now),
+                            None => spread.handle_absent(id, index, now),
+                        }
+                    }
+                }
+                self.changed.notify_waiters();
+                // After the disk had its time, which is not that of the source.
+                due();
+                if matches!(kept, Ok(Ok(()))) && !self.spread.borrow().is_whole() {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            };
+            let store = Arc::clone(self.store);
+            let load = move |base: &Digest| match store.blob_bytes(base, MAX_PATCHED) {
+                Ok(bytes) => bytes.map(Bytes::from),
+                Err(error) => {
+                    tracing::warn!(%base, %error, "cannot read what a patch starts from");
+                    None
+                }
+            };
+            let terms = Terms {
+                patience: trial.silence(),
+                priority: self.want.priority,
+                goodput: trial.goodput,
+            };
+            let holder = trial.holder();
+            let answer = self.endpoint.chunks(&holder, next, load, terms, deliver).await;
+            self.spread.borrow_mut().handle_given_up(id);
+            if let Err(error) = kept? {
+                return Ok(Err(error));
+            }
+            match answer {
+                Err(error) => return Ok(Err(error)),
+                Ok(()) if !answered => return Ok(Ok(())),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Counts what came.
+    fn note(&self, from: &Source, arrival: &Arrival, base: Option<Digest>, trial: &Trial) {
+        let moved = Moved { logical: arrival.bytes.len() as u64, wire: arrival.wire };
+        trial.count(moved.logical);
+        let Some(coding) = wire::coding(arrival.coding) else { return };
+        {
+            let mut movement = self.movement.borrow_mut();
+            movement.add(from, coding, moved);
+            if coding == Coding::Delta {
+                movement.base = movement.base.or(base);
+            }
+        }
+        self.tell(from, coding);
+    }
+
+    /// Keeps an item, unless it has come from another source meanwhile.
+    fn keep(&self, id: SourceId, index: usize, bytes: &[u8]) -> Part<()> {
+        if self.spread.borrow().has(index) {
+            self.spread.borrow_mut().handle_arrived(id, index, Instant::now());
+            return Ok(Ok(()));
+        }
+        let places = std::mem::take(&mut self.items.borrow_mut()[index].places);
+        for Place { blob, at } in &places {
+            let Wanted { blob, state } = &mut self.blobs.borrow_mut()[*blob];
+            match state {
+                State::Small => {
+                    self.store.put_blob(blob, &mut &*bytes).map_err(failed)?;
+                    *state = State::Done;
+                }
+                State::Open(open) => {
+                    open.partial.write_chunk(*at, bytes).map_err(failed)?;
+                    open.left -= 1;
+                }
+                State::Unknown | State::Done | State::Impossible => {}
+            }
+        }
+        self.spread.borrow_mut().handle_arrived(id, index, Instant::now());
+        for Place { blob, .. } in places {
+            if let Err(error) = self.finish(blob)? {
+                return Ok(Err(error));
+            }
         }
         Ok(Ok(()))
     }
-}
 
-/// One of two attempts that run at once starts at the other end.
-fn in_order(count: usize, trial: &Trial) -> impl Iterator<Item = usize> {
-    let reversed = trial.from_end;
-    (0..count).map(move |index| if reversed { count - 1 - index } else { index })
+    /// Keeps a blob all of whose chunks have arrived.
+    fn finish(&self, index: usize) -> Part<()> {
+        let state = &mut self.blobs.borrow_mut()[index].state;
+        if !matches!(state, State::Open(open) if open.left == 0) {
+            return Ok(Ok(()));
+        }
+        let State::Open(open) = std::mem::replace(state, State::Unknown) else { return Ok(Ok(())) };
+        match open.partial.finish() {
+            Ok(()) => {
+                *state = State::Done;
+                Ok(Ok(()))
+            }
+            // Every chunk was right, so the manifest was not.
+            Err(error @ StoreError::Mismatch(_)) => {
+                let peer = open.told_by;
+                tracing::warn!(%peer, %error, "a peer told a wrong manifest");
+                self.liars.borrow_mut().insert(peer);
+                let why = "a manifest that is not of its blob".to_owned();
+                Ok(Err(FetchError::Malformed { peer, why }))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The blobs of which nobody has told the chunks.
+    fn unknown(&self) -> Vec<(usize, Digest)> {
+        let blobs = self.blobs.borrow();
+        let unknown = |(_, wanted): &(usize, &Wanted)| matches!(wanted.state, State::Unknown);
+        blobs.iter().enumerate().filter(unknown).map(|(index, it)| (index, it.blob)).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::Whom;
+    use crate::{bases::Bases, fetcher::Scope, view::Whom};
     use futures::FutureExt as _;
-    use netbuild_core::{chunk::Chunker, digest::Hash, key::ActionKey, peer::Identity};
+    use netbuild_core::{
+        chunk::{Chunker, Manifest},
+        codec::Policy,
+        key::ActionKey,
+        peer::Identity,
+    };
+    use netbuild_proto::data::Priority;
     use netbuild_store::MemoryStore;
     use netbuild_transfer::{Options, Provide};
     use std::{
@@ -342,6 +617,8 @@ mod tests {
             identity,
             admits: Arc::new(|_| true),
             provide: Arc::<Source>::clone(source),
+            policy: Policy::default(),
+            toll: None,
             samples: mpsc::channel(1).0,
         });
         let endpoint = endpoint.unwrap();
@@ -357,12 +634,28 @@ mod tests {
         (Arc::new(Source { chunks, manifest, asked, gate }), opens)
     }
 
+    fn want(blobs: &[Digest]) -> Want<'_> {
+        static NONE: Bases = Bases::new();
+        Want {
+            what: String::new(),
+            blobs,
+            bases: &NONE,
+            holders: BTreeSet::new(),
+            build_ms: None,
+            scope: Scope::Mesh,
+            rounds: 1,
+            alike: true,
+            priority: Priority::Normal,
+            watch: &(),
+        }
+    }
+
     fn open((source, _): (Arc<Source>, Sender<()>)) -> Arc<Source> {
         source
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn what_one_of_two_lacks_the_other_is_asked_for_after_they_have_met() {
+    async fn what_the_second_of_two_lacks_comes_from_the_first_though_it_is_late() {
         let mut small: Vec<Vec<u8>> = (0..10_u8).map(|n| vec![n; 100]).collect();
         small.sort_by_key(|bytes| Digest::of(bytes));
         let (slow, opens) = source(&small, None);
@@ -373,11 +666,11 @@ mod tests {
         let (here, _) = endpoint(me, &nobody);
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let blobs: Vec<Digest> = small.iter().map(|bytes| Digest::of(bytes)).collect();
-        let job = Job::new(&store, &here, &blobs).unwrap();
+        let job = Job::new(&store, &here, &want(&blobs)).unwrap();
 
-        let mut first = Box::pin(job.attempt(Trial::alone(slow_at, false)));
+        let mut first = Box::pin(job.attempt(Trial::alone(slow_at)));
         assert!(first.as_mut().now_or_never().is_none());
-        let second = job.attempt(Trial::alone(quick_at, true)).await.unwrap();
+        let second = job.attempt(Trial::alone(quick_at)).await.unwrap();
         assert!(matches!(second, Ok(Told::Missing)), "{second:?}");
         assert_eq!(job.missing(), [blobs[9]]);
         drop(opens);
@@ -408,18 +701,19 @@ mod tests {
         let (_late_end, late_at) = endpoint(3, &late);
         let (here, _) = endpoint(9, &nobody);
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let job = Job::new(&store, &here, &[blob]).unwrap();
+        let blobs = [blob];
+        let job = Job::new(&store, &here, &want(&blobs)).unwrap();
 
         let who_lied = liar_at.peer;
-        let mut lying = Box::pin(job.attempt(Trial::alone(liar_at.clone(), false)));
+        let mut lying = Box::pin(job.attempt(Trial::alone(liar_at.clone())));
         tokio::select! {
             told = &mut lying => panic!("{told:?}"),
             () = liar.asked.notified() => {}
         }
         // Its chunks are right, its manifest is not.
-        let shown = job.attempt(Trial::alone(honest_at, true)).await.unwrap();
+        let shown = job.attempt(Trial::alone(honest_at)).await.unwrap();
         assert_eq!(shown.unwrap_err().peer(), who_lied);
-        let mut saved = Box::pin(job.attempt(Trial::alone(late_at, false)));
+        let mut saved = Box::pin(job.attempt(Trial::alone(late_at)));
         tokio::select! {
             told = &mut saved => panic!("{told:?}"),
             () = late.asked.notified() => {}

@@ -2,6 +2,7 @@
 
 mod agent;
 mod attempts;
+mod bases;
 mod chain;
 pub mod config;
 mod decisions;
@@ -19,6 +20,7 @@ mod reports;
 mod session;
 mod shelf;
 mod sync;
+mod tolls;
 mod view;
 mod wire;
 

@@ -3,6 +3,7 @@
 //! A record becomes a hit only when every blob that it names is on this disk and verified.
 
 use crate::{
+    bases::Bases,
     disk_cache::{DiskCache, from_disk},
     fetcher::{Fetcher, Scope, Taken, Want},
     region::RegionFinder,
@@ -11,9 +12,10 @@ use crate::{
     view::Whom,
 };
 use netbuild_core::{
-    cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord, Source},
+    cache::{Cache, CacheError, Content, Fetched, FetchedAll, Hit, NewRecord, Source},
     digest::Digest,
     key::ActionKey,
+    moved::Watch,
     region::Detection,
 };
 use netbuild_gateway::{Door, OnProgress};
@@ -22,6 +24,7 @@ use netbuild_proto::{
     control::{
         ConflictRow, Decision, LinkRow, MonitorSnapshot, PlanReport, Status, SyncOrder, SyncReport,
     },
+    data::Priority,
     record::SealedRecord,
     ticket::{MeshKey, Ticket},
 };
@@ -85,48 +88,62 @@ impl MeshCache {
         &self,
         record: SealedRecord,
         told_by: Option<Whom>,
+        watch: &dyn Watch,
     ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
-        let Some(taken) = self.fetcher.complete(&record, &Scope::Mesh, 1).await? else {
+        let Some(taken) = self.fetcher.complete(&record, &Scope::Mesh, 1, watch).await? else {
             return Ok(None);
         };
-        let bytes = taken.bytes();
+        let bytes = taken.wire();
         if bytes > 0 || told_by.is_some() {
             self.fetcher.announce(&record, false);
         }
-        let from = taken.from().cloned().or(told_by);
+        let from = taken.movement.from().cloned().or(told_by.as_ref().map(source));
         let hit = Hit {
             record: record.record().clone(),
-            source: from.as_ref().map_or(Source::Disk, source),
+            source: from.unwrap_or(Source::Disk),
             bytes,
+            movement: taken.movement,
         };
         Ok(Some((record, hit)))
     }
 }
 
 impl Cache for MeshCache {
-    fn lookup(&self, key: &ActionKey) -> Result<Option<Hit>, CacheError> {
-        Ok(self.lookup_sealed(key)?.map(|(_, hit)| hit))
+    fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
+        Ok(self.lookup_sealed(key, watch)?.map(|(_, hit)| hit))
     }
 
-    fn fetch(&self, blob: &Digest) -> Result<Option<Fetched>, CacheError> {
-        if let Some(fetched) = self.disk().fetch(blob)? {
-            return Ok(Some(fetched));
+    fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
+        let began = Instant::now();
+        let here = self.disk().fetch_all(blobs, watch)?;
+        if here.missing.is_empty() {
+            return Ok(here);
         }
         let want = Want {
-            what: format!("blob {blob}"),
-            blobs: &[*blob],
+            what: match blobs {
+                [blob] => format!("blob {blob}"),
+                _ => format!("{} blobs", here.missing.len()),
+            },
+            blobs: &here.missing,
+            bases: &Bases::new(),
             holders: BTreeSet::new(),
             build_ms: None,
             scope: Scope::Mesh,
             rounds: PATIENT_ROUNDS,
+            priority: Priority::Urgent,
+            alike: self.fetcher.delta,
+            watch,
         };
         let mut taken = Taken::default();
-        let missing = self.wait(self.fetcher.blobs(&want, &mut taken))?;
-        if !missing.is_empty() {
-            return Ok(None);
-        }
-        let source = taken.from().map_or(Source::Disk, source);
-        Ok(Some(Fetched { source, bytes: taken.bytes() }))
+        let lacking: BTreeSet<Digest> =
+            self.wait(self.fetcher.blobs(&want, &mut taken))?.into_iter().collect();
+        let missing = here.missing.iter().copied().filter(|blob| lacking.contains(blob)).collect();
+        let fetched = Fetched {
+            source: taken.movement.from().cloned().unwrap_or(Source::Disk),
+            movement: taken.movement,
+            seconds: began.elapsed().as_secs_f64(),
+        };
+        Ok(FetchedAll { missing, fetched })
     }
 
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
@@ -155,7 +172,11 @@ impl Cache for MeshCache {
 }
 
 impl Door for MeshCache {
-    fn lookup_sealed(&self, key: &ActionKey) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
+    fn lookup_sealed(
+        &self,
+        key: &ActionKey,
+        watch: &dyn Watch,
+    ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
         let came_from = self.fetcher.first_use(key);
         if let Some(found) = self.disk().complete(key)? {
             let (record, hit) = from_disk(found);
@@ -164,16 +185,16 @@ impl Door for MeshCache {
         }
         let found = self.wait(async {
             if let Some(record) = self.disk().record_of(key)? {
-                let found = self.hit(record.clone(), came_from.clone()).await?;
+                let found = self.hit(record.clone(), came_from.clone(), watch).await?;
                 if found.is_some() || !self.fetcher.view.settle() {
                     return Ok(found);
                 }
                 // Somebody has joined meanwhile, who may have what was missing.
-                return self.hit(record, came_from).await;
+                return self.hit(record, came_from, watch).await;
             }
             let told_by = self.fetcher.record(key).await?;
             match self.disk().record_of(key)? {
-                Some(record) => self.hit(record, told_by).await,
+                Some(record) => self.hit(record, told_by, watch).await,
                 None => Ok(None),
             }
         })?;

@@ -6,10 +6,11 @@
 
 use crate::{chain::chain, disk_cache::DiskCache, keys, keys::KeyError};
 use netbuild_core::{
-    cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord},
+    cache::{Cache, CacheError, Content, FetchedAll, Hit, NewRecord},
     digest::{Digest, Hash},
     key::ActionKey,
     merge::Trust,
+    moved::Watch,
 };
 use netbuild_gateway::{ConnectError, ControlServer, Door, SocketCache, socket_path};
 use netbuild_proto::control::Status;
@@ -217,12 +218,12 @@ fn own(session: &Session, store: DiskStore, socket: &Path) -> Result<Backend, Se
 }
 
 impl Cache for Session {
-    fn lookup(&self, key: &ActionKey) -> Result<Option<Hit>, CacheError> {
-        self.with(|cache| cache.lookup(key))
+    fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
+        self.with(|cache| cache.lookup(key, watch))
     }
 
-    fn fetch(&self, blob: &Digest) -> Result<Option<Fetched>, CacheError> {
-        self.with(|cache| cache.fetch(blob))
+    fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
+        self.with(|cache| cache.fetch_all(blobs, watch))
     }
 
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {

@@ -1,16 +1,19 @@
 //! What an agent hands out: what its store has, of records only those that others may hear of.
 
 use crate::{
+    bases::Bases,
     chain::chain,
     disk_cache::DiskCache,
     fetcher::{Fetcher, Scope, Taken, Want},
 };
+use bytes::Bytes;
 use netbuild_core::{
     chunk::{Chunk, Manifest},
     digest::Digest,
     key::ActionKey,
     peer::PeerId,
 };
+use netbuild_proto::data::Priority;
 use netbuild_transfer::Provide;
 use std::{
     collections::BTreeSet,
@@ -67,6 +70,14 @@ impl Provide for Shelf {
         Self::said(self.disk.store().chunk(chunk))
     }
 
+    fn sketch(&self, blob: &Digest) -> Option<Vec<u8>> {
+        Self::said(self.disk.store().sketch(blob)).map(|sketch| sketch.to_bytes().to_vec())
+    }
+
+    fn blob(&self, blob: &Digest, limit: u64) -> Option<Bytes> {
+        Self::said(self.disk.store().blob_bytes(blob, limit)).map(Bytes::from)
+    }
+
     fn has(&self, blob: &Digest) -> bool {
         self.has_blob(blob)
     }
@@ -81,10 +92,14 @@ impl Provide for Shelf {
             let want = Want {
                 what: format!("for peer {}", for_peer.short()),
                 blobs: &lacking,
+                bases: &Bases::new(),
                 holders: BTreeSet::new(),
                 build_ms: None,
                 scope: Scope::Abroad,
                 rounds: 1,
+                priority: Priority::Normal,
+                alike: fetcher.delta,
+                watch: &(),
             };
             let mut taken = Taken::default();
             let fetching = self.stop.run_until_cancelled(fetcher.blobs(&want, &mut taken));

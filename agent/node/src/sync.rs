@@ -418,12 +418,12 @@ impl Syncer {
         let Some(record) = record.map_err(|error: CacheError| error.to_string())? else {
             return Ok(());
         };
-        let taken = self.fetcher.complete(&record, &Scope::Mesh, COPY_ROUNDS).await;
+        let taken = self.fetcher.complete(&record, &Scope::Mesh, COPY_ROUNDS, &()).await;
         let Some(taken) = taken.map_err(|error| error.to_string())? else { return Ok(()) };
-        if taken.bytes() > 0 {
+        if taken.wire() > 0 {
             self.fetcher.announce(&record, false);
             let rate = self.settings.bytes_per_second as f64 / MAX_COPYING as f64;
-            sleep(Duration::from_secs_f64(taken.bytes() as f64 / rate)).await;
+            sleep(Duration::from_secs_f64(taken.wire() as f64 / rate)).await;
         }
         Ok(())
     }

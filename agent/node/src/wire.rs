@@ -1,7 +1,7 @@
 //! Between what core knows and what goes over the wire.
 
-use netbuild_core::link::Report;
-use netbuild_proto::membership::LinkReport;
+use netbuild_core::{link::Report, moved::Coding};
+use netbuild_proto::{data, membership::LinkReport};
 use std::time::Duration;
 
 /// A report of another agent. Its numbers were checked when it was decoded.
@@ -26,6 +26,17 @@ pub(crate) fn link_report(report: &Report) -> LinkReport {
         loss_ppm: (report.loss * 1e6).round() as u32,
         goodput: report.goodput.map_or(0, |goodput| goodput as u64),
         age_s: u32::try_from(report.age.as_secs()).unwrap_or(u32::MAX),
+    }
+}
+
+/// How something was coded, as it is told; `None` for what did not come.
+pub(crate) fn coding(wire: data::Coding) -> Option<Coding> {
+    match wire {
+        data::Coding::Absent => None,
+        data::Coding::Identity => Some(Coding::Identity),
+        data::Coding::Gzip => Some(Coding::Gzip),
+        data::Coding::Zstd => Some(Coding::Zstd),
+        data::Coding::Delta => Some(Coding::Delta),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What happens during a run, for whoever shows it.
 
-use netbuild_core::{cache::Source, graph::LogPolicy};
+use netbuild_core::{cache::Source, graph::LogPolicy, moved::Progress};
 use std::{fmt, time::Duration};
 
 /// How a task ended.
@@ -12,7 +12,7 @@ pub enum Ended {
     Hit {
         /// From where.
         source: Source,
-        /// Payload bytes that peers sent for it.
+        /// Bytes that peers sent for it, as they were sent.
         bytes: u64,
     },
     /// Its command ran and succeeded.
@@ -30,6 +30,13 @@ pub enum Event<'a> {
     Started {
         /// The task.
         task: &'a str,
+    },
+    /// The result of a task is on its way from other agents, so far.
+    Moving {
+        /// The task.
+        task: &'a str,
+        /// How far it is.
+        progress: &'a Progress,
     },
     /// A task has ended.
     Finished {

@@ -38,7 +38,7 @@ pub struct Summary {
     pub skipped: usize,
     /// Hits from peers, by region.
     pub sources: BTreeMap<String, usize>,
-    /// Payload bytes that peers sent.
+    /// Bytes that peers sent, as they were sent.
     pub bytes_fetched: u64,
     /// Wall time of the run.
     pub elapsed: Duration,

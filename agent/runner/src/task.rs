@@ -19,6 +19,7 @@ use netbuild_core::{
     glob::Glob,
     graph::{CachePolicy, PlatformKey, Task, TaskId},
     key::{Action, ActionKey, OutputDeclaration, OutputShape, Platform},
+    moved::{Progress, Watch},
     record::{ActionResult, Execution, Sandbox},
     tree::{self, Entry},
 };
@@ -221,11 +222,20 @@ fn up_to_date(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Option<(Done, 
     Some((done, state.cache))
 }
 
+/// Tells the observer of a run how far the result of a task is.
+struct Fetching<'a>(&'a Run<'a>, &'a Task);
+
+impl Watch for Fetching<'_> {
+    fn moving(&self, progress: &Progress) {
+        self.0.observer.event(Event::Moving { task: &self.1.name, progress });
+    }
+}
+
 /// Restores the outputs from the cache. Whatever is wrong with the cache is a miss.
 fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<Done>, TaskError> {
     // A second look finds what a first one found damaged, if another agent has it whole.
     for _ in 0..2 {
-        let hit = match run.cache.lookup(&prepared.key) {
+        let hit = match run.cache.lookup(&prepared.key, &Fetching(run, task)) {
             Ok(Some(hit)) => hit,
             Ok(None) => return Ok(None),
             Err(error) => {

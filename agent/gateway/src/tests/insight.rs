@@ -3,9 +3,10 @@
 use super::{PATIENCE, Shelf, ends, serve};
 use crate::{ControlServer, Door, OnProgress, SocketCache};
 use netbuild_core::{
-    cache::{Cache, CacheError, Content, Fetched, Hit, NewRecord},
+    cache::{Cache, CacheError, Content, FetchedAll, Hit, NewRecord},
     digest::Digest,
     key::ActionKey,
+    moved::Watch,
 };
 use netbuild_proto::{
     control::{
@@ -36,12 +37,12 @@ struct Knowing {
 const ENDLESS: &str = "endless";
 
 impl Cache for Knowing {
-    fn lookup(&self, key: &ActionKey) -> Result<Option<Hit>, CacheError> {
-        self.shelf.lookup(key)
+    fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
+        self.shelf.lookup(key, watch)
     }
 
-    fn fetch(&self, blob: &Digest) -> Result<Option<Fetched>, CacheError> {
-        self.shelf.fetch(blob)
+    fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
+        self.shelf.fetch_all(blobs, watch)
     }
 
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
@@ -62,8 +63,12 @@ impl Cache for Knowing {
 }
 
 impl Door for Knowing {
-    fn lookup_sealed(&self, key: &ActionKey) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
-        self.shelf.lookup_sealed(key)
+    fn lookup_sealed(
+        &self,
+        key: &ActionKey,
+        watch: &dyn Watch,
+    ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
+        self.shelf.lookup_sealed(key, watch)
     }
 
     fn status(&self) -> Status {

@@ -1,10 +1,12 @@
 //! What is said in the configuration, checked and turned into what the programs use.
 
 use super::{
-    Background, ConfigError, FallbackWay, Join, PlanSection, SyncSection, SyncSettings,
-    TrustSection, variable,
+    Background, ConfigError, FallbackWay, Join, LimitEntry, PlanSection, SyncSection, SyncSettings,
+    TransferSection, TransferSettings, TrustSection, variable,
 };
 use netbuild_core::{
+    codec::NoPolicy,
+    limit::{Limits, Rate, RegionLimit, Schedule},
     merge::{Level, Trust},
     peer::PeerId,
     plan::{Policy, Target},
@@ -122,6 +124,52 @@ pub(super) fn parse_plan(
     };
     let fallback = value(file_said("plan.fallback"), way)?;
     Ok((Policy { weights, primary, force }, fallback))
+}
+
+pub(super) fn parse_transfer(
+    file: &TransferSection,
+    default: &TransferSection,
+    file_said: &dyn Fn(&str) -> String,
+) -> Result<TransferSettings, ConfigError> {
+    let codec = file.codec.as_ref().or(default.codec.as_ref()).map_or("adaptive", |codec| codec);
+    let limit = file.limit.as_ref().or(default.limit.as_ref()).map_or("", |limit| limit);
+    let together = match limit {
+        "" => None,
+        text => Some(value(file_said("transfer.limit"), parse_rate(text))?),
+    };
+    let entries = file.limits.as_ref().or(default.limits.as_ref());
+    let regions = entries.into_iter().flatten().map(|entry| {
+        let origin = format!("{}, region `{}`", file_said("transfer.limits"), entry.region);
+        value(origin, parse_limit(entry))
+    });
+    let regions = regions.collect::<Result<_, ConfigError>>()?;
+    Ok(TransferSettings {
+        codec: value(
+            file_said("transfer.codec"),
+            codec.parse().map_err(|error: NoPolicy| error.to_string()),
+        )?,
+        delta: file.delta.or(default.delta).unwrap_or(true),
+        limits: Limits { together, regions },
+    })
+}
+
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    text.parse::<Rate>().map_err(|error| error.to_string())
+}
+
+fn parse_limit(entry: &LimitEntry) -> Result<RegionLimit, String> {
+    let region = parse_region(entry.region.clone())?;
+    if region.is_empty() {
+        return Err("the name is empty; what is sent to all together has `limit`".to_owned());
+    }
+    let schedule = match (&entry.from, &entry.to) {
+        (None, None) => None,
+        (Some(from), Some(to)) => {
+            Some(Schedule::parse(from, to).map_err(|error| error.to_string())?)
+        }
+        _ => return Err("`from` and `to` are said both or not at all".to_owned()),
+    };
+    Ok(RegionLimit { region, rate: parse_rate(&entry.rate)?, schedule })
 }
 
 /// Longest pause between two comparisons of records with another agent.

@@ -12,15 +12,15 @@ use netbuild_core::{
     plan::{Plan, Step},
 };
 use netbuild_transfer::Patience;
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Most peers that are asked whether they have something that nobody announced.
 const MAX_QUERIED: usize = 6;
 /// How long their answers are waited for.
 const QUERY_LIMIT: Duration = Duration::from_secs(1);
+/// How long at least the others are waited for once one has said that it has it.
+const QUERY_MARGIN: Duration = Duration::from_millis(50);
 /// What another agent of the region may take to bring something, before this one fetches it itself:
 /// so many times what that is expected to take...
 const BRING_FACTOR: f64 = 4.0;
@@ -30,17 +30,29 @@ const BRING_MARGIN: Duration = Duration::from_secs(2);
 impl Fetcher {
     /// Which of the best sources have a blob, as far as they say soon enough.
     pub(crate) async fn all_who_have(&self, steps: &[Step], blob: &Digest) -> BTreeSet<PeerId> {
-        self.query(steps, &[*blob], usize::MAX).await
+        self.query(steps, &[*blob], usize::MAX, |_| QUERY_LIMIT).await
     }
 
-    /// The first of the best sources to say that it has all of `blobs`: whoever is later with that
-    /// would be late with the blobs as well.
-    pub(super) async fn who_has(&self, steps: &[Step], blobs: &[Digest]) -> BTreeSet<PeerId> {
-        self.query(steps, blobs, 1).await
+    /// The first of the best sources to say that they have all of `blobs`, at most `enough`: whoever
+    /// is much later with that than the first would be late with the blobs as well.
+    pub(super) async fn who_has(
+        &self,
+        steps: &[Step],
+        blobs: &[Digest],
+        enough: usize,
+    ) -> BTreeSet<PeerId> {
+        self.query(steps, blobs, enough, |first| first * 2 + QUERY_MARGIN).await
     }
 
-    /// Asks the best sources at once, until so many said that they have all of `blobs`.
-    async fn query(&self, steps: &[Step], blobs: &[Digest], enough: usize) -> BTreeSet<PeerId> {
+    /// Asks the best sources at once, until so many said that they have all of `blobs`, or time is
+    /// up: `limit` says when, by how long the first to have it took.
+    async fn query(
+        &self,
+        steps: &[Step],
+        blobs: &[Digest],
+        enough: usize,
+        limit: impl Fn(Duration) -> Duration,
+    ) -> BTreeSet<PeerId> {
         let whom = steps.iter().take(MAX_QUERIED).filter_map(|step| self.view.whom(&step.peer));
         let mut answers: FuturesUnordered<_> = whom
             .map(|whom| async move {
@@ -51,20 +63,19 @@ impl Fetcher {
                 (whom.peer, answer.is_ok_and(|has| has.iter().all(|has| *has)))
             })
             .collect();
+        let began = Instant::now();
+        let mut deadline = began + QUERY_LIMIT;
         let mut holders = BTreeSet::new();
-        let asking = async {
-            while let Some((peer, has)) = answers.next().await {
-                if has {
-                    holders.insert(peer);
-                }
-                if holders.len() >= enough {
-                    return;
-                }
+        while holders.len() < enough
+            && let Ok(Some((peer, has))) = timeout_at(deadline, answers.next()).await
+        {
+            if has && holders.is_empty() {
+                deadline = deadline.min(began + limit(began.elapsed()));
             }
-        };
-        // What was said by then counts.
-        let _ = tokio::time::timeout(QUERY_LIMIT, asking).await;
-        drop(answers);
+            if has {
+                holders.insert(peer);
+            }
+        }
         holders
     }
 
@@ -98,7 +109,7 @@ impl Fetcher {
             let _delegated = claim.delegate();
             let asked = Asked::new(&self.view, agent);
             let asking = self.endpoint.bring(&holder, blobs, Patience::default());
-            let answer = tokio::time::timeout(limit, asking).await;
+            let answer = timeout(limit, asking).await;
             // One that was still at it when the time was over did nothing wrong.
             asked.ends(answer.as_ref().map_or(Over::Dropped, over_of));
             if let Ok(Ok(has)) = answer

@@ -6,9 +6,14 @@ use crate::{
     fetcher::{Scope, Taken, Want},
 };
 use netbuild_core::{
-    cache::CacheError, digest::Digest, key::ActionKey, peer::PeerId, record::OutputKind,
+    cache::CacheError,
+    digest::Digest,
+    key::ActionKey,
+    peer::PeerId,
+    record::{OutputKind, Record},
 };
 use netbuild_proto::{
+    data::Priority,
     exchange::{Pair, SyncOrder, SyncStatus},
     record::SealedRecord,
 };
@@ -182,14 +187,21 @@ impl Syncer {
                     break;
                 }
                 let holders = self.holders_of(&records, writer);
+                let named: Vec<&Record> = records.iter().map(SealedRecord::record).collect();
+                let wanted: BTreeSet<Digest> = lacking.iter().copied().collect();
+                let bases = self.fetcher.bases(&named, &wanted)?;
                 for blobs in batches(&lacking) {
                     let want = Want {
                         what: format!("sync of {} records", records.len()),
                         blobs,
+                        bases: &bases,
                         holders: holders.clone(),
                         build_ms: None,
                         scope: self.scope(order),
                         rounds: ROUNDS,
+                        priority: Priority::Background,
+                        alike: self.fetcher.delta,
+                        watch: &(),
                     };
                     let missing = self.fetcher.blobs(&want, &mut taken).await?;
                     let missing: BTreeSet<Digest> = missing.into_iter().collect();
@@ -209,7 +221,7 @@ impl Syncer {
             }
             let region = taken.origin().unwrap_or_default();
             let seconds = began.elapsed().as_secs_f64();
-            self.count(region, artifacts_done, copied, taken.bytes(), seconds, state);
+            self.count(region, artifacts_done, copied, taken.wire(), seconds, state);
             update(state, |state| state.artifacts_done += artifacts_done);
         }
         Ok(())

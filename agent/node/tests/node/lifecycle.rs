@@ -87,5 +87,5 @@ fn what_was_put_is_there_after_a_stop() {
     region.stop();
     let session =
         Session::new(&region.data_dir, "", &netbuild_core::merge::Trust::default()).unwrap();
-    assert!(session.fetch(&digest).unwrap().is_some());
+    assert!(session.fetch(&digest, &()).unwrap().is_some());
 }

@@ -43,8 +43,8 @@ fn commands_that_come_and_go_share_one_data_directory() {
                     let bytes = [number, round];
                     let digest = Digest::of(&bytes);
                     session.put_blob(&digest, Content::Bytes(&bytes)).unwrap();
-                    assert!(session.fetch(&digest).unwrap().is_some());
-                    assert_eq!(session.lookup(&KEY), Ok(None));
+                    assert!(session.fetch(&digest, &()).unwrap().is_some());
+                    assert_eq!(session.lookup(&KEY, &()), Ok(None));
                     session.flush().unwrap();
                 }
             });
@@ -70,7 +70,7 @@ fn an_owner_that_cannot_be_talked_to_is_not_tried_once_for_each_task() {
     });
     let session = Session::new(dir.path(), "", &Trust::default()).unwrap();
     for _ in 0..3 {
-        let error = session.lookup(&KEY).unwrap_err();
+        let error = session.lookup(&KEY, &()).unwrap_err();
         assert!(matches!(&error, CacheError::Unreachable(_)), "{error}");
         assert!(error.to_string().contains("version 77"), "{error}");
     }
@@ -82,7 +82,7 @@ fn a_place_where_no_socket_can_be_is_used_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("control.sock/in the way")).unwrap();
     let session = Session::new(dir.path(), "", &Trust::default()).unwrap();
-    assert_eq!(session.lookup(&KEY), Ok(None));
+    assert_eq!(session.lookup(&KEY, &()), Ok(None));
     assert_eq!(session.status().unwrap().role, "run");
 }
 

@@ -112,7 +112,7 @@ impl Region {
     }
 
     pub(crate) fn lookup(&self) -> Option<Hit> {
-        self.session.lookup(&KEY).unwrap()
+        self.session.lookup(&KEY, &()).unwrap()
     }
 
     pub(crate) fn read(&self, blob: &Digest) -> Vec<u8> {
@@ -303,6 +303,8 @@ impl Rogue {
                 identity: identity.clone(),
                 admits: Arc::new(|_| true),
                 provide: Arc::<Answers>::clone(&answers),
+                policy: netbuild_core::codec::Policy::default(),
+                toll: None,
                 samples: mpsc::channel(1).0,
             });
             let endpoint = endpoint.unwrap();
