@@ -109,6 +109,8 @@ impl Rogue {
                 identity: identity.clone(),
                 admits: Arc::new(|_| true),
                 provide: Arc::<Liar>::clone(&liar),
+                policy: netbuild_core::codec::Policy::default(),
+                toll: None,
                 samples: mpsc::channel(1).0,
             })?;
             let (mesh, events) = Mesh::start(netbuild_mesh::Options {

@@ -8,7 +8,7 @@ const LAYERS: [(&str, &[&str], &[&str]); 9] = [
     ("agent/wan", &["core"], &[]),
     ("proto", &["core"], &["bincode"]),
     ("agent/store", &["core", "proto"], &["sled"]),
-    ("agent/transfer", &["core", "proto"], &["quinn", "rustls"]),
+    ("agent/transfer", &["core", "proto"], &["quinn", "quinn-proto", "rustls"]),
     ("agent/mesh", &["core", "proto"], &["libp2p"]),
     ("agent/runner", &["core", "proto"], &["memchr"]),
     ("agent/gateway", &["core", "proto"], &[]),

@@ -12,4 +12,5 @@ mod restore;
 mod run;
 mod sample;
 mod support;
+mod transfers;
 mod wan;
