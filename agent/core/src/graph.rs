@@ -19,6 +19,7 @@ mod problem;
 mod read;
 mod report;
 mod resolve;
+mod service;
 mod suggest;
 mod task;
 mod values;
@@ -26,7 +27,7 @@ mod values;
 pub use problem::{Problem, Problems, Severity};
 pub use task::{
     CachePolicy, Dependency, DependencyKind, InputPattern, LogPolicy, PlatformFilter, PlatformKey,
-    Retry, RetryOn, Task, TaskId, ToolSource, ToolSpec,
+    Pool, PoolId, Readiness, Retry, RetryOn, Service, Task, TaskId, ToolSource, ToolSpec,
 };
 
 use file::File;
@@ -42,6 +43,7 @@ pub struct Graph {
     namespace: Option<String>,
     salt: Option<String>,
     max_parallel: Option<u32>,
+    pools: Vec<Pool>,
     warnings: Vec<Problem>,
 }
 
@@ -109,6 +111,11 @@ impl Graph {
     /// Most tasks that the file lets run at once.
     pub fn max_parallel(&self) -> Option<u32> {
         self.max_parallel
+    }
+
+    /// The limits that tasks share; a [`PoolId`] is an index into them.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
     }
 
     /// What a person should look at although the graph can run, in the order of the file.

@@ -50,7 +50,8 @@ fn every_mistake_has_its_code_place_and_hint() {
         ("{\"graphs\":{}}", "G003", 1, 1, "without `version`", "\"version\": \"1\""),
         ("{\"version\":\"2\",\"tasks\":{}}", "G003", 1, 12, "unknown version", "\"1\""),
         ("{\"tasks\":{},\"graphs\":{},\"version\":1}", "G027", 1, 13, "both", "keep `tasks`"),
-        ("{\"tasks\":{},\"pools\":{}}", "G031", 1, 13, "`pools` is not supported yet", ""),
+        ("{\"tasks\":{},\"pools\":{\"jobs\":1}}", "G018", 1, 22, "cannot be the name", "--jobs"),
+        ("{\"tasks\":{},\"pools\":{\"p\":0}}", "G018", 1, 26, "from 1 to 4096, not `0`", ""),
         ("{\"tasks\":{},\"default\":\"x\"}", "G007", 1, 23, "`default` names `x`", ""),
         (
             "{\"tasks\":{\"a\":{\"command\":\"x\"},\n\"a\":{\"command\":\"y\"}}}",
@@ -183,7 +184,7 @@ fn every_mistake_in_a_task_has_its_code_and_hint() {
         (r#"{"command":"x","log":|"all"}"#, "G032", "`log` must be", ""),
         (r#"{"command":"x","priority":|99999999999}"#, "G032", "whole number", ""),
         (r#"{"command":"x","tools":[|"../x"]}"#, "G010", "leaves the workspace", ""),
-        (r#"{"command":"x",|"pool":"p"}"#, "G031", "`pool` is not supported yet", ""),
+        (r#"{"command":"x",|"network":true}"#, "G031", "`network` is not supported yet", ""),
         (r#"{"command":"x","sandbox":|"ns"}"#, "G031", "not supported yet", ""),
         (r#"{"graphs":{|"b c":{"command":"x"}}}"#, "G005", "`a:b c`", ""),
     ];
@@ -200,6 +201,47 @@ fn every_mistake_in_a_task_has_its_code_and_hint() {
         let got = problem.hint.as_deref().unwrap_or_default();
         assert!(got.contains(hint), "{problem}");
         assert_eq!(problems.as_slice().len(), 1, "{text}\n{problems}");
+    }
+}
+
+#[test]
+fn pools_and_services_are_checked() {
+    // As above; the task `s` is a service, and `p` is a pool.
+    let table = [
+        (r#"{"command":"x","pool":|"q"}"#, "G018", "no pool `q`", "did you mean `p`?"),
+        (r#"{"command":"x","weight":|0}"#, "G017", "from 1 to 4096", ""),
+        (r#"{"command":"x",|"persistent":true,"outputs":["o"]}"#, "G019", "has outputs", ""),
+        (r#"{"command":"x",|"persistent":{},"cache":true}"#, "G019", "is cached", "before it"),
+        (r#"{|"persistent":true,"deps":["t"]}"#, "G019", "has no command", ""),
+        (r#"{"command":"x","deps":[|"s"]}"#, "G019", "the data of `s`", r#""kind": "order""#),
+        (r#"{"command":"x","persistent":|1}"#, "G032", "`persistent` must be", ""),
+        (r#"{"command":"x","persistent":{|"x":1}}"#, "G002", "`persistent`", ""),
+        (r#"{"command":"x","persistent":{"ready_when":|{}}}"#, "G032", "has one of", ""),
+        (
+            r#"{"command":"x","persistent":{"ready_when":{"port":|0}}}"#,
+            "G017",
+            "from 1 to 65535",
+            "",
+        ),
+        (r#"{"command":"x","persistent":{"ready_when":{"line":|""}}}"#, "G032", "one line", ""),
+        (r#"{"command":"x","persistent":{"ready_when":{"cmd":|[]}}}"#, "G024", "empty", ""),
+        (r#"{"command":"x","persistent":{"ready_when":{"cmd":|" "}}}"#, "G024", "empty", ""),
+        (r#"{"command":"x","persistent":{"timeout":|0}}"#, "G017", "from 1 ms", ""),
+        (r#"{"command":"x","dep_file":|"../d"}"#, "G010", "leaves the workspace", ""),
+        (r#"{"command":"x","dep_file":{"path":"d","format":|"msvc"}}"#, "G032", "format", ""),
+        (r#"{"command":"x","dep_file":|{"format":"gcc"}}"#, "G032", "without `path`", ""),
+    ];
+    for (task, code, message, hint) in table {
+        let text = format!(
+            r#"{{"pools":{{"p":2}},"tasks":{{"t":{{"command":"x"}},"s":{{"command":"x","persistent":true}},"a":{task}}}}}"#
+        );
+        let at = text.find('|').unwrap();
+        let problems = bad(text.replace('|', ""));
+        let others = problems.as_slice().iter().filter(|p| p.code != "G031");
+        let [problem] = others.collect::<Vec<_>>()[..] else { panic!("{text}\n{problems}") };
+        assert_eq!((problem.code, problem.column as usize), (code, at + 1), "{problem}");
+        assert!(problem.message.contains(message), "{problem}");
+        assert!(problem.hint.as_deref().unwrap_or_default().contains(hint), "{problem}");
     }
 }
 

@@ -20,7 +20,7 @@ use netbuild_core::{
     graph::{CachePolicy, PlatformKey, Task, TaskId},
     key::{Action, ActionKey, OutputDeclaration, OutputShape, Platform},
     moved::{Progress, Watch},
-    record::{ActionResult, Execution, Sandbox},
+    record::{ActionResult, Execution, Output, OutputKind, Sandbox},
     tree::{self, Entry},
 };
 use netbuild_proto::{log::Log, spawn::Command, workspace::TaskState};
@@ -315,6 +315,10 @@ fn execute(
     }
     if let Some(why) = &collected.uncacheable {
         run.warn(task, format!("{why}; its result is not kept"));
+        return Ok(Some(done(collected.entries)));
+    }
+    let absent = |output: &Output| output.kind == OutputKind::Absent;
+    if task.cache == CachePolicy::Complete && collected.outputs.iter().any(absent) {
         return Ok(Some(done(collected.entries)));
     }
     if task.cache != CachePolicy::ReadOnly

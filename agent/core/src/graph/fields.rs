@@ -10,7 +10,8 @@ use super::{
         word,
     },
     report::{Report, quote},
-    task::{CachePolicy, DependencyKind, LogPolicy, PlatformFilter, PlatformKey, Retry},
+    service,
+    task::{CachePolicy, DependencyKind, LogPolicy, PlatformFilter, PlatformKey, Retry, Service},
     values,
 };
 use jsonc_parser::ast::{Object, ObjectProp, Value};
@@ -40,15 +41,35 @@ const TASK_FIELDS: &[&str] = &[
     "runner",
     "log",
     "priority",
+    "pool",
+    "weight",
+    "persistent",
+    "interactive",
+    "dep_file",
     "sandbox",
     "graphs",
     "parallelism",
 ];
-const DEFAULT_FIELDS: &[&str] =
-    &["env", "pass_env", "secret_env", "timeout", "retries", "retry", "sandbox", "shell", "tools"];
+const DEFAULT_FIELDS: &[&str] = &[
+    "env",
+    "pass_env",
+    "secret_env",
+    "timeout",
+    "retries",
+    "retry",
+    "sandbox",
+    "shell",
+    "tools",
+    "pool",
+];
 /// Fields of the format that this version does not have.
-const LATER_FIELDS: &[&str] =
-    &["pool", "weight", "network", "persistent", "interactive", "dep_file", "cache_failures"];
+const LATER_FIELDS: &[&str] = &["network", "cache_failures"];
+/// Fields that are read and checked but that runs do not obey yet, so that a graph with one of them
+/// is refused: a pool that does not limit, or a service that nobody waits for, is worse than none.
+const UNOBEYED_FIELDS: &[&str] = &["pool", "weight", "persistent", "interactive", "dep_file"];
+
+/// Largest weight: as many slots as `--jobs` can have.
+const MAX_WEIGHT: i64 = 4096;
 
 /// Whose fields they are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,6 +117,13 @@ pub(super) struct Fields<'v, 't> {
     pub(super) description: Option<String>,
     pub(super) log: LogPolicy,
     pub(super) priority: i32,
+    pub(super) pool: Option<Located<&'v str>>,
+    pub(super) weight: Option<u32>,
+    pub(super) service: Option<Located<Service>>,
+    pub(super) interactive: bool,
+    pub(super) dep_file: Option<Located<String>>,
+    /// The place of `cache`, when it says anything but `false`.
+    pub(super) caches_at: Option<u32>,
 }
 
 impl<'v, 't> Fields<'v, 't> {
@@ -110,6 +138,9 @@ impl<'v, 't> Fields<'v, 't> {
                 unknown_field(report, property, of, known, LATER_FIELDS);
             } else if !fields.read_shared(property, report) {
                 fields.read_of_task(property, report);
+            }
+            if UNOBEYED_FIELDS.contains(&property.name.as_str()) {
+                not_obeyed(report, property);
             }
         }
         fields
@@ -130,6 +161,7 @@ impl<'v, 't> Fields<'v, 't> {
                 self.retry = values::retry(report, value, name);
             }
             "sandbox" => sandbox(report, value),
+            "pool" => self.pool = string(report, value, name),
             _ => return false,
         }
         true
@@ -164,7 +196,10 @@ impl<'v, 't> Fields<'v, 't> {
                 ];
                 self.platform_key = word(report, value, name, &words).unwrap_or_default();
             }
-            "cache" => self.cache = cache(report, value),
+            "cache" => {
+                self.cache = cache(report, value);
+                self.caches_at = (self.cache != CachePolicy::Off).then(|| at(property));
+            }
             "clean" => self.clean = boolean(report, value, name),
             "key_salt" => self.key_salt = values::plain_text(report, value, name),
             "description" => {
@@ -184,6 +219,16 @@ impl<'v, 't> Fields<'v, 't> {
                 let priority = integer(report, value, name, code::VALUE, range);
                 self.priority = priority.unwrap_or(0) as i32;
             }
+            "weight" => {
+                let weight = integer(report, value, name, code::RANGE, 1..=MAX_WEIGHT);
+                self.weight = weight.map(|weight| weight as u32);
+            }
+            "persistent" => {
+                let service = service::persistent(report, value);
+                self.service = service.map(|value| Located { value, at: at(property) });
+            }
+            "interactive" => self.interactive = boolean(report, value, name).unwrap_or(false),
+            "dep_file" => self.dep_file = dep_file(report, value),
             "parallelism" if values::parallelism(report, value).is_some() => {
                 let message = "`max_parallel` has no effect in a task".to_owned();
                 report.warn(at(property), code::NOT_SUPPORTED, message, "set it at the top level");
@@ -209,6 +254,13 @@ impl<'v, 't> Fields<'v, 't> {
             _ => mismatch(report, value, "graphs", "an object or an array"),
         }
     }
+}
+
+/// Reports a field that is understood but has no effect yet.
+pub(super) fn not_obeyed(report: &mut Report, property: &ObjectProp<'_>) {
+    let name = quote(property.name.as_str());
+    let message = format!("field {name} is not supported yet by this version");
+    report.error(at(property), code::NOT_SUPPORTED, message);
 }
 
 /// Reports that a field was given under both of its names.
@@ -305,6 +357,41 @@ fn working_dir(report: &mut Report, value: &Value<'_>, field: &str) -> Option<St
     }
 }
 
+/// `{"path": ..., "format": "gcc"}`, or the path alone.
+fn dep_file(report: &mut Report, value: &Value<'_>) -> Option<Located<String>> {
+    let path = match value {
+        Value::StringLit(_) => string(report, value, "dep_file")?,
+        Value::Object(fields) => {
+            let mut path = None;
+            for property in &fields.properties {
+                match property.name.as_str() {
+                    "path" => path = string(report, &property.value, "path"),
+                    "format" => {
+                        word(report, &property.value, "format", &[("gcc", ())]);
+                    }
+                    _ => unknown_field(report, property, "`dep_file`", &["path", "format"], &[]),
+                }
+            }
+            if fields.get("path").is_none() {
+                let message = "a `dep_file` without `path`".to_owned();
+                report.error(at(value), code::VALUE, message);
+            }
+            path?
+        }
+        _ => {
+            mismatch(report, value, "dep_file", "a path or {path, format}");
+            return None;
+        }
+    };
+    match normalise(path.value, Syntax::Literal) {
+        Ok(normal) => Some(Located { value: normal.path, at: path.at }),
+        Err(error) => {
+            report.error_with(path.at, error.code, error.message, error.hint);
+            None
+        }
+    }
+}
+
 fn env<'v>(report: &mut Report, value: &'v Value<'_>) -> BTreeMap<&'v str, Located<&'v str>> {
     let mut env = BTreeMap::new();
     let Some(object) = object(report, value, "env") else {
@@ -356,11 +443,20 @@ fn cache(report: &mut Report, value: &Value<'_>) -> CachePolicy {
         Value::BooleanLit(on) if on.value => CachePolicy::Full,
         Value::BooleanLit(_) => CachePolicy::Off,
         Value::StringLit(_) => {
-            let words = [("local", CachePolicy::Local), ("read-only", CachePolicy::ReadOnly)];
+            let words = [
+                ("local", CachePolicy::Local),
+                ("read-only", CachePolicy::ReadOnly),
+                ("complete", CachePolicy::Complete),
+            ];
             word(report, value, "cache", &words).unwrap_or_default()
         }
         _ => {
-            mismatch(report, value, "cache", "true, false, \"local\" or \"read-only\"");
+            mismatch(
+                report,
+                value,
+                "cache",
+                "true, false, \"local\", \"read-only\" or \"complete\"",
+            );
             CachePolicy::default()
         }
     }

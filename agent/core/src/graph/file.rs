@@ -2,10 +2,10 @@
 
 use super::{
     code,
-    fields::{Fields, Owner},
-    read::{Located, at, mismatch, object, string, strings, unknown_field},
+    fields::{Fields, Owner, not_obeyed},
+    read::{Located, at, integer, mismatch, object, string, strings, unknown_field},
     report::{Report, quote},
-    task::ToolSource,
+    task::{Pool, ToolSource},
     values,
 };
 use jsonc_parser::ast::{Object, ObjectProp, Value};
@@ -29,8 +29,12 @@ const FIELDS: &[&str] = &[
     "description",
     "default",
     "parallelism",
+    "pools",
 ];
-const LATER_FIELDS: &[&str] = &["pools"];
+/// Most slots of a pool, as of `--jobs`.
+const MAX_DEPTH: i64 = 4096;
+/// The pool that every task is in.
+pub(super) const JOBS: &str = "jobs";
 
 /// A task as the file has it.
 pub(super) struct Entry<'v, 't> {
@@ -55,6 +59,7 @@ pub(super) struct File<'v, 't> {
     pub(super) namespace: Option<String>,
     pub(super) salt: Option<String>,
     pub(super) max_parallel: Option<u32>,
+    pub(super) pools: Vec<Pool>,
 }
 
 impl<'v, 't> File<'v, 't> {
@@ -129,7 +134,24 @@ impl<'v, 't> File<'v, 't> {
                 };
             }
             "parallelism" => self.max_parallel = values::parallelism(report, value),
-            _ => unknown_field(report, property, "the graph", FIELDS, LATER_FIELDS),
+            "pools" => {
+                not_obeyed(report, property);
+                for pool in object(report, value, name).map_or(&[][..], |o| &o.properties) {
+                    self.read_pool(pool, report);
+                }
+            }
+            _ => unknown_field(report, property, "the graph", FIELDS, &[]),
+        }
+    }
+
+    fn read_pool(&mut self, pool: &'v ObjectProp<'t>, report: &mut Report) {
+        let name = pool.name.as_str();
+        if name.is_empty() || name == JOBS {
+            let message = format!("{} cannot be the name of a pool", quote(name));
+            let hint = "every task is in `jobs`; `--jobs` and `parallelism` set its depth";
+            report.error_with(at(pool), code::POOL, message, hint.to_owned());
+        } else if let Some(depth) = integer(report, &pool.value, name, code::POOL, 1..=MAX_DEPTH) {
+            self.pools.push(Pool { name: name.to_owned(), depth: depth as u32 });
         }
     }
 

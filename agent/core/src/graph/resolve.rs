@@ -3,7 +3,7 @@
 use super::{
     Graph, code, cycle,
     fields::{Command, Fields},
-    file::{Entry, File},
+    file::{Entry, File, JOBS},
     missing_edge,
     outputs::{self, Output},
     overlap,
@@ -11,8 +11,9 @@ use super::{
     patterns::{Groups, Inputs, Patterns},
     read::Located,
     report::{Report, quote},
+    service,
     suggest::did_you_mean,
-    task::{Dependency, DependencyKind, Task, TaskId, ToolSource, ToolSpec},
+    task::{Dependency, DependencyKind, PoolId, Task, TaskId, ToolSource, ToolSpec},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -46,6 +47,12 @@ pub(super) fn resolve(file: &File<'_, '_>, report: &mut Report) -> Graph {
     let edges: Vec<_> =
         (0..file.tasks.len()).map(|index| edges(file, index, &mut names, report)).collect();
     let sound = check_cycles(file, &edges, report) && names.all_found;
+    for (entry, edges) in file.tasks.iter().zip(&edges) {
+        for edge in edges.iter().filter(|edge| edge.dependency.kind == DependencyKind::Data) {
+            let needed = &file.tasks[edge.dependency.task.index()];
+            service::check_edge(entry, needed, edge.at, report);
+        }
+    }
     let mut merger = Merger::new(file, report);
     let tasks: Vec<_> = file
         .tasks
@@ -67,6 +74,7 @@ pub(super) fn resolve(file: &File<'_, '_>, report: &mut Report) -> Graph {
         namespace: file.namespace.clone(),
         salt: file.salt.clone(),
         max_parallel: file.max_parallel,
+        pools: file.pools.clone(),
         warnings: Vec::new(),
     }
 }
@@ -209,6 +217,8 @@ struct Merger<'f, 'v, 't> {
     patterns: Patterns,
     groups: Groups<'v>,
     global: Inputs,
+    /// Places of names of pools that do not exist.
+    unknown_pools: HashSet<u32>,
 }
 
 impl<'f, 'v, 't> Merger<'f, 'v, 't> {
@@ -220,7 +230,7 @@ impl<'f, 'v, 't> Merger<'f, 'v, 't> {
             groups.insert(name, compiled.collect());
         }
         let global = patterns.inputs(report, &file.inputs, &groups, &Inputs::default());
-        Self { file, patterns, groups, global }
+        Self { file, patterns, groups, global, unknown_pools: HashSet::new() }
     }
 
     fn task(&mut self, entry: &Entry<'_, '_>, edges: &[Edge], report: &mut Report) -> Checked {
@@ -272,7 +282,13 @@ impl<'f, 'v, 't> Merger<'f, 'v, 't> {
             description: fields.description.clone(),
             log: fields.log,
             priority: fields.priority,
+            pool: self.pool(fields, report),
+            weight: fields.weight.unwrap_or(1),
+            service: fields.service.as_ref().map(|service| service.value.clone()),
+            interactive: fields.interactive,
+            dep_file: fields.dep_file.as_ref().map(|path| path.value.clone()),
         };
+        service::check(entry, &task, report);
         check_size(&task, entry.at, report);
         Checked { task, at: entry.at, inputs: places, outputs: outputs.unwrap_or_default() }
     }
@@ -296,6 +312,23 @@ impl<'f, 'v, 't> Merger<'f, 'v, 't> {
         }
         arguments.push(text);
         Some(arguments)
+    }
+
+    /// The pool of a task; that of `defaults` is reported where it stands, with the first task.
+    fn pool(&mut self, fields: &Fields<'_, '_>, report: &mut Report) -> Option<PoolId> {
+        let name = fields.pool.or(self.file.defaults.pool)?;
+        if name.value == JOBS {
+            return None;
+        }
+        let found = (0..).zip(&self.file.pools).find(|(_, pool)| pool.name == name.value);
+        if found.is_none() && self.unknown_pools.insert(name.at) {
+            let message = format!("there is no pool {}", quote(name.value));
+            let names = self.file.pools.iter().map(|pool| pool.name.as_str());
+            let hint = did_you_mean(name.value, names)
+                .unwrap_or_else(|| "declare it in `pools`".to_owned());
+            report.error_with(name.at, code::POOL, message, hint);
+        }
+        found.map(|(index, _)| PoolId(index))
     }
 
     /// Tools by name: declared ones, executables, paths.

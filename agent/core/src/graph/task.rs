@@ -113,6 +113,8 @@ pub enum CachePolicy {
     Local,
     /// Look up, never store.
     ReadOnly,
+    /// Look up and store, but no result that lacks an optional output.
+    Complete,
 }
 
 /// How much of a task's log is shown; it is always stored.
@@ -181,6 +183,48 @@ impl Default for Retry {
     }
 }
 
+/// A pool of a graph: its place in [`Graph::pools`](super::Graph::pools).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PoolId(pub(crate) u32);
+
+impl PoolId {
+    /// Its place among the pools of its graph, from 0.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A limit that some tasks share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pool {
+    /// Its name in `pools`.
+    pub name: String,
+    /// Slots: most weight of its tasks that run at once, at least 1.
+    pub depth: u32,
+}
+
+/// When a service has started.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Readiness {
+    /// As soon as its process runs.
+    Started,
+    /// When a line that it prints contains this text.
+    Line(String),
+    /// When this TCP port of the loopback address accepts connections.
+    Port(u16),
+    /// When this command succeeds; it is tried again until then.
+    Command(Vec<String>),
+}
+
+/// How a task that stays is waited for (`persistent`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// When what depends on it may start.
+    pub ready_when: Readiness,
+    /// Longest time until it is ready.
+    pub timeout: Duration,
+}
+
 /// One entry of the graph, checked.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -225,6 +269,18 @@ pub struct Task {
     pub log: LogPolicy,
     /// Breaks ties between tasks of equally long critical paths; higher goes first.
     pub priority: i32,
+    /// The limit that it shares with others, beside the number of jobs.
+    pub pool: Option<PoolId>,
+    /// Slots that it takes of the jobs and of its pool, at least 1; more than there are counts as all.
+    pub weight: u32,
+    /// It stays until nothing needs it any more; it has no outputs and is not cached, and only its
+    /// order counts for what depends on it.
+    pub service: Option<Service>,
+    /// It needs the terminal.
+    pub interactive: bool,
+    /// A file in which its command names further inputs, as `gcc -MD` writes it; relative to the
+    /// workspace.
+    pub dep_file: Option<String>,
 }
 
 impl Task {
@@ -243,5 +299,7 @@ impl Task {
         self.command.is_some()
             && (self.inputs.is_some() || self.outputs.is_some())
             && self.cache != CachePolicy::Off
+            && self.service.is_none()
+            && !self.interactive
     }
 }
