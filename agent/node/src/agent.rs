@@ -55,6 +55,9 @@ const SAMPLES: usize = 1024;
 const PAGE: usize = 4096;
 /// How often what was put is made durable although nobody asks.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether the index has failed: without it small blobs and records are misses,
+/// and making it again in vain, on a disk that stays full, must not keep the machine busy.
+const MEND_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -200,6 +203,7 @@ impl Agent {
         tasks.spawn(Arc::clone(&syncer).run());
         tasks.spawn(listen_to(events, view, syncer, remembered, stop.clone()));
         tasks.spawn(keep_durable(Arc::clone(&disk), stop.clone()));
+        tasks.spawn(keep_whole(Arc::clone(&disk), stop.clone()));
         Ok(Self { cache, disk, control, mesh, endpoint, tasks, stop })
     }
 
@@ -432,5 +436,22 @@ async fn keep_durable(disk: Arc<DiskCache>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(FLUSH_INTERVAL)).await.is_some() {
         let disk = Arc::clone(&disk);
         report(spawn_blocking(move || flush(&disk)).await);
+    }
+}
+
+/// Makes the index of the store again when it has failed, say because the disk was full.
+async fn keep_whole(disk: Arc<DiskCache>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(MEND_INTERVAL)).await.is_some() {
+        let disk = Arc::clone(&disk);
+        let mended = spawn_blocking(move || {
+            if let Err(error) = disk.store().mend() {
+                let seconds = MEND_INTERVAL.as_secs();
+                tracing::warn!(
+                    error = chain(&error),
+                    "the index cannot be made again yet; the next try is in {seconds} s"
+                );
+            }
+        });
+        report(mended.await);
     }
 }

@@ -4,6 +4,7 @@
 //! Durability is asked for with `flush`. Correctness never depends on it: everything is checked when it is
 //! read, and what a crash has torn is a miss.
 
+mod boot;
 mod catalog;
 mod checked;
 mod chunk_log;
@@ -14,9 +15,11 @@ mod frame;
 mod incoming;
 mod index;
 mod inner;
+mod inspect;
 mod journal;
 mod layout;
 mod lock;
+mod mend;
 mod open_error;
 mod partial;
 mod payload;
@@ -30,7 +33,10 @@ mod sketches;
 pub use engine::hush_contained_panics;
 pub use open_error::{Holder, OpenError};
 
-use crate::{Conflict, Kept, PartialBlob, RecordHead, Stats, Store, StoreError, error::FileError};
+use crate::{
+    Conflict, Cursor, Finding, Inspect, Inspected, Kept, PartialBlob, RecordHead, Stats, Store,
+    StoreError, error::FileError,
+};
 use format::Mark;
 use incoming::{DiskBlob, Received, receive};
 use inner::Inner;
@@ -45,7 +51,7 @@ use netbuild_core::{
 };
 use netbuild_proto::record::SealedRecord;
 use quarantine::Quarantine;
-use std::{fs, io::Read, path::Path, sync::Arc};
+use std::{fs, io::Read, ops::ControlFlow, path::Path, sync::Arc};
 
 /// The store of a data directory. One process has it open at a time; it is closed when this and every
 /// reader and partial blob that came from it are dropped.
@@ -194,6 +200,22 @@ impl Store for DiskStore {
 
     fn flush(&self) -> Result<(), StoreError> {
         self.inner.flush()
+    }
+
+    fn inspect(&self, from: &Cursor, how: &Inspect<'_>) -> Result<Inspected, StoreError> {
+        self.inner.inspect(from, how)
+    }
+
+    fn check_index(
+        &self,
+        repair: bool,
+        going: &dyn Fn() -> ControlFlow<()>,
+    ) -> Result<Option<Vec<Finding>>, StoreError> {
+        self.inner.compare_index(repair, going)
+    }
+
+    fn mend(&self) -> Result<bool, StoreError> {
+        self.inner.mend()
     }
 
     fn stats(&self) -> Stats {

@@ -53,8 +53,8 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// The index failed; it is made again when the store is next opened.
-    #[error("index cannot be written: {0}")]
+    /// The index failed. It is made again by `Store::mend`, or when the store is next opened.
+    #[error("index cannot be used: {0}")]
     Index(String),
 }
 

@@ -7,6 +7,7 @@
 mod arrival;
 mod disk;
 mod error;
+mod inspect;
 mod memory;
 mod recent;
 mod store;
@@ -14,5 +15,6 @@ mod verify;
 
 pub use disk::{DiskStore, Holder, OpenError, hush_contained_panics};
 pub use error::StoreError;
+pub use inspect::{Cursor, Fault, Finding, Inspect, Inspected, ParseCursorError, Stage, Subject};
 pub use memory::MemoryStore;
 pub use store::{Conflict, Kept, MAX_BLOB, PartialBlob, RecordHead, SKETCHED, Stats, Store};

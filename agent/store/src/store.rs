@@ -1,6 +1,6 @@
 //! The seam between those who need bytes and records and the backends that keep them.
 
-use crate::StoreError;
+use crate::{Cursor, Finding, Inspect, Inspected, StoreError};
 use netbuild_core::{
     chunk::{Chunk, MAX_CHUNKS, MIN_CHUNK, Manifest},
     digest::Digest,
@@ -13,7 +13,7 @@ use netbuild_proto::record::SealedRecord;
 use std::{
     fmt::Debug,
     io::{self, Read},
-    ops::RangeInclusive,
+    ops::{ControlFlow, RangeInclusive},
 };
 
 /// Largest blob in bytes: one whose chunks, were they all the smallest, still fit one manifest.
@@ -168,6 +168,29 @@ pub trait Store: Send + Sync + Debug {
 
     /// Returns when all that was put before survives the loss of power.
     fn flush(&self) -> Result<(), StoreError>;
+
+    /// Looks at some of what is here, from a place on, and says where to go on: all of it in as many
+    /// calls as it takes. A store that nothing outside of it can damage has nothing to look at.
+    fn inspect(&self, _from: &Cursor, _how: &Inspect<'_>) -> Result<Inspected, StoreError> {
+        Ok(Inspected::default())
+    }
+
+    /// Compares the index with what is here by making it again beside, which reads the whole
+    /// journal; with `repair`, takes the new one where they differ. `None` when `going`, which is
+    /// called often, broke it off. A store without an index finds nothing.
+    fn check_index(
+        &self,
+        _repair: bool,
+        _going: &dyn Fn() -> ControlFlow<()>,
+    ) -> Result<Option<Vec<Finding>>, StoreError> {
+        Ok(Some(Vec::new()))
+    }
+
+    /// Makes the index again if it has failed since the store was opened, while others work on; says
+    /// whether it had.
+    fn mend(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 
     /// How much is here.
     fn stats(&self) -> Stats;

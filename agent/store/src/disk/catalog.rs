@@ -20,6 +20,8 @@ pub(super) struct Catalog {
     pub(super) waiting: Waiting,
     /// Records that lost; the index has the same.
     pub(super) evidence: Evidence<Location>,
+    /// While the index is made again: the blobs whose files came or went meanwhile.
+    pub(super) touched: Option<Vec<Hash>>,
     /// Counted when first asked for.
     totals: Option<Totals>,
 }
@@ -50,11 +52,23 @@ impl Waiting {
 
 impl Catalog {
     pub(super) fn new(tail: Tail, evidence: Evidence<Location>) -> Self {
-        Self { tail, waiting: Waiting::default(), evidence, totals: None }
+        Self { tail, waiting: Waiting::default(), evidence, touched: None, totals: None }
     }
 
     pub(super) fn totals(&mut self, index: &Index) -> Totals {
         *self.totals.get_or_insert_with(|| index.count())
+    }
+
+    /// Forgets the counts, as the index is another.
+    pub(super) fn recount(&mut self) {
+        self.totals = None;
+    }
+
+    /// Notes that the file of a blob comes or goes.
+    pub(super) fn touch(&mut self, hash: &Hash) {
+        if let Some(touched) = &mut self.touched {
+            touched.push(*hash);
+        }
     }
 
     /// Keeps the counts true when a blob's entry changes.

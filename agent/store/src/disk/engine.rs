@@ -3,6 +3,7 @@
 //! sled 0.34 may panic on a damaged file, when it opens it and later. Each call is therefore made where a
 //! panic is caught and becomes an error; after the first one the engine is not asked again.
 
+use crate::StoreError;
 use std::{
     any::Any,
     cell::Cell,
@@ -11,7 +12,7 @@ use std::{
     panic::{self, AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -66,6 +67,12 @@ impl EngineError {
     }
 }
 
+impl From<EngineError> for StoreError {
+    fn from(error: EngineError) -> Self {
+        Self::Index(error.to_string())
+    }
+}
+
 /// One write: a key with its new value, or with none to remove it.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 
@@ -77,7 +84,7 @@ pub(super) type Item = (Vec<u8>, Vec<u8>);
 #[derive(Debug)]
 pub(super) struct Engine {
     /// `None` once closed.
-    db: Option<sled::Db>,
+    db: RwLock<Option<sled::Db>>,
     /// The newest changes, not written to `db` yet.
     pending: Mutex<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     broken: AtomicBool,
@@ -86,23 +93,40 @@ pub(super) struct Engine {
 impl Engine {
     /// Opens or makes a database in `dir`.
     pub(super) fn open(dir: &Path) -> Result<Self, EngineError> {
-        let patience = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match contain(|| open_db(dir)) {
-                Err(EngineError::Failed(error))
-                    if is_locked(&error) && Instant::now() < patience =>
-                {
-                    thread::sleep(LOCK_PAUSE);
-                }
-                opened => {
-                    return opened.map(|db| Self {
-                        db: Some(db),
-                        pending: Mutex::default(),
-                        broken: AtomicBool::new(false),
-                    });
-                }
+        Ok(Self {
+            db: RwLock::new(Some(open_patiently(dir)?)),
+            pending: Mutex::default(),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Lets the files go, has `swap` put those of another database into `dir`, and goes on with
+    /// them. Changes that wait are dropped: the other database must have them. Calls from other
+    /// threads wait meanwhile.
+    pub(super) fn exchange<E: From<EngineError>>(
+        &self,
+        dir: &Path,
+        swap: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut pending = self.pending();
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(db) = db.take() {
+            // What it fails at now nobody will miss.
+            if let Err(error) = self.let_go(db) {
+                tracing::debug!(%error, "index that was replaced was not closed cleanly");
             }
         }
+        pending.clear();
+        self.broken.store(true, Ordering::Relaxed);
+        swap()?;
+        *db = Some(open_patiently(dir)?);
+        self.broken.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether it is not asked any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// The value of a key.
@@ -184,11 +208,17 @@ impl Engine {
 
     /// Writes everything out and lets the files go.
     pub(super) fn close(&mut self) -> Result<(), EngineError> {
-        let written = if self.db.is_some() { self.write_out(&mut self.pending()) } else { Ok(()) };
-        let Some(db) = self.db.take() else {
+        let is_open = self.db.get_mut().unwrap_or_else(PoisonError::into_inner).is_some();
+        let written = if is_open { self.write_out(&mut self.pending()) } else { Ok(()) };
+        let Some(db) = self.db.get_mut().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
-        if self.broken.load(Ordering::Relaxed) {
+        self.let_go(db)?;
+        written
+    }
+
+    fn let_go(&self, db: sled::Db) -> Result<(), EngineError> {
+        if self.is_broken() {
             // Its threads may be gone, and dropping it would wait for them.
             std::mem::forget(db);
             return Err(EngineError::Broken);
@@ -197,15 +227,19 @@ impl Engine {
             let flushed = db.flush().map(drop);
             drop(db);
             flushed
-        })?;
-        written
+        })
+    }
+
+    /// Panics inside of a call.
+    #[cfg(test)]
+    pub(super) fn fail(&self, why: &str) -> EngineError {
+        let asked = self.ask(|_| -> sled::Result<()> { panic!("{why}") });
+        asked.err().unwrap_or(EngineError::Broken)
     }
 
     fn ask<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, EngineError> {
-        let db = self.db.as_ref().ok_or(EngineError::Broken)?;
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(EngineError::Broken);
-        }
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let db = db.as_ref().filter(|_| !self.is_broken()).ok_or(EngineError::Broken)?;
         let answer = contain(|| call(db));
         if answer.is_err() {
             self.broken.store(true, Ordering::Relaxed);
@@ -218,6 +252,19 @@ impl Drop for Engine {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
             tracing::debug!(%error, "index was not closed cleanly");
+        }
+    }
+}
+
+/// Opens or makes a database, and waits a little for one who is letting it go.
+fn open_patiently(dir: &Path) -> Result<sled::Db, EngineError> {
+    let patience = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match contain(|| open_db(dir)) {
+            Err(EngineError::Failed(error)) if is_locked(&error) && Instant::now() < patience => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
         }
     }
 }

@@ -56,6 +56,11 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
         .then_some(Frame { kind, payload: &frame[HEADER..] })
 }
 
+/// Whether this is the header of a frame of a kind and with a payload of `len` bytes.
+pub(super) fn is_header(header: &[u8; HEADER], kind: Kind, len: u32) -> bool {
+    header[4] == kind as u8 && plausible_len(header) == Some(len as usize)
+}
+
 /// Length of the payload that a header at the start of `bytes` states.
 fn plausible_len(bytes: &[u8]) -> Option<usize> {
     let header = bytes.get(..HEADER)?;

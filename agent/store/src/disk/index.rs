@@ -4,16 +4,17 @@
 //! served is ever believed because the index says so: who reads, checks.
 
 use super::{
+    boot,
     engine::{Change, Engine, EngineError, Item},
     entry::{
         BlobEntry, ChunkEntry, Entry, EvidenceEntry, RecordEntry, SketchEntry, decode_manifest,
         encode_manifest,
     },
     journal::{Location, Position},
-    layout::{Layout, open_or_create},
+    layout::{Layout, open_or_create, remove_file},
     seal,
 };
-use crate::{StoreError, recent::Recent};
+use crate::{StoreError, error::FileError, recent::Recent};
 use netbuild_core::{
     chunk::{MAX_CHUNK, Manifest},
     digest::{Digest, Hash},
@@ -22,7 +23,10 @@ use netbuild_core::{
     record::Record,
     sketch::Sketch,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    fmt, fs,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 const BLOB: u8 = b'b';
 const CHUNK: u8 = b'c';
@@ -53,6 +57,8 @@ pub(super) struct Index {
     engine: Engine,
     layout: Layout,
     damaged: AtomicBool,
+    /// Whether it is made beside the one in use, to take its place.
+    beside: bool,
 }
 
 /// Counts of everything in the index.
@@ -69,7 +75,48 @@ impl Index {
             engine: Engine::open(&layout.index())?,
             layout: layout.clone(),
             damaged: AtomicBool::new(false),
+            beside: false,
         })
+    }
+
+    /// Makes an empty index beside the one in use. It is gone when nobody gives it to
+    /// [`Index::become_that`].
+    pub(super) fn beside(layout: &Layout) -> Result<Self, EngineError> {
+        Ok(Self {
+            engine: Engine::open(&layout.index_new())?,
+            layout: layout.clone(),
+            damaged: AtomicBool::new(false),
+            beside: true,
+        })
+    }
+
+    /// Has `other`, which was made beside this one, in place of what it had. `aside` moves the old
+    /// files away.
+    pub(super) fn become_that(
+        &self,
+        mut other: Self,
+        aside: impl FnOnce() -> Result<(), FileError>,
+    ) -> Result<(), StoreError> {
+        other.close();
+        if other.is_damaged() {
+            return Err(StoreError::Index("it was damaged while it was made again".to_owned()));
+        }
+        let (dir, new) = (self.layout.index(), self.layout.index_new());
+        let swapped = self.engine.exchange(&dir, || {
+            aside()?;
+            fs::rename(&new, &dir).map_err(FileError::at(&new))?;
+            Ok(())
+        });
+        swapped.inspect_err(|error: &StoreError| {
+            self.mark_damaged(&error);
+        })?;
+        self.damaged.store(false, Ordering::Relaxed);
+        Ok(remove_file(&self.layout.index_damaged())?)
+    }
+
+    /// Whether it answers nothing any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.engine.is_broken()
     }
 
     pub(super) fn blob(&self, hash: &Hash) -> Option<BlobEntry> {
@@ -106,6 +153,16 @@ impl Index {
             Some((action, RecordEntry::decode(value)?))
         });
         records.collect()
+    }
+
+    /// At most `limit` blobs in the order of their hashes, from the first after `after`.
+    pub(super) fn blobs_after(&self, after: Option<&Hash>, limit: usize) -> Vec<(Hash, BlobEntry)> {
+        let after = after.map_or(&[][..], |hash| &hash.0);
+        let found = self.page(BLOB, after, limit);
+        let blobs = found.iter().filter_map(|(key, value)| {
+            Some((Hash(key[1..].try_into().ok()?), BlobEntry::decode(value)?))
+        });
+        blobs.collect()
     }
 
     /// Notes a blob and, in the same write, how far the journal is indexed if that has changed.
@@ -259,8 +316,9 @@ impl Index {
         if let Err(error) = self.engine.close() {
             self.mark_damaged(&error);
         }
-        if !*self.damaged.get_mut() {
+        if !*self.damaged.get_mut() && !self.beside {
             seal::write(&self.layout);
+            boot::forget(&self.layout);
         }
     }
 
@@ -303,17 +361,31 @@ impl Index {
     fn put(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         self.engine.write(changes).map_err(|error| {
             self.mark_damaged(&error);
-            StoreError::Index(error.to_string())
+            self.refused(error)
         })
     }
 
+    /// The failure of the engine as callers see it: what the system refused, by its path.
+    fn refused(&self, error: EngineError) -> StoreError {
+        match error.refusal() {
+            Ok(source) => FileError::at(&self.layout.index())(source).into(),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// As if the engine had panicked.
+    #[cfg(test)]
+    pub(super) fn fail(&self, why: &str) {
+        self.mark_damaged(&self.engine.fail(why));
+    }
+
     /// Leaves a mark in the data directory, so that even a crash does not lose the finding.
-    fn mark_damaged(&self, error: &EngineError) {
-        if self.damaged.swap(true, Ordering::Relaxed) {
+    fn mark_damaged(&self, error: &dyn fmt::Display) {
+        if self.damaged.swap(true, Ordering::Relaxed) || self.beside {
             return;
         }
         tracing::warn!(%error, dir = %self.layout.index().display(),
-            "index is damaged; it is made again when the store is next opened");
+            "index is damaged; it is made again, by an agent soon, else when the store is next opened");
         if let Err(error) = open_or_create(&self.layout.index_damaged()) {
             tracing::debug!(path = %error.path.display(), error = %error.source, "no mark was left");
         }

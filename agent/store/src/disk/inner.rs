@@ -39,7 +39,9 @@ pub(super) struct Inner {
     pub(super) arrivals: Arrivals,
     pub(super) checked: Checked,
     catalog: Mutex<Catalog>,
-    quarantine: Quarantine,
+    pub(super) quarantine: Quarantine,
+    /// Held while the index is made again: one at a time.
+    pub(super) mending: Mutex<()>,
     /// Held for a whole flush: one that finds nothing to do must not return before another has done it.
     flushing: Mutex<()>,
     tmp_names: AtomicU64,
@@ -73,6 +75,7 @@ impl Inner {
             segments: recovered.segments,
             catalog: Mutex::new(Catalog::new(recovered.tail, recovered.evidence)),
             quarantine,
+            mending: Mutex::default(),
             flushing: Mutex::default(),
             tmp_names: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
@@ -143,6 +146,7 @@ impl Inner {
     }
 
     fn note_file(&self, catalog: &mut Catalog, blob: &Digest) {
+        catalog.touch(&blob.hash);
         let old = self.index.blob(&blob.hash);
         let entry = BlobEntry { size: blob.size, place: Place::File };
         // A blob file is found by its name too; a failure has marked the index already.
@@ -209,6 +213,7 @@ impl Inner {
     }
 
     fn forget(&self, catalog: &mut Catalog, hash: &Hash, old: Option<BlobEntry>) {
+        catalog.touch(hash);
         // What the index cannot forget is found damaged again.
         if self.index.forget_blob(hash).is_ok() {
             catalog.blob_changed(old, None);

@@ -164,6 +164,22 @@ impl Segments {
         Ok(fits.then_some(bytes))
     }
 
+    /// Whether a frame of that kind and length seems to be at `location`, by its header.
+    pub(super) fn has_frame(&self, location: Location, kind: Kind) -> Result<bool, FileError> {
+        let Location { segment, offset, len } = location;
+        let mut header = [0; HEADER];
+        let read = self.file(segment).and_then(|file| {
+            let fits = offset.checked_add(HEADER as u64 + u64::from(len));
+            let whole = fits.is_some_and(|end| file.metadata().is_ok_and(|meta| meta.len() >= end));
+            if whole { file.read_exact_at(&mut header, offset).map(|()| true) } else { Ok(false) }
+        });
+        match read {
+            Ok(whole) => Ok(whole && frame::is_header(&header, kind, len)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(FileError::at(&self.path(segment))(error)),
+        }
+    }
+
     fn file(&self, segment: u32) -> io::Result<Arc<File>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(&segment) {

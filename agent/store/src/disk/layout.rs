@@ -54,6 +54,16 @@ impl Layout {
         self.root.join("index")
     }
 
+    /// The index that is being made to take the place of the other.
+    pub(super) fn index_new(&self) -> PathBuf {
+        self.root.join("index.new")
+    }
+
+    /// The boot of the machine in which the index was last opened; absent once it was closed.
+    pub(super) fn index_boot(&self) -> PathBuf {
+        self.root.join("index.boot")
+    }
+
     /// Checksum of the index as it was closed; absent while it is open and after a crash.
     pub(super) fn index_seal(&self) -> PathBuf {
         self.root.join("index.seal")

@@ -135,7 +135,7 @@ impl Inner {
     }
 
     /// Forgets a record whose frame is damaged, unless it was put again meanwhile.
-    fn lost_record(&self, key: &ActionKey, location: Location) {
+    pub(super) fn lost_record(&self, key: &ActionKey, location: Location) {
         let mut catalog = self.catalog();
         let old = self.index.record(key);
         if old.is_some_and(|entry| entry.location == location) {

@@ -1,6 +1,7 @@
 //! Opening the index, and making it again from the journal and the blob files when it is lost.
 
 use super::{
+    boot,
     engine::EngineError,
     entry::{BlobEntry, Place, RecordEntry},
     frame::{Frame, HEADER, Kind},
@@ -20,6 +21,7 @@ use netbuild_core::{
 use netbuild_proto::record::{SealedRecord, sum_of};
 use std::{
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -35,19 +37,23 @@ pub(super) struct Recovered {
 /// Opens the index and brings it up to date.
 pub(super) fn recover(layout: &Layout, quarantine: &Quarantine) -> Result<Recovered, OpenError> {
     let segments = Segments::new(layout.journal());
+    boot::remove_unfinished(layout)?;
     let index = match usable(layout, &segments)? {
         Ok(index) => index,
         Err(reason) => replace(layout, quarantine, &reason)?,
     };
+    boot::note(layout);
+    let going = || ControlFlow::Continue(());
     let from = match index.position() {
         Some(position) => position,
         None => {
-            add_files(layout, &index)?;
+            add_files(layout, &index, &going)?;
             Position::default()
         }
     };
     let mut evidence = index.evidence();
-    let end = add_journal(layout, &segments, &index, &mut evidence, from)?;
+    let added = add_journal(layout, &segments, &index, &mut evidence, from, &going)?;
+    let end = added.unwrap_or(from);
     remove_file(&layout.index_damaged())?;
     let (tail, cut) = segments.tail(end)?;
     if cut > 0 {
@@ -62,11 +68,15 @@ pub(super) fn recover(layout: &Layout, quarantine: &Quarantine) -> Result<Recove
 /// The index as it is, or why it cannot be used.
 fn usable(layout: &Layout, segments: &Segments) -> Result<Result<Index, String>, OpenError> {
     let sealed = seal::check_and_remove(layout);
+    let survived = boot::survived(layout);
     if fs::symlink_metadata(layout.index_damaged()).is_ok() {
         return Ok(Err("it was found damaged before".to_owned()));
     }
     if sealed == Verdict::Damaged {
         return Ok(Err("its files are not those that were closed".to_owned()));
+    }
+    if !survived {
+        return Ok(Err("the machine went down while it was open".to_owned()));
     }
     let index = match Index::open(layout) {
         Ok(index) => index,
@@ -110,9 +120,17 @@ fn refused(layout: &Layout, error: EngineError) -> Result<EngineError, OpenError
     }
 }
 
-/// Notes every blob that has a file. What the files hold is checked when they are read.
-fn add_files(layout: &Layout, index: &Index) -> Result<(), OpenError> {
+/// Notes every blob that has a file. What the files hold is checked when they are read. `None` when
+/// `going` broke it off.
+pub(super) fn add_files(
+    layout: &Layout,
+    index: &Index,
+    going: &dyn Fn() -> ControlFlow<()>,
+) -> Result<Option<()>, OpenError> {
     for dir in entries(&layout.blobs())? {
+        if going().is_break() {
+            return Ok(None);
+        }
         if !dir.is_dir() {
             continue;
         }
@@ -121,33 +139,42 @@ fn add_files(layout: &Layout, index: &Index) -> Result<(), OpenError> {
                 .file_name()
                 .and_then(|name| name.to_str()?.parse::<Hash>().ok())
                 .filter(|hash| layout.blob(hash) == path);
-            let meta = fs::symlink_metadata(&path).map_err(FileError::at(&path))?;
+            let meta = match fs::symlink_metadata(&path) {
+                Ok(meta) => meta,
+                // It was removed meanwhile, when the store is in use.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(FileError::at(&path)(error).into()),
+            };
             if let Some(hash) = hash.filter(|_| meta.is_file()) {
                 let entry = BlobEntry { size: meta.len(), place: Place::File };
                 index.put_blob(&hash, &entry, None).map_err(|error| index_error(layout, &error))?;
             }
         }
     }
-    Ok(())
+    Ok(Some(()))
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     let read = fs::read_dir(dir)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>());
     read.map_err(FileError::at(dir))
 }
 
-/// Notes everything in the journal from `from` on; says where the journal ends.
-fn add_journal(
+/// Notes everything in the journal from `from` on; says where the journal ends. `None` when `going`
+/// broke it off.
+pub(super) fn add_journal(
     layout: &Layout,
     segments: &Segments,
     index: &Index,
     evidence: &mut Evidence<Location>,
     from: Position,
-) -> Result<Position, OpenError> {
+    going: &dyn Fn() -> ControlFlow<()>,
+) -> Result<Option<Position>, OpenError> {
     let mut noted = Ok(());
+    let mut broken_off = false;
     let replayed = segments.replay(from, |location, frame| {
-        if noted.is_ok() {
+        broken_off = broken_off || going().is_break();
+        if noted.is_ok() && !broken_off {
             noted = add_frame(index, evidence, location, frame);
         }
     })?;
@@ -156,7 +183,7 @@ fn add_journal(
         tracing::warn!(dir = %layout.journal().display(), places = replayed.damaged,
             "damaged bytes in the journal were skipped");
     }
-    Ok(replayed.end)
+    Ok((!broken_off).then_some(replayed.end))
 }
 
 fn add_frame(
