@@ -2,7 +2,9 @@
 //!
 //! [`Store`] is the seam. [`DiskStore`] keeps blobs as files, records and small blobs in a journal, and
 //! an index that can always be made again from the two; [`MemoryStore`] keeps everything in memory.
-//! Both pass one conformance suite. All calls block.
+//! Both pass one conformance suite. Their calls block.
+//!
+//! [`Tier`] is the seam to storage that agents share, which is asynchronous and may fail at any time.
 
 mod arrival;
 mod disk;
@@ -11,6 +13,7 @@ mod inspect;
 mod memory;
 mod recent;
 mod store;
+mod tier;
 mod verify;
 
 pub use disk::{DiskStore, Holder, OpenError, hush_contained_panics};
@@ -18,3 +21,7 @@ pub use error::StoreError;
 pub use inspect::{Cursor, Fault, Finding, Inspect, Inspected, ParseCursorError, Stage, Subject};
 pub use memory::MemoryStore;
 pub use store::{Conflict, Kept, MAX_BLOB, PartialBlob, RecordHead, SKETCHED, Stats, Store};
+pub use tier::{
+    Answer, Batch, Blob, Bring, Changes, Class, Count, Counts, Cursor, Kind, Limits, MAX_CURSOR,
+    MAX_NAMED, MAX_SMALL, MemoryTier, Offer, Operation, Stored, Tended, Tier, TierError,
+};

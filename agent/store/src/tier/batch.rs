@@ -1,0 +1,90 @@
+//! What is put into a tier at once.
+
+use super::{Class, TierError};
+use bytes::Bytes;
+use netbuild_core::digest::Digest;
+use netbuild_proto::record::SealedRecord;
+use std::{fmt, io::Read};
+
+/// Most blobs that one record may name, those in its listings included: 10 MB of digests.
+pub const MAX_NAMED: usize = 1 << 18;
+
+/// The bytes of a blob on their way into a tier.
+pub enum Blob {
+    /// In memory, as small ones are.
+    Bytes(Bytes),
+    /// From wherever they are. It is read once, on a thread where it may block.
+    Reader(Box<dyn Read + Send>),
+}
+
+impl Blob {
+    /// The whole blob in memory, checked. Blocks.
+    pub(crate) fn load(self, blob: &Digest, tier: &str) -> Result<Bytes, TierError> {
+        let bytes = match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Reader(reader) => {
+                let mut bytes = Vec::new();
+                let read = reader.take(blob.size.saturating_add(1)).read_to_end(&mut bytes);
+                read.map_err(|error| unreadable(tier, blob, error))?;
+                bytes.into()
+            }
+        };
+        if blob.matches(&bytes) { Ok(bytes) } else { Err(wrong(tier, blob)) }
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::Reader(_) => f.write_str("Reader"),
+        }
+    }
+}
+
+/// A record with what its result consists of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The record.
+    pub record: SealedRecord,
+    /// All blobs that the result needs: those that the record names and those that its listings
+    /// name, at most [`MAX_NAMED`], wherever they are. A tier that expires what it holds keeps those
+    /// of them that it has for as long as the record.
+    pub blobs: Vec<Digest>,
+}
+
+/// What is put into a tier at once.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Blobs with their bytes.
+    pub blobs: Vec<(Digest, Blob)>,
+    /// Records, which are written after the blobs.
+    pub records: Vec<Offer>,
+}
+
+impl Batch {
+    /// Refuses what no tier or not this one takes, before anything is written.
+    pub(crate) fn check(&self, tier: &str, largest: u64) -> Result<(), TierError> {
+        if let Some((blob, _)) = self.blobs.iter().find(|(blob, _)| blob.size > largest) {
+            return Err(TierError::new(tier, "put", Class::TooLarge)
+                .because(format!("blob {blob} is over its limit of {largest} bytes")));
+        }
+        let large = self.records.iter().find(|offer| offer.blobs.len() > MAX_NAMED);
+        large.map_or(Ok(()), |offer| {
+            let (key, count) = (offer.record.record().key.short(), offer.blobs.len());
+            Err(TierError::new(tier, "put", Class::TooLarge)
+                .because(format!("record {key} needs {count} blobs, and {MAX_NAMED} is the limit")))
+        })
+    }
+}
+
+fn unreadable(tier: &str, blob: &Digest, error: std::io::Error) -> TierError {
+    TierError::new(tier, "put", Class::Content)
+        .because(format!("blob {blob} cannot be read"))
+        .from(error)
+}
+
+fn wrong(tier: &str, blob: &Digest) -> TierError {
+    TierError::new(tier, "put", Class::Content)
+        .because(format!("content is not that of blob {blob}"))
+}
