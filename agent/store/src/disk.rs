@@ -8,6 +8,7 @@ mod boot;
 mod catalog;
 mod checked;
 mod chunk_log;
+mod compact;
 mod engine;
 mod entry;
 mod format;
@@ -27,15 +28,17 @@ mod quarantine;
 mod read;
 mod records;
 mod recover;
+mod removal;
 mod seal;
 mod sketches;
+mod tally;
 
 pub use engine::hush_contained_panics;
 pub use open_error::{Holder, OpenError};
 
 use crate::{
-    Conflict, Cursor, Finding, Inspect, Inspected, Kept, PartialBlob, RecordHead, Stats, Store,
-    StoreError, error::FileError,
+    Compacted, Conflict, Cursor, Finding, Inspect, Inspected, Kept, PartialBlob, RecordHead, Stats,
+    Store, StoreError, error::FileError,
 };
 use format::Mark;
 use incoming::{DiskBlob, Received, receive};
@@ -90,6 +93,16 @@ impl DiskStore {
         let quarantine = Quarantine::new(layout.quarantine());
         let recovered = recover::recover(&layout, &quarantine)?;
         Ok(Self { inner: Arc::new(Inner::new(layout, lock, quarantine, recovered)) })
+    }
+
+    /// Gives back the space of what was removed or replaced in the journal, where it is at least
+    /// half of a segment. `pace` hears how many bytes were read or written since it was last called;
+    /// it may wait, and may say that this is enough for now. Others work on meanwhile.
+    pub fn compact(
+        &self,
+        pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Compacted, StoreError> {
+        self.inner.compact(pace)
     }
 
     fn put(&self, content: &mut dyn Read, expected: Option<&Digest>) -> Result<Digest, StoreError> {
@@ -196,6 +209,14 @@ impl Store for DiskStore {
 
     fn conflicts(&self, limit: usize) -> Result<Vec<Conflict>, StoreError> {
         self.inner.conflicts(limit)
+    }
+
+    fn remove_blob(&self, blob: &Digest) -> Result<bool, StoreError> {
+        self.inner.remove_blob(blob)
+    }
+
+    fn remove_record(&self, key: &ActionKey) -> Result<bool, StoreError> {
+        self.inner.remove_record(key)
     }
 
     fn flush(&self) -> Result<(), StoreError> {

@@ -20,8 +20,11 @@ pub use disk::{DiskStore, Holder, OpenError, hush_contained_panics};
 pub use error::StoreError;
 pub use inspect::{Cursor, Fault, Finding, Inspect, Inspected, ParseCursorError, Stage, Subject};
 pub use memory::MemoryStore;
-pub use store::{Conflict, Kept, MAX_BLOB, PartialBlob, RecordHead, SKETCHED, Stats, Store};
+pub use store::{
+    Compacted, Conflict, Kept, MAX_BLOB, PartialBlob, RecordHead, SKETCHED, Stats, Store,
+};
 pub use tier::{
-    Answer, Batch, Blob, Bring, Changes, Class, Count, Counts, Cursor, Kind, Limits, MAX_CURSOR,
-    MAX_NAMED, MAX_SMALL, MemoryTier, Offer, Operation, Stored, Tended, Tier, TierError,
+    Answer, Batch, Blob, Bring, ChangeCursor, Changes, Class, Count, Counts, Kind, Limits,
+    MAX_CURSOR, MAX_NAMED, MAX_SMALL, MemoryTier, Offer, Operation, Stored, Tended, Tier,
+    TierError,
 };

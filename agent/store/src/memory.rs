@@ -279,6 +279,31 @@ impl Store for MemoryStore {
         Ok(newest.filter_map(|key| shelves.conflict(&key)).take(limit).collect())
     }
 
+    fn remove_blob(&self, blob: &Digest) -> Result<bool, StoreError> {
+        let mut shelves = self.shelves();
+        let found = shelves.blobs.get(&blob.hash);
+        if found.is_none_or(|(_, manifest)| manifest.blob() != *blob) {
+            return Ok(false);
+        }
+        shelves.blobs.remove(&blob.hash);
+        shelves.chunks.retain(|_, (holder, ..)| *holder != blob.hash);
+        shelves.sketches.remove(blob);
+        Ok(true)
+    }
+
+    fn remove_record(&self, key: &ActionKey) -> Result<bool, StoreError> {
+        let mut shelves = self.shelves();
+        let Some(gone) = shelves.records.remove(key) else { return Ok(false) };
+        shelves.evidence.forget(key);
+        for output in &gone.record().result.outputs {
+            let (Some(blob), time) = (output.blob(), gone.record().hlc.0) else { continue };
+            if let Some(newest) = shelves.outputs.get_mut(&output.path) {
+                newest.0.retain(|known| *known != (time, blob));
+            }
+        }
+        Ok(true)
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         Ok(())
     }

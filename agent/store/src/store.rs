@@ -75,6 +75,17 @@ pub struct Stats {
     pub quarantined: u64,
 }
 
+/// What came of writing a journal anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Compacted {
+    /// Segments that were removed.
+    pub segments: u64,
+    /// Bytes that these had.
+    pub freed_bytes: u64,
+    /// Bytes in them that were still of use, and were copied.
+    pub copied_bytes: u64,
+}
+
 /// Keeps blobs and records. May be used from many threads at once.
 pub trait Store: Send + Sync + Debug {
     /// Keeps bytes that must be those `blob` names, else [`StoreError::Mismatch`] and nothing is kept.
@@ -165,6 +176,26 @@ pub trait Store: Send + Sync + Debug {
     /// At most `limit` actions for which there are different results, that which was last noticed
     /// first.
     fn conflicts(&self, limit: usize) -> Result<Vec<Conflict>, StoreError>;
+
+    /// Removes a blob, its manifest and its sketch; says whether it was here. A reader that is open
+    /// reads on to the end. Chunks that only this blob has are gone with it.
+    fn remove_blob(&self, blob: &Digest) -> Result<bool, StoreError>;
+
+    /// Removes the record of an action with what lost against it; says whether it was here. Its
+    /// blobs stay.
+    fn remove_record(&self, key: &ActionKey) -> Result<bool, StoreError>;
+
+    /// Which of these blobs are not here, in the order in which they are asked for: as far as can be
+    /// told without reading them, and at one moment for each.
+    fn find_missing(&self, blobs: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        let mut missing = Vec::new();
+        for blob in blobs {
+            if !self.has_blob(blob)? {
+                missing.push(*blob);
+            }
+        }
+        Ok(missing)
+    }
 
     /// Returns when all that was put before survives the loss of power.
     fn flush(&self) -> Result<(), StoreError>;

@@ -71,7 +71,7 @@ pub struct Limits {
 /// How far [`Tier::changes`] has come: opaque, at most [`MAX_CURSOR`] bytes, good for as long as the
 /// tier is the same and in other processes too. The default is the very beginning.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Cursor(pub String);
+pub struct ChangeCursor(pub String);
 
 /// What came into a tier.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,7 +79,7 @@ pub struct Changes {
     /// Records, checked; some may have been told before, and of one action there may be several.
     pub records: Vec<SealedRecord>,
     /// From where to ask next.
-    pub cursor: Cursor,
+    pub cursor: ChangeCursor,
     /// Whether there is more to be had at once.
     pub more: bool,
 }
@@ -145,7 +145,7 @@ pub trait Tier: Send + Sync + Debug {
 
     /// Records that came into the tier since `after`, from this agent too, a bounded number at a
     /// time: how an agent learns what others put here, so that a miss costs no round trip.
-    fn changes<'a>(&'a self, after: &'a Cursor) -> Answer<'a, Changes>;
+    fn changes<'a>(&'a self, after: &'a ChangeCursor) -> Answer<'a, Changes>;
 
     /// Asks for next to nothing, to see whether the tier answers and lets this agent in.
     fn probe(&self) -> Answer<'_, ()>;

@@ -515,6 +515,65 @@ fn records_are_listed_in_pages(store: &dyn Store) {
     assert!(store.records_after(None, 0).unwrap().is_empty());
 }
 
+fn what_is_removed_is_gone_and_may_come_again(store: &dyn Store) {
+    let contents: Vec<_> = SIZES.map(|size| noise(size, 70 + size as u64)).into();
+    let blobs: Vec<_> = contents.iter().map(|bytes| Digest::of(bytes)).collect();
+    for round in 0..2 {
+        assert_eq!(store.find_missing(&blobs).unwrap(), blobs, "round {round}");
+        for (blob, bytes) in blobs.iter().zip(&contents) {
+            assert!(!store.remove_blob(blob).unwrap());
+            store.put_blob(blob, &mut &bytes[..]).unwrap();
+        }
+        assert_eq!(store.find_missing(&blobs).unwrap(), []);
+        for (blob, bytes) in blobs.iter().zip(&contents) {
+            assert!(!store.remove_blob(&Digest { size: blob.size + 1, ..*blob }).unwrap());
+            let mut reader = store.open_blob(blob).unwrap().unwrap();
+            let manifest = store.manifest(blob).unwrap().unwrap();
+            let sketch = store.sketch(blob).unwrap();
+            assert!(store.remove_blob(blob).unwrap());
+            assert!(!store.has_blob(blob).unwrap());
+            assert!(store.open_blob(blob).unwrap().is_none());
+            assert_eq!(store.manifest(blob).unwrap(), None);
+            assert_eq!(store.sketch(blob).unwrap(), None);
+            for chunk in manifest.chunks() {
+                assert_eq!(store.chunk(chunk).unwrap(), None);
+            }
+            if let Some(sketch) = sketch {
+                assert!(store.similar(&sketch, 9).unwrap().iter().all(|(like, _)| like != blob));
+            }
+            let mut read = Vec::new();
+            reader.read_to_end(&mut read).unwrap();
+            assert_eq!(&read, bytes, "a reader that was open before");
+        }
+        let stats = store.stats();
+        assert_eq!((stats.blobs, stats.blob_bytes, stats.quarantined), (0, 0, 0));
+    }
+}
+
+fn a_removed_record_takes_its_outputs_and_its_evidence_with_it(store: &dyn Store) {
+    let key = ActionKey([4; 32]);
+    let blob = store.put_content(&mut &b"content"[..]).unwrap();
+    assert!(!store.remove_record(&key).unwrap());
+    for _ in 0..2 {
+        put(store, &common::with_outputs(4, 5, &[("out", blob)]));
+        put(store, &record(6, 1, 1));
+        put(store, &sealed(2, 4, 4, 9));
+        assert_eq!(store.conflicts(9).unwrap().len(), 1);
+        assert!(store.remove_record(&key).unwrap());
+        assert_eq!(store.record(&key).unwrap(), None);
+        assert_eq!(store.conflict(&key).unwrap(), None);
+        assert_eq!(store.conflicts(9).unwrap(), []);
+        assert_eq!(store.previous(b"out").unwrap(), []);
+        assert_eq!(store.records_after(None, 9).unwrap().len(), 1);
+        assert_eq!((store.stats().records, store.stats().conflicts), (1, 0));
+        assert!(store.has_blob(&blob).unwrap());
+        // An older one is as welcome as any: nothing remembers that there was another.
+        put(store, &record(4, 1, 1));
+        assert_eq!(store.record(&key).unwrap(), Some(record(4, 1, 1)));
+        assert!(store.remove_record(&key).unwrap());
+    }
+}
+
 fn many_threads_may_use_it_at_once(store: &dyn Store) {
     std::thread::scope(|scope| {
         for thread in 0..16u64 {
@@ -579,5 +638,7 @@ conformance! {
     different_results_are_the_same_conflict_in_any_order
     evidence_is_bounded
     records_are_listed_in_pages
+    what_is_removed_is_gone_and_may_come_again
+    a_removed_record_takes_its_outputs_and_its_evidence_with_it
     many_threads_may_use_it_at_once
 }

@@ -10,7 +10,7 @@ use common::{noise, with_outputs};
 use futures::TryStreamExt as _;
 use netbuild_core::{digest::Digest, key::ActionKey};
 use netbuild_proto::record::SealedRecord;
-use netbuild_store::{Batch, Blob, Class, Cursor, MAX_SMALL, MemoryTier, Offer, Tier};
+use netbuild_store::{Batch, Blob, ChangeCursor, Class, MAX_SMALL, MemoryTier, Offer, Tier};
 use std::{io, ops::Range};
 
 /// Sizes on both sides of the boundaries inside a tier.
@@ -46,7 +46,7 @@ async fn read(tier: &dyn Tier, blob: &Digest, range: Range<u64>) -> Option<Vec<u
 }
 
 /// All records that came in since, and from where to go on.
-async fn changes(tier: &dyn Tier, mut after: Cursor) -> (Vec<SealedRecord>, Cursor) {
+async fn changes(tier: &dyn Tier, mut after: ChangeCursor) -> (Vec<SealedRecord>, ChangeCursor) {
     let mut records = Vec::new();
     loop {
         let changes = tier.changes(&after).await.unwrap();
@@ -150,7 +150,7 @@ async fn the_latest_record_counts(tier: &dyn Tier, other: &dyn Tier) {
         tier.put(batch(&[], std::slice::from_ref(version))).await.unwrap();
         for agent in [tier, other] {
             // What others put may be seen with the next changes only.
-            changes(agent, Cursor::default()).await;
+            changes(agent, ChangeCursor::default()).await;
             let found = agent.records(&[ActionKey([5; 32]), key]).await.unwrap();
             assert_eq!(found, [None, Some(versions[expected].record.clone())]);
         }
@@ -158,7 +158,7 @@ async fn the_latest_record_counts(tier: &dyn Tier, other: &dyn Tier) {
 }
 
 async fn changes_are_told_once_and_survive_a_restart(tier: &dyn Tier, other: &dyn Tier) {
-    let (none, cursor) = changes(other, Cursor::default()).await;
+    let (none, cursor) = changes(other, ChangeCursor::default()).await;
     assert!(none.is_empty());
     let (name, bytes) = blob(2048);
     let first: Vec<_> = (0..100).map(|key| offer(key, 1, &[name])).collect();
@@ -177,7 +177,7 @@ async fn changes_are_told_once_and_survive_a_restart(tier: &dyn Tier, other: &dy
     tier.put(batch(&[], &[offer(200, 5, &[name])])).await.unwrap();
     let (told, _) = changes(other, cursor.clone()).await;
     assert_eq!(told, [offer(200, 5, &[name]).record]);
-    let (all, _) = changes(other, Cursor("nonsense".into())).await;
+    let (all, _) = changes(other, ChangeCursor("nonsense".into())).await;
     assert_eq!(sorted(all).len(), 101);
 }
 

@@ -94,6 +94,24 @@ impl<P> Evidence<P> {
         changed
     }
 
+    /// Notes that a record that lost lies elsewhere: the one with this rank. Says whether it is held.
+    pub fn relocate(&mut self, key: &ActionKey, rank: &Rank, place: P) -> bool {
+        let variants = self.actions.get_mut(key).map(|(_, variants)| variants);
+        let found = variants.into_iter().flatten().find(|variant| variant.rank == *rank);
+        found.map(|variant| variant.place = place).is_some()
+    }
+
+    /// Forgets an action whose record was removed. Says whether something was held.
+    pub fn forget(&mut self, key: &ActionKey) -> bool {
+        self.actions.remove(key).is_some()
+    }
+
+    /// All records that lost.
+    pub fn iter(&self) -> impl Iterator<Item = (&ActionKey, &Variant<P>)> {
+        let each = self.actions.iter();
+        each.flat_map(|(key, (_, variants))| variants.iter().map(move |variant| (key, variant)))
+    }
+
     /// The records of an action that lost, greatest first.
     pub fn variants(&self, key: &ActionKey) -> &[Variant<P>] {
         self.actions.get(key).map_or(&[], |(_, variants)| variants)

@@ -2,9 +2,9 @@
 //! made durable. The lock is held for single writes, never while a blob is read or hashed.
 
 use super::{
-    entry::BlobEntry,
-    index::{Index, Totals},
+    index::Index,
     journal::{Location, Tail},
+    tally::{Counted, Tally},
 };
 use netbuild_core::{digest::Hash, merge::Evidence};
 use std::{fs::File, sync::Arc};
@@ -12,6 +12,8 @@ use std::{fs::File, sync::Arc};
 /// Blob files that may wait for a flush; at this many a put flushes by itself, so that neither the list nor
 /// the time of a later flush grows without end.
 const MAX_WAITING: usize = 1024;
+/// Entries that are counted under one hold of the lock: a millisecond or two.
+const COUNTED_AT_ONCE: usize = 1024;
 
 /// The state behind the lock.
 #[derive(Debug)]
@@ -23,7 +25,7 @@ pub(super) struct Catalog {
     /// While the index is made again: the blobs whose files came or went meanwhile.
     pub(super) touched: Option<Vec<Hash>>,
     /// Counted when first asked for.
-    totals: Option<Totals>,
+    pub(super) tally: Tally,
 }
 
 /// What was put but is not durable yet.
@@ -52,16 +54,8 @@ impl Waiting {
 
 impl Catalog {
     pub(super) fn new(tail: Tail, evidence: Evidence<Location>) -> Self {
-        Self { tail, waiting: Waiting::default(), evidence, touched: None, totals: None }
-    }
-
-    pub(super) fn totals(&mut self, index: &Index) -> Totals {
-        *self.totals.get_or_insert_with(|| index.count())
-    }
-
-    /// Forgets the counts, as the index is another.
-    pub(super) fn recount(&mut self) {
-        self.totals = None;
+        let tally = Tally::default();
+        Self { tail, waiting: Waiting::default(), evidence, touched: None, tally }
     }
 
     /// Notes that the file of a blob comes or goes.
@@ -71,20 +65,17 @@ impl Catalog {
         }
     }
 
-    /// Keeps the counts true when a blob's entry changes.
-    pub(super) fn blob_changed(&mut self, old: Option<BlobEntry>, new: Option<BlobEntry>) {
-        if let Some(totals) = &mut self.totals {
-            let size = |entry: Option<BlobEntry>| entry.map_or(0, |entry| entry.size);
-            let count = |entry: Option<BlobEntry>| u64::from(entry.is_some());
-            totals.blobs = (totals.blobs + count(new)).saturating_sub(count(old));
-            totals.blob_bytes = (totals.blob_bytes + size(new)).saturating_sub(size(old));
+    /// Counts the next entries of the index; says whether all are counted.
+    pub(super) fn count_on(&mut self, index: &Index) -> bool {
+        match self.tally.counted() {
+            Counted::Blobs(upto) => {
+                self.tally.count_blobs(&index.blobs_after(upto.as_ref(), COUNTED_AT_ONCE));
+            }
+            Counted::Records(upto) => {
+                self.tally.count_records(&index.records_after(upto.as_ref(), COUNTED_AT_ONCE));
+            }
+            Counted::Everything => return true,
         }
-    }
-
-    /// Keeps the counts true when a record comes or goes.
-    pub(super) fn record_changed(&mut self, was: bool, is: bool) {
-        if let Some(totals) = &mut self.totals {
-            totals.records = (totals.records + u64::from(is)).saturating_sub(u64::from(was));
-        }
+        false
     }
 }

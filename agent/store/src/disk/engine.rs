@@ -150,6 +150,12 @@ impl Engine {
         if pending.len() < MAX_PENDING { Ok(()) } else { self.write_out(&mut pending) }
     }
 
+    /// Returns when all that was written is on the disk.
+    pub(super) fn persist(&self) -> Result<(), EngineError> {
+        self.write_out(&mut self.pending())?;
+        self.ask(|db| db.flush().map(drop))
+    }
+
     fn pending(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,6 +8,8 @@ pub(super) const HEADER: usize = 4 + 1 + 4 + 4;
 /// Most bytes of a payload: room for the largest record and to spare, and little enough to be checked
 /// at every place where a damaged segment might go on.
 pub(super) const MAX_PAYLOAD: usize = 512 * 1024;
+/// Bytes that are enough to see a frame whole and the one behind it, from any place in the first.
+pub(super) const OVERLAP: usize = 2 * (HEADER + MAX_PAYLOAD);
 
 /// What a frame holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +18,8 @@ pub(super) enum Kind {
     Blob = 2,
     /// A record that lost against another result for its action.
     Evidence = 3,
+    /// What was removed: of all frames of that name, those before this one count no more.
+    Gone = 4,
 }
 
 /// One intact frame.
@@ -49,6 +53,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
         1 => Kind::Record,
         2 => Kind::Blob,
         3 => Kind::Evidence,
+        4 => Kind::Gone,
         _ => return None,
     };
     let crc = frame[HEADER - 4..HEADER].try_into().ok()?;
@@ -75,30 +80,35 @@ fn checksum(frame: &[u8]) -> u32 {
 /// How a scan went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Scanned {
-    /// End of the last intact frame; what follows is a torn tail.
+    /// End of the last intact frame.
     pub(super) end: usize,
+    /// Where the scan of what follows goes on; when all was scanned, what lies between `end` and
+    /// here is a torn tail.
+    pub(super) next: usize,
     /// Damaged stretches that were followed by an intact frame.
     pub(super) damaged: u64,
 }
 
-/// Visits every intact frame with its offset, skipping damaged stretches.
-pub(super) fn scan(bytes: &[u8], mut visit: impl FnMut(usize, Frame<'_>)) -> Scanned {
+/// Visits every intact frame that starts before `limit` with its offset, skipping damaged
+/// stretches. Behind `limit` there must be [`OVERLAP`] bytes more, or nothing but what is in `bytes`.
+pub(super) fn scan(bytes: &[u8], limit: usize, mut visit: impl FnMut(usize, Frame<'_>)) -> Scanned {
     let mut scanned = Scanned::default();
-    let mut at = 0;
-    loop {
-        while let Some(frame) = parse(&bytes[at..]) {
-            visit(at, frame);
-            at += HEADER + frame.payload.len();
-            scanned.end = at;
+    while scanned.next < limit {
+        if let Some(frame) = parse(&bytes[scanned.next..]) {
+            visit(scanned.next, frame);
+            scanned.next += HEADER + frame.payload.len();
+            scanned.end = scanned.next;
+            continue;
         }
-        match resume(bytes, at) {
+        match resume(bytes, scanned.next) {
             Some(next) => {
-                at = next;
+                scanned.next = next;
                 scanned.damaged += 1;
             }
-            None => return scanned,
+            None => scanned.next = limit.max(scanned.next),
         }
     }
+    scanned
 }
 
 /// Where the next intact frame starts after a damaged one at `at`.
@@ -135,7 +145,8 @@ mod tests {
 
     fn found(bytes: &[u8]) -> (Vec<Vec<u8>>, Scanned) {
         let mut payloads = Vec::new();
-        let scanned = scan(bytes, |_, frame| payloads.push(frame.payload[4..].to_vec()));
+        let scanned =
+            scan(bytes, bytes.len(), |_, frame| payloads.push(frame.payload[4..].to_vec()));
         (payloads, scanned)
     }
 
@@ -170,7 +181,7 @@ mod tests {
             let bytes = &good[..cut.index(good.len() + 1)];
             let (kept, scanned) = found(bytes);
             prop_assert_eq!(&payloads[..kept.len()], &kept[..]);
-            prop_assert_eq!(scanned, Scanned { end: segment(&kept).len(), damaged: 0 });
+            prop_assert_eq!((scanned.end, scanned.damaged), (segment(&kept).len(), 0));
             prop_assert!(kept.len() == payloads.len() || bytes.len() < segment(&payloads[..=kept.len()]).len());
         }
 

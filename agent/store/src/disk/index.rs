@@ -61,14 +61,6 @@ pub(super) struct Index {
     beside: bool,
 }
 
-/// Counts of everything in the index.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Totals {
-    pub(super) blobs: u64,
-    pub(super) blob_bytes: u64,
-    pub(super) records: u64,
-}
-
 impl Index {
     pub(super) fn open(layout: &Layout) -> Result<Self, EngineError> {
         Ok(Self {
@@ -289,21 +281,78 @@ impl Index {
         self.put(vec![(key(RECORD, &action.0), None)])
     }
 
-    pub(super) fn forget_chunk(&self, hash: &Hash) -> Result<(), StoreError> {
-        self.put(vec![(key(CHUNK, &hash.0), None)])
+    /// Notes that a small blob was removed and, in the same write, how far the journal is indexed.
+    pub(super) fn remove_small(&self, hash: &Hash, indexed: Position) -> Result<(), StoreError> {
+        self.put(vec![(key(BLOB, &hash.0), None), (POSITION.to_vec(), Some(indexed.encode()))])
     }
 
-    /// Counts everything, which takes time in proportion.
-    pub(super) fn count(&self) -> Totals {
-        let mut totals = Totals::default();
-        self.visit(BLOB, |_, value| {
-            if let Some(entry) = BlobEntry::decode(value) {
-                totals.blobs += 1;
-                totals.blob_bytes += entry.size;
-            }
+    /// Notes that the record of an action was removed, with its outputs as `record` has them and
+    /// what lost against it, and, in the same write, how far the journal is indexed.
+    pub(super) fn remove_record(
+        &self,
+        action: &ActionKey,
+        record: Option<&Record>,
+        indexed: Position,
+    ) -> Result<(), StoreError> {
+        let outputs = record.into_iter().flat_map(|record| {
+            let outputs = record.result.outputs.iter();
+            outputs.map(|output| (output_key(&output.path, record.hlc.0), None))
         });
-        self.visit(RECORD, |_, _| totals.records += 1);
-        totals
+        let own = [
+            (key(RECORD, &action.0), None),
+            (key(EVIDENCE, &action.0), None),
+            (POSITION.to_vec(), Some(indexed.encode())),
+        ];
+        self.put(outputs.chain(own).collect())
+    }
+
+    /// Notes that the frame of a record lies elsewhere and, in the same write, how far the journal is
+    /// indexed.
+    pub(super) fn move_record(
+        &self,
+        action: &ActionKey,
+        entry: &RecordEntry,
+        indexed: Position,
+    ) -> Result<(), StoreError> {
+        self.put(vec![
+            (key(RECORD, &action.0), Some(entry.encode())),
+            (POSITION.to_vec(), Some(indexed.encode())),
+        ])
+    }
+
+    /// Forgets what was derived from the bytes of a blob that was removed: its manifest, the chunks
+    /// that are looked for in it, its sketch.
+    pub(super) fn forget_parts(&self, blob: &Digest) -> Result<(), StoreError> {
+        let manifest = self.manifest(*blob);
+        let chunks = manifest.iter().flat_map(|manifest| manifest.chunks());
+        let chunks = chunks
+            .filter(|chunk| self.chunk(&chunk.hash).is_some_and(|entry| entry.blob == blob.hash));
+        let mut changes: Vec<Change> =
+            chunks.map(|chunk| (key(CHUNK, &chunk.hash.0), None)).collect();
+        changes.extend(manifest.as_ref().map(|_| (key(MANIFEST, &blob.hash.0), None)));
+        if let Some(entry) = self.sketch(&blob.hash) {
+            for feature in entry.sketch.features().into_iter().flatten() {
+                let mut newest = self.with_feature(feature);
+                newest.0.retain(|(_, known)| known != blob);
+                let value = (!newest.0.is_empty()).then(|| newest.encode());
+                changes.push((feature_key(feature), value));
+            }
+            changes.push((key(SKETCH, &blob.hash.0), None));
+        }
+        self.put(changes)
+    }
+
+    /// Returns when all that was put is on the disk, so that an index that is opened after a crash
+    /// points to nothing that was moved or removed before.
+    pub(super) fn persist(&self) -> Result<(), StoreError> {
+        self.engine.persist().map_err(|error| {
+            self.mark_damaged(&error);
+            StoreError::Index(error.to_string())
+        })
+    }
+
+    pub(super) fn forget_chunk(&self, hash: &Hash) -> Result<(), StoreError> {
+        self.put(vec![(key(CHUNK, &hash.0), None)])
     }
 
     /// Whether something unreadable was met since it was opened.

@@ -6,11 +6,12 @@ use super::{
     entry::{BlobEntry, Place},
     frame::Kind,
     index::Index,
-    journal::{Location, Segments},
+    journal::{Location, MAX_SEGMENT, Segments},
     layout::{Layout, create_dir, sync_dir},
     lock::DirLock,
     partial::Arrivals,
     quarantine::Quarantine,
+    tally::Totals,
 };
 use crate::{Stats, StoreError, error::FileError};
 use netbuild_core::{
@@ -40,7 +41,7 @@ pub(super) struct Inner {
     pub(super) checked: Checked,
     catalog: Mutex<Catalog>,
     pub(super) quarantine: Quarantine,
-    /// Held while the index is made again: one at a time.
+    /// Held while the index is made again, or segments are written anew: one at a time.
     pub(super) mending: Mutex<()>,
     /// Held for a whole flush: one that finds nothing to do must not return before another has done it.
     flushing: Mutex<()>,
@@ -104,7 +105,7 @@ impl Inner {
         let entry = BlobEntry { size: blob.size, place: Place::Journal(location) };
         let indexed = Some(catalog.tail.position());
         self.index.put_blob(&blob.hash, &entry, indexed)?;
-        catalog.blob_changed(old, Some(entry));
+        catalog.tally.blob_changed(&blob.hash, old, Some(entry));
         Ok(())
     }
 
@@ -151,7 +152,7 @@ impl Inner {
         let entry = BlobEntry { size: blob.size, place: Place::File };
         // A blob file is found by its name too; a failure has marked the index already.
         if self.index.put_blob(&blob.hash, &entry, None).is_ok() {
-            catalog.blob_changed(old, Some(entry));
+            catalog.tally.blob_changed(&blob.hash, old, Some(entry));
         }
     }
 
@@ -162,22 +163,28 @@ impl Inner {
         head: &[u8],
         body: &[u8],
     ) -> Result<Location, FileError> {
-        let ended = self.segments.rotate(&mut catalog.tail)?;
-        catalog.waiting.ended.extend(ended);
+        self.rotate(catalog, MAX_SEGMENT)?;
         let location = self.segments.append(&mut catalog.tail, kind, head, body)?;
         catalog.waiting.journal = true;
         Ok(location)
     }
 
+    /// Starts another segment if the one that is written to has at least `full` bytes.
+    pub(super) fn rotate(&self, catalog: &mut Catalog, full: u64) -> Result<(), FileError> {
+        let ended = self.segments.rotate(&mut catalog.tail, full)?;
+        catalog.waiting.ended.extend(ended);
+        Ok(())
+    }
+
     /// Forgets a small blob whose frame is damaged, unless it was put again meanwhile.
-    pub(super) fn lost_small(&self, blob: &Digest, location: Location) {
+    pub(super) fn lost_small(&self, hash: &Hash, location: Location) {
         let mut catalog = self.catalog();
-        let old = self.index.blob(&blob.hash);
+        let old = self.index.blob(hash);
         if old.is_some_and(|entry| entry.place == Place::Journal(location)) {
             self.quarantined.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%blob, segment = location.segment, offset = location.offset,
+            tracing::warn!(blob = %hash, segment = location.segment, offset = location.offset,
                 "blob is damaged in the journal");
-            self.forget(&mut catalog, &blob.hash, old);
+            self.forget(&mut catalog, hash, old);
         }
     }
 
@@ -212,11 +219,11 @@ impl Inner {
         self.forget(&mut catalog, hash, old);
     }
 
-    fn forget(&self, catalog: &mut Catalog, hash: &Hash, old: Option<BlobEntry>) {
+    pub(super) fn forget(&self, catalog: &mut Catalog, hash: &Hash, old: Option<BlobEntry>) {
         catalog.touch(hash);
         // What the index cannot forget is found damaged again.
         if self.index.forget_blob(hash).is_ok() {
-            catalog.blob_changed(old, None);
+            catalog.tally.blob_changed(hash, old, None);
         }
     }
 
@@ -255,11 +262,20 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn stats(&self) -> Stats {
-        let (totals, conflicts) = {
+    /// Counts of everything, which take time in proportion when they are first asked for.
+    pub(super) fn totals(&self) -> Totals {
+        loop {
+            // The lock is free between two pages.
             let mut catalog = self.catalog();
-            (catalog.totals(&self.index), catalog.evidence.len() as u64)
-        };
+            if catalog.count_on(&self.index) {
+                return catalog.tally.totals();
+            }
+        }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let totals = self.totals();
+        let conflicts = self.catalog().evidence.len() as u64;
         Stats {
             blobs: totals.blobs,
             blob_bytes: totals.blob_bytes,

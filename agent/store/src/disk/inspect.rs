@@ -261,7 +261,7 @@ impl Inner {
         if how.repair {
             match entry.place {
                 Place::File => self.lost_file(hash),
-                Place::Journal(at) => self.lost_small(&blob, at),
+                Place::Journal(at) => self.lost_small(hash, at),
             }
             finding.mended = self.index.blob(hash) != Some(*entry);
         }

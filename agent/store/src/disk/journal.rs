@@ -1,10 +1,11 @@
 //! The journal: numbered segment files of frames, written at one end, read anywhere.
 //!
-//! It is the truth about records and small blobs. Nothing in it is ever changed, only added.
+//! It is the truth about records and small blobs. Nothing in it is ever changed, only added; a
+//! segment whose frames are dead or also lie elsewhere is removed as a whole.
 
 use super::{
-    frame::{self, Frame, HEADER, Kind, MAX_PAYLOAD},
-    layout::{create_new, open_or_create},
+    frame::{self, Frame, HEADER, Kind, MAX_PAYLOAD, OVERLAP},
+    layout::{create_new, open_or_create, remove_file, sync_dir},
 };
 use crate::error::FileError;
 use std::{
@@ -16,9 +17,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// A segment that is at least this long, in bytes, gets no more frames: little enough to be read into
-/// memory as a whole when the index is made again.
-const MAX_SEGMENT: u64 = 64 << 20;
+/// A segment that is at least this long, in bytes, gets no more frames: little enough to be written
+/// anew when most of it is dead, enough that there are not thousands of them.
+pub(super) const MAX_SEGMENT: u64 = 64 << 20;
+/// Bytes of a segment that are read at once when it is read from end to end.
+const WINDOW: usize = 4 << 20;
 /// Segments kept open for reading. More are opened at need; file descriptors are scarce.
 const MAX_OPEN: usize = 64;
 
@@ -101,31 +104,21 @@ impl Segments {
             if *len <= start {
                 continue;
             }
-            let scanned = frame::scan(&self.load(*segment, start)?, |at, frame| {
-                let location = Location {
-                    segment: *segment,
-                    offset: start + at as u64,
-                    len: frame.payload.len() as u32,
-                };
-                visit(location, frame);
-            });
-            damaged += scanned.damaged;
-            end.offset = start + scanned.end as u64;
+            let mut reader = SegmentReader::open(self, *segment, start)?;
+            while reader.advance(&mut visit)? {}
+            damaged += reader.damaged;
+            end.offset = reader.end;
         }
         Ok(Replayed { damaged, end })
     }
 
-    fn load(&self, segment: u32, start: u64) -> Result<Vec<u8>, FileError> {
-        let path = self.path(segment);
-        let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|mut file| {
-            file.seek(SeekFrom::Start(start))?;
-            // A segment of ours is never longer, whatever the file says.
-            let limit = MAX_SEGMENT + (HEADER + MAX_PAYLOAD) as u64;
-            file.take(limit).read_to_end(&mut bytes)
-        });
-        read.map_err(FileError::at(&path))?;
-        Ok(bytes)
+    /// Removes a segment that is not written to any more. Who reads it goes on.
+    pub(super) fn remove(&self, segment: u32) -> Result<(), FileError> {
+        // Under the lock, so that nobody keeps it open, and its space taken, for later readers.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        remove_file(&self.path(segment))?;
+        open.remove(&segment);
+        sync_dir(&self.dir)
     }
 
     /// The payload of the frame at `location`; `None` when no intact frame of that kind is there.
@@ -206,9 +199,14 @@ impl Segments {
         Ok((tail, len.saturating_sub(end.offset)))
     }
 
-    /// Ends the segment of `tail` if it is full; returns the file that was ended.
-    pub(super) fn rotate(&self, tail: &mut Tail) -> Result<Option<Arc<File>>, FileError> {
-        if tail.end < MAX_SEGMENT {
+    /// Ends the segment of `tail` if it is at least `full` bytes long; returns the file that was
+    /// ended.
+    pub(super) fn rotate(
+        &self,
+        tail: &mut Tail,
+        full: u64,
+    ) -> Result<Option<Arc<File>>, FileError> {
+        if tail.end < full {
             return Ok(None);
         }
         let segment = tail.segment + 1;
@@ -243,6 +241,57 @@ impl Segments {
     }
 }
 
+/// Reads the frames of one segment from end to end, a window at a time.
+#[derive(Debug)]
+pub(super) struct SegmentReader {
+    segment: u32,
+    path: PathBuf,
+    file: File,
+    window: Vec<u8>,
+    /// Offset from which on frames were not visited yet.
+    next: u64,
+    /// End of the last intact frame.
+    pub(super) end: u64,
+    /// Damaged stretches so far.
+    pub(super) damaged: u64,
+}
+
+impl SegmentReader {
+    pub(super) fn open(segments: &Segments, segment: u32, start: u64) -> Result<Self, FileError> {
+        let path = segments.path(segment);
+        let file = File::open(&path).map_err(FileError::at(&path))?;
+        Ok(Self { segment, path, file, window: Vec::new(), next: start, end: start, damaged: 0 })
+    }
+
+    /// Visits the frames of the next window; says whether there may be more.
+    pub(super) fn advance(
+        &mut self,
+        mut visit: impl FnMut(Location, Frame<'_>),
+    ) -> Result<bool, FileError> {
+        self.window.clear();
+        // A segment of ours is never longer, whatever the file says.
+        let limit = (MAX_SEGMENT + OVERLAP as u64).saturating_sub(self.next);
+        let read = self.file.seek(SeekFrom::Start(self.next)).and_then(|_| {
+            let most = limit.min(WINDOW as u64);
+            self.file.by_ref().take(most).read_to_end(&mut self.window)
+        });
+        read.map_err(FileError::at(&self.path))?;
+        let more = self.window.len() == WINDOW;
+        let until = if more { WINDOW - OVERLAP } else { self.window.len() };
+        let (segment, start) = (self.segment, self.next);
+        let scanned = frame::scan(&self.window, until, |at, frame| {
+            let offset = start + at as u64;
+            visit(Location { segment, offset, len: frame.payload.len() as u32 }, frame);
+        });
+        if scanned.end > 0 {
+            self.end = start + scanned.end as u64;
+        }
+        self.next = start + scanned.next as u64;
+        self.damaged += scanned.damaged;
+        Ok(more)
+    }
+}
+
 impl Tail {
     pub(super) fn position(&self) -> Position {
         Position { segment: self.segment, offset: self.end }
@@ -264,9 +313,9 @@ mod tests {
         let segments = Segments::new(dir.path().to_owned());
         let (mut tail, _) = segments.tail(Position::default()).unwrap();
         let first = segments.append(&mut tail, Kind::Blob, b"a", b"b").unwrap();
-        assert!(segments.rotate(&mut tail).unwrap().is_none());
+        assert!(segments.rotate(&mut tail, MAX_SEGMENT).unwrap().is_none());
         tail.end = MAX_SEGMENT;
-        assert!(segments.rotate(&mut tail).unwrap().is_some());
+        assert!(segments.rotate(&mut tail, MAX_SEGMENT).unwrap().is_some());
         let second = segments.append(&mut tail, Kind::Record, b"", b"c").unwrap();
 
         let mut seen = Vec::new();

@@ -148,7 +148,7 @@ impl Inner {
             }
         })?;
         catalog.evidence = evidence;
-        catalog.recount();
+        catalog.tally.recount();
         Ok(())
     }
 

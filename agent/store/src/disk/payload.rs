@@ -77,6 +77,35 @@ impl EvidenceHead {
     }
 }
 
+/// What a note of removal is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gone {
+    /// A blob in the journal.
+    Blob(Hash),
+    /// A record, and the evidence next to it.
+    Record(ActionKey),
+}
+
+impl Gone {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let (what, name) = match self {
+            Self::Blob(hash) => (b'b', &hash.0),
+            Self::Record(key) => (b'r', &key.0),
+        };
+        [&[what], &name[..]].concat()
+    }
+
+    pub(super) fn decode(payload: &[u8]) -> Option<Self> {
+        let (what, name) = payload.split_first()?;
+        let name = name.try_into().ok()?;
+        match what {
+            b'b' => Some(Self::Blob(Hash(name))),
+            b'r' => Some(Self::Record(ActionKey(name))),
+            _ => None,
+        }
+    }
+}
+
 /// The hash and the bytes of a small blob.
 pub(super) fn split_blob(payload: &[u8]) -> Option<(Hash, &[u8])> {
     let (hash, bytes) = payload.split_first_chunk()?;

@@ -71,17 +71,26 @@ impl Inner {
     }
 
     /// The bytes of a blob in the journal.
-    fn small(&self, blob: &Digest, location: Location) -> Result<Option<Vec<u8>>, StoreError> {
-        let payload = self.segments.read(location, Kind::Blob)?;
-        let bytes = payload
-            .as_deref()
-            .and_then(split_blob)
-            .filter(|(_, bytes)| blob.matches(bytes))
-            .map(|(_, bytes)| bytes.to_vec());
-        if bytes.is_none() {
-            self.lost_small(blob, location);
+    fn small(&self, blob: &Digest, mut at: Location) -> Result<Option<Vec<u8>>, StoreError> {
+        loop {
+            let payload = self.segments.read(at, Kind::Blob)?;
+            let bytes = payload
+                .as_deref()
+                .and_then(split_blob)
+                .filter(|(_, bytes)| blob.matches(bytes))
+                .map(|(_, bytes)| bytes.to_vec());
+            if bytes.is_some() {
+                return Ok(bytes);
+            }
+            // Its segment may have been written anew since it was located.
+            match self.index.blob(&blob.hash).map(|entry| entry.place) {
+                Some(Place::Journal(now)) if now != at => at = now,
+                _ => {
+                    self.lost_small(&blob.hash, at);
+                    return Ok(None);
+                }
+            }
         }
-        Ok(bytes)
     }
 
     /// The file of a blob that the index knows, if its length is right.

@@ -70,7 +70,7 @@ impl Inner {
         let sum = sum_of(&new.hash);
         let record = RecordEntry { location, hlc: head.hlc, shared: head.shared, sum };
         self.index.put_record(sealed.record(), &record, catalog.tail.position())?;
-        catalog.record_changed(entry.is_some(), true);
+        catalog.tally.record_changed(&key, entry, Some(record));
         Ok(Kept::Stored)
     }
 
@@ -104,14 +104,19 @@ impl Inner {
     }
 
     pub(super) fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError> {
-        let Some(entry) = self.index.record(key) else {
-            return Ok(None);
-        };
-        let sealed = self.read_record(key, &entry)?;
-        if sealed.is_none() {
-            self.lost_record(key, entry.location);
+        let mut found = self.index.record(key);
+        while let Some(entry) = found {
+            let sealed = self.read_record(key, &entry)?;
+            if sealed.is_some() {
+                return Ok(sealed);
+            }
+            // Its segment may have been written anew since it was located.
+            found = self.index.record(key).filter(|now| now.location != entry.location);
+            if found.is_none() {
+                self.lost_record(key, entry.location);
+            }
         }
-        Ok(sealed)
+        Ok(None)
     }
 
     /// The record that an entry points to; `None` when it is damaged.
@@ -120,7 +125,7 @@ impl Inner {
     /// [`SealedRecord`] without; and that these are still the same bytes is told by the checksum of
     /// the frame and by their hash, which the index has had since then. Whoever could change both
     /// could as well take the key that signs.
-    fn read_record(
+    pub(super) fn read_record(
         &self,
         key: &ActionKey,
         entry: &RecordEntry,
@@ -141,7 +146,7 @@ impl Inner {
         if old.is_some_and(|entry| entry.location == location) {
             self.tell_damaged(key, location);
             if self.index.forget_record(key).is_ok() {
-                catalog.record_changed(true, false);
+                catalog.tally.record_changed(key, old, None);
             }
         }
     }
@@ -154,19 +159,26 @@ impl Inner {
 
     /// The different results of one action.
     pub(super) fn conflict(&self, key: &ActionKey) -> Result<Option<Conflict>, StoreError> {
-        let variants = self.catalog().evidence.variants(key).to_vec();
-        self.conflict_of(key, &variants)
+        loop {
+            let variants = self.catalog().evidence.variants(key).to_vec();
+            let conflict = self.conflict_of(key, &variants)?;
+            // Their segments may have been written anew meanwhile.
+            let unmoved = self.catalog().evidence.variants(key) == variants;
+            if conflict.is_some() || unmoved {
+                return Ok(conflict);
+            }
+        }
     }
 
     /// Actions with different results, that which was last noticed first.
     pub(super) fn conflicts(&self, limit: usize) -> Result<Vec<Conflict>, StoreError> {
-        let evidence = self.catalog().evidence.clone();
+        let newest = self.catalog().evidence.newest();
         let mut conflicts = Vec::new();
-        for key in evidence.newest() {
+        for key in newest {
             if conflicts.len() == limit {
                 break;
             }
-            conflicts.extend(self.conflict_of(&key, evidence.variants(&key))?);
+            conflicts.extend(self.conflict(&key)?);
         }
         Ok(conflicts)
     }

@@ -9,7 +9,7 @@ use super::{
     journal::{Location, Position, Segments, Tail},
     layout::{Layout, remove_file},
     open_error::OpenError,
-    payload::{EvidenceHead, RecordHead, split_blob},
+    payload::{EvidenceHead, Gone, RecordHead, split_blob},
     quarantine::Quarantine,
     seal::{self, Verdict},
 };
@@ -233,6 +233,15 @@ fn add_frame(
             }
             Ok(())
         }
+        Kind::Gone => match Gone::decode(frame.payload) {
+            Some(Gone::Blob(hash)) => index.remove_small(&hash, end),
+            Some(Gone::Record(key)) => {
+                evidence.forget(&key);
+                // Its outputs stay as hints at what a patch may be made of, which nobody else has.
+                index.remove_record(&key, None, end)
+            }
+            None => Ok(()),
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 //! A tier in the memory of this process, for tests of what stands on tiers.
 
 use super::{
-    Answer, Batch, Bring, Changes, Counts, Cursor, Kind, Limits, MAX_SMALL, Meter, Operation,
+    Answer, Batch, Bring, ChangeCursor, Changes, Counts, Kind, Limits, MAX_SMALL, Meter, Operation,
     Stored, Tended, Tier, TierError,
 };
 use crate::MAX_BLOB;
@@ -91,14 +91,14 @@ impl MemoryTier {
         Ok(stored)
     }
 
-    fn since(&self, after: &Cursor) -> Changes {
+    fn since(&self, after: &ChangeCursor) -> Changes {
         let shelves = self.shelves();
         // A place behind the end is one of before a flush.
         let from = after.0.parse().ok().filter(|from| *from <= shelves.log.len()).unwrap_or(0);
         let to = shelves.log.len().min(from + MAX_CHANGES);
         let records = shelves.log[from..to].to_vec();
         self.got(Operation::Changes, records.iter().map(SealedRecord::as_bytes));
-        Changes { records, cursor: Cursor(to.to_string()), more: to < shelves.log.len() }
+        Changes { records, cursor: ChangeCursor(to.to_string()), more: to < shelves.log.len() }
     }
 }
 
@@ -160,7 +160,7 @@ impl Tier for MemoryTier {
         async { self.keep(batch) }.boxed()
     }
 
-    fn changes<'a>(&'a self, after: &'a Cursor) -> Answer<'a, Changes> {
+    fn changes<'a>(&'a self, after: &'a ChangeCursor) -> Answer<'a, Changes> {
         ready(self.since(after))
     }
 

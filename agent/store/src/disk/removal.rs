@@ -1,0 +1,58 @@
+//! Taking blobs and records out again. Whoever reads one at that moment reads on to its end.
+
+use super::{
+    entry::{BlobEntry, Place},
+    frame::Kind,
+    inner::Inner,
+    layout::remove_file,
+    payload::Gone,
+};
+use crate::StoreError;
+use netbuild_core::{digest::Digest, key::ActionKey};
+
+impl Inner {
+    /// Removes a blob; says whether it was here.
+    pub(super) fn remove_blob(&self, blob: &Digest) -> Result<bool, StoreError> {
+        {
+            let mut catalog = self.catalog();
+            let old = self.index.blob(&blob.hash).filter(|entry| entry.size == blob.size);
+            match old {
+                Some(BlobEntry { place: Place::Journal(_), .. }) => {
+                    let gone = Gone::Blob(blob.hash).encode();
+                    let location = self.append(&mut catalog, Kind::Gone, &gone, b"")?;
+                    catalog.tally.gone_added(&location);
+                    self.index.remove_small(&blob.hash, catalog.tail.position())?;
+                    catalog.tally.blob_changed(&blob.hash, old, None);
+                    return Ok(true);
+                }
+                // The name of a file is all that says that it is here, so nothing else has to last.
+                Some(BlobEntry { place: Place::File, .. }) => {
+                    remove_file(&self.layout.blob(&blob.hash))?;
+                    self.forget(&mut catalog, &blob.hash, old);
+                }
+                None => return Ok(false),
+            }
+        }
+        self.checked.doubt(&blob.hash);
+        // Without the lock, as there may be thousands of them. Of a blob that is put again meanwhile
+        // some may go too: they are made again, or a chunk is fetched twice.
+        self.index.forget_parts(blob)?;
+        Ok(true)
+    }
+
+    /// Removes the record of an action and what lost against it; says whether it was here.
+    pub(super) fn remove_record(&self, key: &ActionKey) -> Result<bool, StoreError> {
+        let mut catalog = self.catalog();
+        let Some(entry) = self.index.record(key) else { return Ok(false) };
+        // One that is damaged goes as well, but its outputs are then not known.
+        let sealed = self.read_record(key, &entry)?;
+        let gone = Gone::Record(*key).encode();
+        let location = self.append(&mut catalog, Kind::Gone, &gone, b"")?;
+        catalog.tally.gone_added(&location);
+        let record = sealed.as_ref().map(|sealed| sealed.record());
+        self.index.remove_record(key, record, catalog.tail.position())?;
+        catalog.evidence.forget(key);
+        catalog.tally.record_changed(key, Some(entry), None);
+        Ok(true)
+    }
+}
