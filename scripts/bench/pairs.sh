@@ -11,6 +11,8 @@ Makes pairs DIR/NAME.old and DIR/NAME.new, and leaves alone those that are there
   release       the `netbuild` of this repository, release profile, after one line changed in agent/core
   debug         the same, dev profile (line tables only)
   debug-full    the same, dev profile with full debug information of all crates
+  debug-feature the same as debug-full after a new function in each of two crates: strings that are new
+                move those of the debug information, by different distances
   library       a C static library (SQLite's amalgamation and zstd, -O2) after one function changed
   library-g     the same with debug information
   package       the archive that the example of this repository packs, after one line changed in `models`
@@ -41,6 +43,43 @@ sources() {
     git -C "$repository" archive HEAD | tar -x -C "$1"
 }
 
+# Adds to the sources in $1 what a small feature would: functions, with types and names of their own.
+feature() {
+    edit "$1/agent/core/src/chunk.rs" 'chunks.len() as u64 > blob.size {' \
+        'lengths_of_all(&chunks).values().sum::<usize>() > MAX_CHUNKS {'
+    cat >>"$1/agent/core/src/chunk.rs" <<'RUST'
+
+/// How many chunks there are of each length.
+pub fn lengths_of_all(chunks: &[Chunk]) -> std::collections::BTreeMap<u32, usize> {
+    let mut lengths = std::collections::BTreeMap::new();
+    for chunk in chunks {
+        *lengths.entry(chunk.len).or_insert(0usize) += 1;
+    }
+    let mut most_frequent: Vec<(usize, u32)> = lengths.iter().map(|(len, count)| (*count, *len)).collect();
+    most_frequent.sort_unstable_by_key(|(count, _)| std::cmp::Reverse(*count));
+    if most_frequent.first().is_some_and(|(count, _)| *count > MAX_CHUNKS) {
+        lengths.clear();
+    }
+    lengths
+}
+RUST
+    cat >>"$1/agent/store/src/lib.rs" <<'RUST'
+
+/// What a sum of sizes looks like to people.
+pub fn human_readable_size(sizes: &[u64]) -> String {
+    let total_of_sizes: u64 = sizes.iter().copied().sum();
+    let mut quotient = total_of_sizes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if quotient < 1024.0 {
+            return format!("{quotient:.1} {unit}");
+        }
+        quotient /= 1024.0;
+    }
+    format!("{quotient:.1} TiB")
+}
+RUST
+}
+
 # Builds `netbuild` with the cargo arguments and environment of $@, twice, into pair $1; the path of the
 # sources is the same both times, as in a person's checkout.
 program() {
@@ -53,8 +92,10 @@ program() {
         [[ $side == new ]] && edit "$dir/source/agent/core/src/chunk.rs" \
             'if chunks.len() > MAX_CHUNKS {' \
             'if chunks.len() > MAX_CHUNKS || chunks.len() as u64 > blob.size {'
-        (cd "$dir/source" && env CARGO_TARGET_DIR="$dir/target/$name" "$@" --locked --bin netbuild)
-        cp "$dir/target/$name/$profile/netbuild" "$dir/$name.$side"
+        [[ $side == new && $name == *-feature ]] && feature "$dir/source"
+        local target=$dir/target/${name%-feature}
+        (cd "$dir/source" && env CARGO_TARGET_DIR="$target" "$@" --locked --bin netbuild)
+        cp "$target/$profile/netbuild" "$dir/$name.$side"
     done
 }
 
@@ -105,7 +146,9 @@ package() {
 
 program release release cargo build --release
 program debug debug cargo build
-program debug-full debug CARGO_PROFILE_DEV_DEBUG=full CARGO_PROFILE_DEV_PACKAGE_DEBUG=full cargo build
+for name in debug-full debug-feature; do
+    program "$name" debug CARGO_PROFILE_DEV_DEBUG=full CARGO_PROFILE_DEV_PACKAGE_DEBUG=full cargo build
+done
 library library -O2
 library library-g -O2 -g
 package

@@ -6,7 +6,10 @@
 //! mismatches* describe that well, because the mismatches are few and much alike. Here the copies
 //! are found by a bounded table of sampled windows, an [`Index`], in place of a suffix array; and
 //! mismatches are differences of 32-bit words in place of bytes, since a word is what a moved
-//! address is: without carries, one distance is one number wherever it occurs.
+//! address is: without carries, one distance is one number wherever it occurs. Things that lie near
+//! one another move by the same distance, so the
+//! difference is guessed from the word itself, and the patch has what the guess is off by: mostly
+//! nothing.
 //!
 //! A [`Patch`] is four streams that are meant to be compressed one by one. It makes one segment of
 //! a target, so a target is patched in parts that stream, resume and are verified alone. What a
@@ -17,6 +20,7 @@ mod apply;
 mod choose;
 mod diff;
 mod index;
+mod predict;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -40,7 +44,8 @@ pub struct Patch {
     pub control: Vec<u8>,
     /// For each adjustment, how many copied bytes lie between the word before it and its own.
     pub gaps: Vec<u8>,
-    /// For each adjustment, the signed number that is added to the little-endian word there.
+    /// For each adjustment, the signed number that is added to the little-endian word there, less what
+    /// is guessed from the words before.
     pub adjustments: Vec<u8>,
     /// Bytes of the target that are like nothing in the base.
     pub literals: Vec<u8>,

@@ -31,7 +31,8 @@ const LONG_LEVEL: i32 = 6;
 /// A stream is long from this share of its segment on.
 const LONG_SHARE: usize = 4;
 
-const TAG_PATCH: u8 = 1;
+/// 1 was a patch without guessed adjustments.
+const TAG_PATCH: u8 = 3;
 const TAG_PREFIX: u8 = 2;
 
 /// Why a segment cannot be encoded.

@@ -1,5 +1,6 @@
 //! Making a segment from a base and a patch.
 
+use super::predict::Predictor;
 use super::words::{Words, load, save, unzigzag};
 use super::{Patch, WORD};
 
@@ -99,12 +100,13 @@ struct Adjuster<'a> {
     adjustments: Words<'a>,
     /// Copied bytes until the next adjustment, when there is one.
     gap: Option<u64>,
+    predictor: Predictor,
 }
 
 impl<'a> Adjuster<'a> {
     fn new<E>(patch: &'a Patch) -> Result<Self, DeltaError<E>> {
         let (gaps, adjustments) = (Words(&patch.gaps), Words(&patch.adjustments));
-        let mut adjuster = Self { gaps, adjustments, gap: None };
+        let mut adjuster = Self { gaps, adjustments, gap: None, predictor: Predictor::default() };
         adjuster.next_gap()?;
         Ok(adjuster)
     }
@@ -128,9 +130,12 @@ impl<'a> Adjuster<'a> {
             }
             at += gap as usize;
             let end = bytes.len().min(at + WORD);
-            let by = self.adjustments.next().ok_or(DeltaError::Malformed("adjustments"))?;
-            let word = &mut bytes[at..end];
-            save(load(word).wrapping_add(unzigzag(by) as u32), word);
+            let off = self.adjustments.next().ok_or(DeltaError::Malformed("adjustments"))?;
+            let place = &mut bytes[at..end];
+            let word = load(place);
+            let by = (unzigzag(off) as u32).wrapping_add(self.predictor.guess(word));
+            self.predictor.learn(word, by);
+            save(word.wrapping_add(by), place);
             at = end;
             self.next_gap()?;
         }

@@ -1,6 +1,7 @@
 //! Finding what a segment has in common with a base.
 
 use super::index::{Index, WINDOW, window};
+use super::predict::Predictor;
 use super::words::{load, put, zigzag};
 use super::{Patch, WORD};
 
@@ -202,6 +203,7 @@ struct Writer {
     place: usize,
     /// Copied bytes since the last adjustment.
     gap: usize,
+    predictor: Predictor,
 }
 
 impl Writer {
@@ -226,9 +228,12 @@ impl Writer {
                 break;
             }
             let len = (bytes.len() - at).min(WORD);
-            let by = load(&bytes[at..at + len]).wrapping_sub(load(&base[at..at + len]));
+            let word = load(&base[at..at + len]);
+            let by = load(&bytes[at..at + len]).wrapping_sub(word);
+            let off = by.wrapping_sub(self.predictor.guess(word));
+            self.predictor.learn(word, by);
             put(&mut self.patch.gaps, self.gap as u64);
-            put(&mut self.patch.adjustments, zigzag(i64::from(by as i32)));
+            put(&mut self.patch.adjustments, zigzag(i64::from(off as i32)));
             self.gap = 0;
             at += len;
         }
