@@ -13,6 +13,9 @@
 //! and some more, up to twice the product, as it would starve otherwise; without one it stays just
 //! above the product, and the queue stays short.
 //!
+//! Those others mostly heed loss, as Cubic does: then we yield to little of it, as they do. Where
+//! rounds keep losing all the same, they do not, as BBR does not; then we yield no sooner than alone.
+//!
 //! | phase | window | ends |
 //! |---|---|---|
 //! | startup | doubles each round | rate stops to grow, or loss |
@@ -75,6 +78,17 @@ const CRUISE_TIME: Duration = Duration::from_millis(40);
 const CONTENDED_GAIN: f64 = 1.1;
 /// Probes without a drain while others keep a queue: each drain gives them room.
 const CONTENDED_PROBES: u32 = 3;
+/// Loss in a round, as a part, to which we yield beside others who heed loss too: any but chance.
+const CONTENDED_LOSS: f64 = 0.002;
+/// What [`CONTENDED_LOSS`] leaves of the window, in products.
+const CONTENDED_LEAST: f64 = 0.7;
+/// Loss in a round that counts as one of a queue that overflows, as a part.
+const OVERFLOWING_LOSS: f64 = 0.005;
+/// Weight of a round in how often they lose, and how often they do beside others who do not heed it.
+/// Cubic alone loses once in some hundred rounds, Linux's BBR beside another in most.
+const LOSING_WEIGHT: f64 = 1.0 / 32.0;
+const HEEDLESS_FROM: f64 = 0.2;
+const HEEDLESS_UNTIL: f64 = 0.05;
 /// Window of a probe, in products, as in BBR; it grows while the rate does, up to [`MOST_GAIN`].
 const PROBE_GAIN: f64 = 1.25;
 /// Most products in the window, against others who fill the queue. BBR has the same.
@@ -145,10 +159,11 @@ impl Round {
         Self { began: now, end, delivered: 0, lost: 0, app_limited: false, rtt, reacted: false }
     }
 
-    /// Whether more was lost than chance explains; `packet` is the length of one.
-    fn is_lossy(&self, packet: u64) -> bool {
+    /// Whether more was lost than chance explains where a part of `tolerated` is; `packet` is the
+    /// length of one.
+    fn is_lossy(&self, packet: u64, tolerated: f64) -> bool {
         let packets = |bytes: u64| bytes as f64 / packet as f64;
-        let tolerated = LOSS_TOLERATED * packets(self.delivered.saturating_add(self.lost));
+        let tolerated = tolerated * packets(self.delivered.saturating_add(self.lost));
         packets(self.lost) > (tolerated + LOSS_DEVIATIONS * tolerated.sqrt()).max(1.5)
     }
 
@@ -170,6 +185,12 @@ pub struct Congestion {
     round: Round,
     /// Whether somebody else keeps a queue.
     contended: bool,
+    /// Part of the rounds of late in which a queue overflowed, and whether that says that others do
+    /// not heed loss.
+    losing: f64,
+    heedless: bool,
+    /// When something was lost last.
+    lost_at: Option<Instant>,
     /// Probes since the last drain.
     probes: u32,
     /// Bound of the window after too much loss.
@@ -199,6 +220,9 @@ impl Congestion {
             phase: Phase::Startup { window: INITIAL_PACKETS * mtu, best: 0.0, stale: 0 },
             round: Round::new(now, 0),
             contended: false,
+            losing: 0.0,
+            heedless: false,
+            lost_at: None,
             probes: 0,
             ceiling: None,
             slower: 0,
@@ -301,6 +325,7 @@ impl Congestion {
     pub fn on_loss(&mut self, now: Instant, sent: Instant, bytes: u64, persistent: bool) {
         self.samples.lost(sent);
         self.round.lost = self.round.lost.saturating_add(bytes);
+        self.lost_at = Some(now);
         self.in_flight = self.in_flight.saturating_sub(bytes);
         if persistent {
             self.restart(now);
@@ -316,10 +341,16 @@ impl Congestion {
     }
 
     fn react(&mut self, now: Instant) {
-        if self.round.is_lossy(self.mtu) && !self.round.reacted {
+        let tolerated = if self.yields() { CONTENDED_LOSS } else { LOSS_TOLERATED };
+        if self.round.is_lossy(self.mtu, tolerated) && !self.round.reacted {
             self.round.reacted = true;
             self.on_overload(now);
         }
+    }
+
+    /// Whether others keep a queue who yield when it overflows, so that we should too.
+    fn yields(&self) -> bool {
+        self.contended && !self.heedless
     }
 
     /// In the startup the window grows by what arrives, which doubles it in a round, until there is
@@ -346,6 +377,9 @@ impl Congestion {
         if round.app_limited {
             return;
         }
+        let lost = f64::from(u8::from(round.is_lossy(self.mtu, OVERFLOWING_LOSS)));
+        self.losing += (lost - self.losing) * LOSING_WEIGHT;
+        self.heedless = self.losing > if self.heedless { HEEDLESS_UNTIL } else { HEEDLESS_FROM };
         self.notice_slower(&round, now);
         let rate = self.model.rate();
         match &mut self.phase {
@@ -399,7 +433,10 @@ impl Congestion {
         self.slower_rate = self.slower_rate.max(rate);
         if self.slower >= SLOWER_ROUNDS {
             self.model.forget_rates(self.slower_rate);
-            self.phase = Phase::Refresh { settled: false, shortest: Duration::MAX };
+            // Who shares a link with the heedless is slower whenever they probe.
+            if !(self.contended && self.heedless) {
+                self.phase = Phase::Refresh { settled: false, shortest: Duration::MAX };
+            }
             self.slower = 0;
             self.slower_rate = 0.0;
         }
@@ -428,7 +465,10 @@ impl Congestion {
                     self.round = Round::new(now, self.samples.delivered());
                 } else if *settled && self.round.delivered == 0 {
                     let shortest = *shortest;
-                    self.model.renew_min_rtt(now, shortest);
+                    // A path that has become longer loses nothing; a queue that others fill does.
+                    let overflows = |at| now.saturating_duration_since(at) < MIN_RTT_AGE;
+                    let others = self.contended && self.lost_at.is_some_and(overflows);
+                    self.model.renew_min_rtt(now, shortest, others);
                     self.cruise(now);
                 }
             }
@@ -454,7 +494,7 @@ impl Congestion {
             _ => {}
         }
         let window = self.window(0) as f64;
-        let least = product * CEILING_LEAST;
+        let least = product * if self.yields() { CONTENDED_LEAST } else { CEILING_LEAST };
         self.ceiling = Some((window * CEILING_BACKOFF).max(least) as u64);
         self.model.forget_burst(now);
     }

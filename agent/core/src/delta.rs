@@ -7,9 +7,8 @@
 //! are found by a bounded table of sampled windows, an [`Index`], in place of a suffix array; and
 //! mismatches are differences of 32-bit words in place of bytes, since a word is what a moved
 //! address is: without carries, one distance is one number wherever it occurs. Things that lie near
-//! one another move by the same distance, so the
-//! difference is guessed from the word itself, and the patch has what the guess is off by: mostly
-//! nothing.
+//! one another move by the same distance, so the difference is guessed from the word itself, and the
+//! patch has what the guess is off by: mostly nothing.
 //!
 //! A [`Patch`] is four streams that are meant to be compressed one by one. It makes one segment of
 //! a target, so a target is patched in parts that stream, resume and are verified alone. What a

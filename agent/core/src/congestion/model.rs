@@ -15,13 +15,19 @@ const SMOOTHING: f64 = 0.125;
 const BURST_PART: f64 = 0.25;
 const BURST_TIME: f64 = 0.004;
 
+/// A round trip that was seen is believed for so long although the path shows only longer ones, when
+/// they are somebody else's queue.
+const MIN_RTT_KEPT: Duration = Duration::from_secs(60);
+
 /// The beliefs.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     /// Best rates of the last cycle and of this one, in bytes per second.
     rates: [f64; 2],
     min_rtt: Option<Duration>,
+    /// When it was seen, or looked for.
     min_rtt_at: Instant,
+    min_rtt_seen: Instant,
     /// Smoothed round trip.
     rtt: Duration,
     /// Most that came beyond the rate, in the last cycle and in this one, in bytes.
@@ -36,6 +42,7 @@ impl Model {
             rates: [0.0; 2],
             min_rtt: None,
             min_rtt_at: now,
+            min_rtt_seen: now,
             rtt: Duration::ZERO,
             bursts: [0.0; 2],
             epoch: now,
@@ -95,6 +102,7 @@ impl Model {
         self.min_rtt = Some(shortest);
         if self.is_shortest(rtt) {
             self.min_rtt_at = now;
+            self.min_rtt_seen = now;
         }
     }
 
@@ -134,8 +142,19 @@ impl Model {
         self.epoch_acked = 0;
     }
 
-    pub(super) fn renew_min_rtt(&mut self, now: Instant, shortest: Duration) {
-        self.min_rtt = Some(shortest.max(Duration::from_micros(1)));
+    /// `shortest` is what a look for a shorter round trip has found; `queue_of_others` says that it is
+    /// likely to have somebody else's queue in it.
+    pub(super) fn renew_min_rtt(
+        &mut self,
+        now: Instant,
+        shortest: Duration,
+        queue_of_others: bool,
+    ) {
         self.min_rtt_at = now;
+        let seen = now.saturating_duration_since(self.min_rtt_seen);
+        if !queue_of_others || seen >= MIN_RTT_KEPT {
+            self.min_rtt_seen = now;
+            self.min_rtt = Some(shortest.max(Duration::from_micros(1)));
+        }
     }
 }

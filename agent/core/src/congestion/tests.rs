@@ -1,4 +1,5 @@
 mod bottleneck;
+mod rival;
 
 use super::*;
 use bottleneck::{Flow, Link, World};
@@ -70,7 +71,9 @@ fn two_of_ours_come_to_share_a_link() {
         let second = world.add(Flow::ours(2), ENDLESS);
         world.run(30 * SECOND);
         let before = world.delivered(first);
+        world.reset_queue();
         let seconds = share(&mut world, second, 30);
+        assert!(world.drops() <= 3.0, "{}", world.report(first));
         let firsts = world.share(world.delivered(first) - before, 30.0);
         let part = firsts / (firsts + seconds);
         assert!((0.4..=0.6).contains(&part), "{rtt} ms {mbit} Mbit/s: {part:.2}");
@@ -78,17 +81,44 @@ fn two_of_ours_come_to_share_a_link() {
     }
 }
 
+/// Our part of what both get in a minute, in percent, half a minute after the second has come.
+fn part_beside(rival: fn() -> Flow, link: Link, ours_first: bool) -> f64 {
+    let mut world = World::new(link, 1);
+    let (ours, theirs) = if ours_first {
+        let ours = world.add(Flow::ours(1), ENDLESS);
+        world.run(10 * SECOND);
+        (ours, world.add(rival(), ENDLESS))
+    } else {
+        let theirs = world.add(rival(), ENDLESS);
+        world.run(10 * SECOND);
+        (world.add(Flow::ours(1), ENDLESS), theirs)
+    };
+    world.run(30 * SECOND);
+    let before = world.delivered(theirs);
+    let part = share(&mut world, ours, 60);
+    part * 100.0 / (part + world.share(world.delivered(theirs) - before, 60.0))
+}
+
 #[test]
-fn neither_ours_nor_cubic_starves() {
+fn ours_and_cubic_share_whoever_was_first() {
     for (rtt, mbit) in [(50, 100), (100, 50), (150, 25)] {
-        let (mut world, ours) = settled(link(rtt, mbit, 0));
-        let cubic = world.add(Flow::cubic(), ENDLESS);
-        world.run(20 * SECOND);
-        let before = world.delivered(ours);
-        let theirs = share(&mut world, cubic, 60);
-        let part = world.share(world.delivered(ours) - before, 60.0);
-        let part = part / (part + theirs);
-        assert!((0.25..=0.75).contains(&part), "{rtt} ms {mbit} Mbit/s: {part:.2}");
+        for ours_first in [true, false] {
+            let part = part_beside(Flow::cubic, link(rtt, mbit, 0), ours_first);
+            assert!(
+                (35.0..=65.0).contains(&part),
+                "{rtt} ms {mbit} Mbit/s {ours_first}: {part:.1}"
+            );
+        }
+    }
+}
+
+#[test]
+fn bbr_of_linux_leaves_us_something() {
+    for (rtt, mbit) in [(50, 100), (150, 25)] {
+        for ours_first in [true, false] {
+            let part = part_beside(Flow::bbr, link(rtt, mbit, 0), ours_first);
+            assert!(part >= 10.0, "{rtt} ms {mbit} Mbit/s {ours_first}: {part:.1}");
+        }
     }
 }
 

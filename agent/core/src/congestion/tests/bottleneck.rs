@@ -2,6 +2,7 @@
 //! by dice, and acknowledgements that come back undelayed by any queue, one for two packets.
 
 use super::super::Congestion;
+use super::rival::Bbr;
 use crate::wan::{Profile, Shape, Shaper, Verdict};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -58,6 +59,7 @@ enum Control {
         threshold: f64,
         recovery: u64,
     },
+    Bbr(Box<Bbr>),
 }
 
 /// A sender with its receiver.
@@ -132,8 +134,13 @@ impl Flow {
         Self::new(control, 0)
     }
 
+    pub(super) fn bbr() -> Self {
+        Self::new(Control::Bbr(Box::new(Bbr::new(Instant::now(), PACKET))), 0)
+    }
+
     fn window(&self) -> u64 {
         match &self.control {
+            Control::Bbr(bbr) => bbr.window(),
             Control::Ours(model) => model.window(self.hint),
             Control::Cubic { window, .. } => (*window * PACKET as f64) as u64,
         }
@@ -155,7 +162,11 @@ impl Flow {
         if self.in_flight() + PACKET >= window {
             return false;
         }
-        let rate = window as f64 * 1.25 / self.rtt.as_secs_f64();
+        let rate = match &self.control {
+            Control::Bbr(bbr) => bbr.pacing(),
+            _ => None,
+        };
+        let rate = rate.unwrap_or(window as f64 * 1.25 / self.rtt.as_secs_f64());
         let capacity = (window as f64 * 0.002 / self.rtt.as_secs_f64())
             .clamp(10.0 * PACKET as f64, 256.0 * PACKET as f64);
         let since = self.tokens_at.map_or(Duration::ZERO, |at| now - at).as_secs_f64();
@@ -176,8 +187,10 @@ impl Flow {
         self.left -= 1;
         self.tokens -= PACKET as f64;
         self.under_way.insert(number, now);
-        if let Control::Ours(model) = &mut self.control {
-            model.on_sent(now, PACKET);
+        match &mut self.control {
+            Control::Ours(model) => model.on_sent(now, PACKET),
+            Control::Bbr(bbr) => bbr.on_sent(now, PACKET),
+            Control::Cubic { .. } => {}
         }
         number
     }
@@ -211,13 +224,16 @@ impl Flow {
             } else {
                 (self.rtt * 7 + (now - sent)) / 8
             };
-            if let Control::Ours(model) = &mut self.control {
-                model.on_ack(now, sent, PACKET);
+            match &mut self.control {
+                Control::Ours(model) => model.on_ack(now, sent, PACKET),
+                Control::Bbr(bbr) => bbr.on_ack(now, sent, PACKET),
+                Control::Cubic { .. } => {}
             }
         }
         let in_flight = self.in_flight();
         match &mut self.control {
             Control::Ours(model) => model.on_end_acks(now, in_flight, self.app_limited),
+            Control::Bbr(bbr) => bbr.on_end_acks(now, in_flight),
             Control::Cubic { window, peak, since, threshold, .. } => {
                 let acked = (before - in_flight) as f64 / PACKET as f64;
                 if *window < *threshold {
@@ -259,6 +275,7 @@ impl Flow {
         self.left = self.left.saturating_add(lost.len() as u64);
         match &mut self.control {
             Control::Ours(model) => model.on_loss(now, sent, lost.len() as u64 * PACKET, false),
+            Control::Bbr(bbr) => bbr.on_loss(sent, lost.len() as u64 * PACKET),
             Control::Cubic { window, peak, since, threshold, recovery } => {
                 if last >= *recovery {
                     *peak = *window;
@@ -285,8 +302,10 @@ impl Flow {
         self.under_way.clear();
         self.lost += count;
         self.left = self.left.saturating_add(count);
-        if let Control::Ours(model) = &mut self.control {
-            model.on_loss(now, sent, count * PACKET, true);
+        match &mut self.control {
+            Control::Ours(model) => model.on_loss(now, sent, count * PACKET, true),
+            Control::Bbr(bbr) => bbr.on_loss(sent, count * PACKET),
+            Control::Cubic { .. } => {}
         }
     }
 }
@@ -325,8 +344,12 @@ impl World {
     /// Adds a sender of so many bytes.
     pub(super) fn add(&mut self, mut flow: Flow, bytes: u64) -> usize {
         flow.left = bytes.div_ceil(PACKET);
-        if let Control::Ours(model) = &mut flow.control {
-            **model = Congestion::new(self.now, PACKET as u16, flow.seed);
+        match &mut flow.control {
+            Control::Ours(model) => {
+                **model = Congestion::new(self.now, PACKET as u16, flow.seed);
+            }
+            Control::Bbr(bbr) => **bbr = Bbr::new(self.now, PACKET),
+            Control::Cubic { .. } => {}
         }
         self.flows.push(flow);
         self.flows.len() - 1
@@ -437,6 +460,7 @@ impl World {
                 model.model.rate() * 8e-6
             ),
             Control::Cubic { window, .. } => format!("{window:.0}"),
+            Control::Bbr(bbr) => format!("{bbr:?}"),
         };
         format!(
             "queue mean {:.2} most {:.2} drops {:.2}% {phase}",
