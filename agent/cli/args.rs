@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Put(PutArgs),
     /// Get blobs from here or from other agents
     Get(GetArgs),
+    /// Check everything that is stored here, and mend it
+    Verify(VerifyArgs),
     /// Print the ticket with which another agent joins the mesh of this one
     Ticket(ReportArgs),
     /// Stop the agent of this data directory, in order
@@ -228,6 +230,27 @@ pub(crate) struct SyncArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
+    after_help = "Exit codes: 0 all is well, 1 damage remains, 2 wrong usage, 130 interrupted, \
+                        143 terminated.\n\
+                        An agent need not be stopped; what was lost comes from other agents only \
+                        through one."
+)]
+pub(crate) struct VerifyArgs {
+    /// Read all bytes and check all signatures; else names, sizes and places only
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Put damage aside, take in what the index has lost, and get from others what was lost
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
     after_help = "Ctrl-C ends it. Colours are left out with NO_COLOR set, trends on terminals \
                         without UTF-8."
 )]
@@ -318,6 +341,8 @@ mod tests {
         assert_eq!((why.about.as_deref(), why.last, why.json), (Some("services/api"), 3, true));
         let Ok(Command::Sync(sync)) = parse("sync --from us-east --dry-run") else { panic!() };
         assert_eq!((sync.from.as_deref(), sync.to, sync.dry_run), (Some("us-east"), None, true));
+        let Ok(Command::Verify(verify)) = parse("verify --deep --json") else { panic!() };
+        assert_eq!((verify.deep, verify.repair, verify.json), (true, false, true));
         let Ok(Command::Monitor(monitor)) = parse("monitor --interval 0.5") else { panic!() };
         assert_eq!(monitor.interval, Duration::from_millis(500));
         let Ok(Command::Get(get)) = parse("get a b --from-file - --output-dir d --json") else {

@@ -11,6 +11,7 @@ mod put;
 mod run;
 mod status;
 mod sync;
+mod verify;
 mod wan;
 mod why;
 
@@ -25,6 +26,7 @@ pub(crate) use put::put;
 pub(crate) use run::run;
 pub(crate) use status::{status, ticket};
 pub(crate) use sync::sync;
+pub(crate) use verify::verify;
 pub(crate) use wan::wan;
 pub(crate) use why::why;
 

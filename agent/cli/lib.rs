@@ -47,6 +47,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Monitor(args) => commands::monitor(&args),
         Command::Put(args) => commands::put(&args),
         Command::Get(args) => commands::get(&args),
+        Command::Verify(args) => commands::verify(&args),
         Command::Ticket(args) => commands::ticket(&args),
         Command::Stop(args) => commands::stop(&args),
         Command::Wan(command) => commands::wan(&command),

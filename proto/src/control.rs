@@ -11,14 +11,16 @@ mod moved;
 mod report;
 mod status;
 mod sync;
+mod verify;
 
 pub use content::{ContentReader, MAX_DATA, write_content};
 pub use report::{
     Attempt, ConflictRow, Decision, LinkRow, LinkSource, MonitorRow, MonitorSnapshot, Output,
     PlanReport, PlanStep, Rows, Version,
 };
-pub use status::{Member, PeerState, Status, StoreStatus};
+pub use status::{Member, PeerState, ScrubStatus, Status, StoreStatus};
 pub use sync::{SyncOrder, SyncPair, SyncProgress, SyncReport};
+pub use verify::{MAX_FINDINGS, VerifyFinding, VerifyOrder, VerifyProgress, VerifyReport};
 
 use crate::{
     codec::{self, DecodeError},
@@ -37,7 +39,7 @@ use std::io::{self, Read, Write};
 
 /// Version of the protocol. Both ends come from one installation, but an agent may outlive an
 /// upgrade of the command next to it.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Most blobs of one [`Request::Fetch`]; of more, each so many are a request. The files of a large
 /// tree of outputs are fewer, and their digests fit into a few megabytes.
 pub const MAX_FETCH: usize = 100_000;
@@ -89,6 +91,8 @@ pub enum Request {
     Sync(SyncOrder),
     /// Asks for a [`MonitorSnapshot`].
     Monitor,
+    /// Looks through the store; ends early when the connection is closed.
+    Verify(VerifyOrder),
 }
 
 /// What the owner of the data directory answers.
@@ -147,10 +151,14 @@ pub enum Response {
     Synced(SyncReport),
     /// The mesh at this moment.
     Monitor(MonitorSnapshot),
+    /// A verification goes on; more answers follow.
+    Verifying(VerifyProgress),
+    /// A verification is done.
+    Verified(VerifyReport),
 }
 
 #[derive(Encode, Decode)]
-enum RequestV3 {
+enum RequestV4 {
     Hello { version: u32 },
     Lookup([u8; 32]),
     Fetch(Vec<DigestV1>),
@@ -165,10 +173,11 @@ enum RequestV3 {
     Conflicts,
     Sync(SyncOrder),
     Monitor,
+    Verify(VerifyOrder),
 }
 
 #[derive(Encode, Decode)]
-enum ResponseV3 {
+enum ResponseV4 {
     Welcome { version: u32 },
     Working,
     Moving(ProgressV3),
@@ -185,60 +194,64 @@ enum ResponseV3 {
     Syncing(SyncProgress),
     Synced(SyncReport),
     Monitor(MonitorSnapshot),
+    Verifying(VerifyProgress),
+    Verified(VerifyReport),
 }
 
 impl Request {
     /// Sends the request.
     pub fn write(&self, socket: &mut impl Write) -> io::Result<()> {
         let wire = match self {
-            Self::Hello { version } => RequestV3::Hello { version: *version },
-            Self::Lookup(key) => RequestV3::Lookup(key.0),
+            Self::Hello { version } => RequestV4::Hello { version: *version },
+            Self::Lookup(key) => RequestV4::Lookup(key.0),
             Self::Fetch(blobs) => {
-                RequestV3::Fetch(blobs.iter().map(|blob| (*blob).into()).collect())
+                RequestV4::Fetch(blobs.iter().map(|blob| (*blob).into()).collect())
             }
-            Self::Open(blob) => RequestV3::Open((*blob).into()),
-            Self::PutBlob(blob) => RequestV3::PutBlob((*blob).into()),
-            Self::PutRecord(record) => RequestV3::PutRecord(record.into()),
-            Self::Flush => RequestV3::Flush,
-            Self::Status => RequestV3::Status,
-            Self::Links => RequestV3::Links,
-            Self::Plan(blob) => RequestV3::Plan((*blob).into()),
-            Self::Why { about, limit } => RequestV3::Why { about: about.clone(), limit: *limit },
-            Self::Conflicts => RequestV3::Conflicts,
-            Self::Sync(order) => RequestV3::Sync(order.clone()),
-            Self::Monitor => RequestV3::Monitor,
+            Self::Open(blob) => RequestV4::Open((*blob).into()),
+            Self::PutBlob(blob) => RequestV4::PutBlob((*blob).into()),
+            Self::PutRecord(record) => RequestV4::PutRecord(record.into()),
+            Self::Flush => RequestV4::Flush,
+            Self::Status => RequestV4::Status,
+            Self::Links => RequestV4::Links,
+            Self::Plan(blob) => RequestV4::Plan((*blob).into()),
+            Self::Why { about, limit } => RequestV4::Why { about: about.clone(), limit: *limit },
+            Self::Conflicts => RequestV4::Conflicts,
+            Self::Sync(order) => RequestV4::Sync(order.clone()),
+            Self::Monitor => RequestV4::Monitor,
+            Self::Verify(order) => RequestV4::Verify(*order),
         };
         frame::write(socket, &codec::encode(&wire))
     }
 
     /// Receives a request; `None` when the other end is gone.
     pub fn read(socket: &mut impl Read) -> io::Result<Option<Self>> {
-        let Some(wire) = frame::read::<RequestV3, MAX_REQUEST>(socket)? else { return Ok(None) };
+        let Some(wire) = frame::read::<RequestV4, MAX_REQUEST>(socket)? else { return Ok(None) };
         Ok(Some(match wire {
-            RequestV3::Hello { version } => Self::Hello { version },
-            RequestV3::Lookup(key) => Self::Lookup(ActionKey(key)),
-            RequestV3::Fetch(blobs) => {
+            RequestV4::Hello { version } => Self::Hello { version },
+            RequestV4::Lookup(key) => Self::Lookup(ActionKey(key)),
+            RequestV4::Fetch(blobs) => {
                 let (len, limit) = (blobs.len(), MAX_FETCH);
                 if len > limit {
                     return Err(invalid(DecodeError::TooLong { len, limit }));
                 }
                 Self::Fetch(blobs.into_iter().map(Into::into).collect())
             }
-            RequestV3::Open(blob) => Self::Open(blob.into()),
-            RequestV3::PutBlob(blob) => Self::PutBlob(blob.into()),
-            RequestV3::PutRecord(record) => Self::PutRecord(record.try_into().map_err(invalid)?),
-            RequestV3::Flush => Self::Flush,
-            RequestV3::Status => Self::Status,
-            RequestV3::Links => Self::Links,
-            RequestV3::Plan(blob) => Self::Plan(blob.into()),
-            RequestV3::Why { about, limit } => Self::Why { about, limit },
-            RequestV3::Conflicts => Self::Conflicts,
-            RequestV3::Sync(order) => {
+            RequestV4::Open(blob) => Self::Open(blob.into()),
+            RequestV4::PutBlob(blob) => Self::PutBlob(blob.into()),
+            RequestV4::PutRecord(record) => Self::PutRecord(record.try_into().map_err(invalid)?),
+            RequestV4::Flush => Self::Flush,
+            RequestV4::Status => Self::Status,
+            RequestV4::Links => Self::Links,
+            RequestV4::Plan(blob) => Self::Plan(blob.into()),
+            RequestV4::Why { about, limit } => Self::Why { about, limit },
+            RequestV4::Conflicts => Self::Conflicts,
+            RequestV4::Sync(order) => {
                 let regions = order.from.iter().chain(&order.to);
                 regions.map(String::as_str).try_for_each(check_region).map_err(invalid)?;
                 Self::Sync(order)
             }
-            RequestV3::Monitor => Self::Monitor,
+            RequestV4::Monitor => Self::Monitor,
+            RequestV4::Verify(order) => Self::Verify(order),
         }))
     }
 }
@@ -247,72 +260,76 @@ impl Response {
     /// Sends the response; one that is too large as [`Response::Failed`].
     pub fn write(&self, socket: &mut impl Write) -> io::Result<()> {
         let wire = match self {
-            Self::Welcome { version } => ResponseV3::Welcome { version: *version },
-            Self::Working => ResponseV3::Working,
-            Self::Moving(progress) => ResponseV3::Moving(progress.into()),
-            Self::Missing => ResponseV3::Missing,
-            Self::Hit { record, source, bytes, movement } => ResponseV3::Hit {
+            Self::Welcome { version } => ResponseV4::Welcome { version: *version },
+            Self::Working => ResponseV4::Working,
+            Self::Moving(progress) => ResponseV4::Moving(progress.into()),
+            Self::Missing => ResponseV4::Missing,
+            Self::Hit { record, source, bytes, movement } => ResponseV4::Hit {
                 record: record.as_bytes().to_vec(),
                 source: source.into(),
                 bytes: *bytes,
                 movement: movement.into(),
             },
-            Self::Fetched { missing, source, movement, seconds } => ResponseV3::Fetched {
+            Self::Fetched { missing, source, movement, seconds } => ResponseV4::Fetched {
                 missing: missing.clone(),
                 source: source.into(),
                 movement: movement.into(),
                 seconds: *seconds,
             },
-            Self::Done => ResponseV3::Done,
-            Self::Failed(reason) => ResponseV3::Failed(reason.clone()),
-            Self::Status(status) => ResponseV3::Status(status.clone()),
-            Self::Links(rows) => ResponseV3::Links(rows.clone()),
-            Self::Plan(plan) => ResponseV3::Plan(plan.clone()),
-            Self::Why(rows) => ResponseV3::Why(rows.clone()),
-            Self::Conflicts(rows) => ResponseV3::Conflicts(rows.clone()),
-            Self::Syncing(progress) => ResponseV3::Syncing(progress.clone()),
-            Self::Synced(report) => ResponseV3::Synced(report.clone()),
-            Self::Monitor(snapshot) => ResponseV3::Monitor(snapshot.clone()),
+            Self::Done => ResponseV4::Done,
+            Self::Failed(reason) => ResponseV4::Failed(reason.clone()),
+            Self::Status(status) => ResponseV4::Status(status.clone()),
+            Self::Links(rows) => ResponseV4::Links(rows.clone()),
+            Self::Plan(plan) => ResponseV4::Plan(plan.clone()),
+            Self::Why(rows) => ResponseV4::Why(rows.clone()),
+            Self::Conflicts(rows) => ResponseV4::Conflicts(rows.clone()),
+            Self::Syncing(progress) => ResponseV4::Syncing(progress.clone()),
+            Self::Synced(report) => ResponseV4::Synced(report.clone()),
+            Self::Monitor(snapshot) => ResponseV4::Monitor(snapshot.clone()),
+            Self::Verifying(progress) => ResponseV4::Verifying(progress.clone()),
+            Self::Verified(report) => ResponseV4::Verified(report.clone()),
         };
         let mut body = codec::encode(&wire);
         if body.len() > MAX_RESPONSE {
             let reason = format!("the answer has {} bytes, more than can be sent", body.len());
-            body = codec::encode(&ResponseV3::Failed(reason));
+            body = codec::encode(&ResponseV4::Failed(reason));
         }
         frame::write(socket, &body)
     }
 
     /// Receives a response.
     pub fn read(socket: &mut impl Read) -> io::Result<Self> {
-        let wire = frame::read::<ResponseV3, MAX_RESPONSE>(socket)?;
+        let wire = frame::read::<ResponseV4, MAX_RESPONSE>(socket)?;
         let wire = wire.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(match wire {
-            ResponseV3::Welcome { version } => Self::Welcome { version },
-            ResponseV3::Working => Self::Working,
-            ResponseV3::Moving(progress) => Self::Moving(progress.try_into().map_err(invalid)?),
-            ResponseV3::Missing => Self::Missing,
-            ResponseV3::Hit { record, source, bytes, movement } => Self::Hit {
+            ResponseV4::Welcome { version } => Self::Welcome { version },
+            ResponseV4::Working => Self::Working,
+            ResponseV4::Moving(progress) => Self::Moving(progress.try_into().map_err(invalid)?),
+            ResponseV4::Missing => Self::Missing,
+            ResponseV4::Hit { record, source, bytes, movement } => Self::Hit {
                 record: SealedRecord::open(&record).map_err(invalid)?,
                 source: source.try_into().map_err(invalid)?,
                 bytes,
                 movement: movement.try_into().map_err(invalid)?,
             },
-            ResponseV3::Fetched { missing, source, movement, seconds } => Self::Fetched {
+            ResponseV4::Fetched { missing, source, movement, seconds } => Self::Fetched {
                 missing,
                 source: source.try_into().map_err(invalid)?,
                 movement: movement.try_into().map_err(invalid)?,
                 seconds: check_figure(seconds).map_err(invalid)?,
             },
-            ResponseV3::Done => Self::Done,
-            ResponseV3::Failed(reason) => Self::Failed(reason),
-            ResponseV3::Status(status) => Self::Status(status),
-            ResponseV3::Links(rows) => Self::Links(rows),
-            ResponseV3::Plan(plan) => Self::Plan(plan),
-            ResponseV3::Why(rows) => Self::Why(rows),
-            ResponseV3::Conflicts(rows) => Self::Conflicts(rows),
-            ResponseV3::Syncing(progress) => Self::Syncing(progress),
-            ResponseV3::Synced(report) => Self::Synced(report),
-            ResponseV3::Monitor(snapshot) => Self::Monitor(snapshot),
+            ResponseV4::Done => Self::Done,
+            ResponseV4::Failed(reason) => Self::Failed(reason),
+            ResponseV4::Status(status) => Self::Status(status),
+            ResponseV4::Links(rows) => Self::Links(rows),
+            ResponseV4::Plan(plan) => Self::Plan(plan),
+            ResponseV4::Why(rows) => Self::Why(rows),
+            ResponseV4::Conflicts(rows) => Self::Conflicts(rows),
+            ResponseV4::Syncing(progress) => Self::Syncing(progress),
+            ResponseV4::Synced(report) => Self::Synced(report),
+            ResponseV4::Monitor(snapshot) => Self::Monitor(snapshot),
+            ResponseV4::Verifying(progress) => Self::Verifying(progress),
+            ResponseV4::Verified(report) => Self::Verified(report),
         })
     }
 }
@@ -348,6 +365,7 @@ mod tests {
             Request::Conflicts,
             Request::Sync(SyncOrder { from: Some("us-east".into()), force: true, ..order() }),
             Request::Monitor,
+            Request::Verify(VerifyOrder { deep: true, repair: false }),
         ];
         requests.iter().for_each(|request| request.write(&mut bytes).unwrap());
         let mut reader = bytes.as_slice();
@@ -439,6 +457,11 @@ mod tests {
             Response::Syncing(SyncProgress { bytes_total: u64::MAX, ..SyncProgress::default() }),
             Response::Synced(SyncReport { pairs, ..SyncReport::default() }),
             Response::Monitor(MonitorSnapshot { rows, ..MonitorSnapshot::default() }),
+            Response::Verifying(VerifyProgress { found: 3, ..VerifyProgress::default() }),
+            Response::Verified(VerifyReport {
+                findings: vec![VerifyFinding { what: "blob".into(), ..VerifyFinding::default() }],
+                ..VerifyReport::default()
+            }),
         ]
     }
 
@@ -492,7 +515,7 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(
-            kind in 0..25_u8,
+            kind in 0..27_u8,
             body in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let body = [&[kind], &body[..]].concat();

@@ -1,13 +1,13 @@
 //! `netbuild status` and `netbuild ticket`.
 
-use super::{existing, no_agent, print, print_json};
+use super::{existing, no_agent, now_ms, print, print_json};
 use crate::{
     args::ReportArgs,
     errors::CliError,
     settings,
     text::{self, seconds},
 };
-use netbuild_proto::control::{Member, Status};
+use netbuild_proto::control::{Member, ScrubStatus, Status};
 use serde_json::{Value, json};
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -76,6 +76,7 @@ fn to_json(status: &Status) -> Value {
             "blob_bytes": status.store.blob_bytes,
             "records": status.store.records,
             "quarantined": status.store.quarantined,
+            "scrub": status.store.scrub,
         },
         "counters": counters,
     })
@@ -111,6 +112,9 @@ fn to_text(status: &Status, data_dir: &str) -> String {
             store.records, store.blobs, store.blob_bytes, store.quarantined
         ),
     );
+    if let Some(scrub) = &store.scrub {
+        line("scrub", scrub_text(scrub, now_ms()));
+    }
     line("members", status.members.len().to_string());
     for member in &status.members {
         let rtt = member.rtt_us.map(|us| format!("{:.1} ms", us as f64 / 1e3));
@@ -124,6 +128,23 @@ fn to_text(status: &Status, data_dir: &str) -> String {
         line("", format!("{name} {count}"));
     }
     text
+}
+
+/// How far reading through the store is, and what the last pass found.
+fn scrub_text(scrub: &ScrubStatus, now_ms: u64) -> String {
+    let ago = |then: u64| seconds(now_ms.saturating_sub(then) as f64 / 1e3);
+    let last = scrub.last_ms.map(|then| {
+        let found = match (scrub.last_found, scrub.last_healed) {
+            (0, _) => "found nothing wrong".to_owned(),
+            (found, healed) => format!("found {found} damaged, {healed} healed from others"),
+        };
+        format!("last pass {} ago, {} read, {found}", ago(then), text::size(scrub.last_bytes))
+    });
+    let now = scrub
+        .began_ms
+        .map(|then| format!("{:.0} % of a pass that began {} ago", scrub.done * 100.0, ago(then)));
+    let parts: Vec<String> = now.into_iter().chain(last).collect();
+    if parts.is_empty() { "no pass yet".to_owned() } else { parts.join("; ") }
 }
 
 /// How the region was found out, and whether measurements suggest another.
@@ -140,6 +161,27 @@ fn region_note(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_scrub_tells_how_far_it_is_and_what_it_found() {
+        let none = ScrubStatus::default();
+        assert_eq!(scrub_text(&none, 0), "no pass yet");
+        let scrub = ScrubStatus {
+            began_ms: Some(60_000),
+            done: 0.25,
+            last_ms: Some(30_000),
+            last_bytes: 5_000_000,
+            last_found: 2,
+            last_healed: 1,
+        };
+        assert_eq!(
+            scrub_text(&scrub, 90_000),
+            "25 % of a pass that began 30.0 s ago; last pass 60.0 s ago, 5.0 MB read, \
+             found 2 damaged, 1 healed from others"
+        );
+        let scrub = ScrubStatus { began_ms: None, last_found: 0, ..scrub };
+        assert!(scrub_text(&scrub, 90_000).ends_with("5.0 MB read, found nothing wrong"));
+    }
 
     #[test]
     fn the_state_tells_whence_the_region_is_and_which_regions_are_asked() {

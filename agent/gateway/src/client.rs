@@ -273,6 +273,7 @@ fn kind(response: &Response) -> &'static str {
         Response::Conflicts(_) => "conflicts",
         Response::Syncing(_) | Response::Synced(_) => "a sync",
         Response::Monitor(_) => "the mesh",
+        Response::Verifying(_) | Response::Verified(_) => "a verification",
     }
 }
 

@@ -7,7 +7,7 @@ use netbuild_core::{
     moved::{Progress, Watch},
 };
 use netbuild_proto::control::{
-    ContentReader, Request, Response, Rows, SyncOrder, VERSION, write_content,
+    ContentReader, Request, Response, Rows, SyncOrder, VERSION, VerifyOrder, write_content,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
@@ -110,6 +110,7 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
             }
             Request::Sync(order) => syncing(&mut writer, &order, door)?,
             Request::Monitor => working(&mut writer, || door.monitor().map(Response::Monitor))?,
+            Request::Verify(order) => verifying(&mut writer, &order, door)?,
         }
     }
     Ok(())
@@ -182,6 +183,21 @@ fn moving(
 
 /// Syncs, and tells the client how far it is. A client that has gone ends the sync.
 fn syncing(writer: &mut &UnixStream, order: &SyncOrder, door: &dyn Door) -> io::Result<()> {
+    telling(writer, Response::Syncing, |tell| door.sync(order, tell).map(Response::Synced))
+}
+
+/// Verifies, likewise.
+fn verifying(writer: &mut &UnixStream, order: &VerifyOrder, door: &dyn Door) -> io::Result<()> {
+    telling(writer, Response::Verifying, |tell| door.verify(order, tell).map(Response::Verified))
+}
+
+/// Does what takes long and ends early when the client has gone, and tells how far it is.
+fn telling<P: Send>(
+    writer: &mut &UnixStream,
+    to_response: fn(P) -> Response,
+    work: impl FnOnce(&mut (dyn FnMut(P) -> ControlFlow<()> + Send)) -> Result<Response, CacheError>
+    + Send,
+) -> io::Result<()> {
     let (latest, gone) = (Latest::none(), AtomicBool::default());
     let mut tell = |progress| {
         latest.set(progress);
@@ -190,9 +206,8 @@ fn syncing(writer: &mut &UnixStream, order: &SyncOrder, door: &dyn Door) -> io::
         }
         ControlFlow::Continue(())
     };
-    let news = || latest.take().map(Response::Syncing);
-    let work = || door.sync(order, &mut tell).map(Response::Synced);
-    answer(writer, PROGRESS, news, &gone, work)
+    let news = || latest.take().map(to_response);
+    answer(writer, PROGRESS, news, &gone, || work(&mut tell))
 }
 
 /// Answers with what `work` comes to. Until then, the client hears at each `beat` what is new, and

@@ -9,7 +9,7 @@ use netbuild_core::{
 use netbuild_proto::{
     control::{
         ConflictRow, Decision, LinkRow, MonitorSnapshot, PlanReport, Status, SyncOrder,
-        SyncProgress, SyncReport,
+        SyncProgress, SyncReport, VerifyOrder, VerifyProgress, VerifyReport,
     },
     record::SealedRecord,
 };
@@ -17,6 +17,9 @@ use std::ops::ControlFlow;
 
 /// Hears how far a sync is, and says whether it goes on.
 pub type OnProgress<'a> = &'a mut (dyn FnMut(SyncProgress) -> ControlFlow<()> + Send);
+
+/// Hears how far a verification is, and says whether it goes on.
+pub type OnVerify<'a> = &'a mut (dyn FnMut(VerifyProgress) -> ControlFlow<()> + Send);
 
 /// The owner of a data directory: its cache, and what it knows. Without a mesh it knows its state
 /// only, and what is provided here is enough.
@@ -63,6 +66,16 @@ pub trait Door: Cache + 'static {
         _progress: OnProgress<'_>,
     ) -> Result<SyncReport, CacheError> {
         Err(no_agent())
+    }
+
+    /// Looks through the store, and mends it if that is ordered. Calls `progress` about once a second
+    /// or more often, and ends soon after that said to break off; what was mended by then stays so.
+    fn verify(
+        &self,
+        _order: &VerifyOrder,
+        _progress: OnVerify<'_>,
+    ) -> Result<VerifyReport, CacheError> {
+        Err(CacheError::Failed("there is no store here that could be verified".to_owned()))
     }
 
     /// The mesh at this moment.

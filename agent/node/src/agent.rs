@@ -12,6 +12,7 @@ use crate::{
     mesh_cache::MeshCache,
     region::RegionFinder,
     remembered::{Links, Remembered},
+    scrub::{self, Scrub},
     session::RUN_ROLE,
     shelf::Shelf,
     sync::{Answerer, Syncer},
@@ -128,7 +129,8 @@ impl Agent {
         spawn_blocking(move || recall(&knowing.0, &knowing.1, &knowing.2)).await??;
 
         let stop = CancellationToken::new();
-        let shelf = Arc::new(Shelf::new(Arc::clone(&disk), stop.clone()));
+        let scrub = Arc::new(Scrub::new(&data_dir, settings.scrub));
+        let shelf = Arc::new(Shelf::new(Arc::clone(&disk), Arc::clone(&scrub), stop.clone()));
         let (taken, samples) = mpsc::channel(SAMPLES);
         let endpoint = bind(settings, &identity, &view, &shelf, &taken, remembered.data_port())?;
         let answerer = Arc::new(Answerer::default());
@@ -172,6 +174,7 @@ impl Agent {
             fetcher,
             syncer: Arc::clone(&syncer),
             finder: finder.clone(),
+            scrub,
             mesh_key,
             runtime: Handle::current(),
             stop: stop.clone(),
@@ -204,6 +207,8 @@ impl Agent {
         tasks.spawn(listen_to(events, view, syncer, remembered, stop.clone()));
         tasks.spawn(keep_durable(Arc::clone(&disk), stop.clone()));
         tasks.spawn(keep_whole(Arc::clone(&disk), stop.clone()));
+        let scrubbed = Arc::clone(&cache);
+        tasks.spawn_blocking(move || scrub::run(&scrubbed));
         Ok(Self { cache, disk, control, mesh, endpoint, tasks, stop })
     }
 

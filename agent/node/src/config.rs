@@ -2,14 +2,21 @@
 
 mod parse;
 
-use netbuild_core::{codec, limit::Limits, merge::Trust, peer::PeerId, plan::Policy};
+use netbuild_core::{
+    codec,
+    limit::{Limits, Rate},
+    merge::Trust,
+    peer::PeerId,
+    plan::Policy,
+};
 use netbuild_mesh::Seed;
 use netbuild_proto::{
     record::check_region,
     ticket::{MeshKey, Ticket},
 };
 use parse::{
-    parse_join, parse_peers, parse_plan, parse_region, parse_sync, parse_transfer, parse_trust,
+    parse_join, parse_peers, parse_plan, parse_region, parse_scrub, parse_sync, parse_transfer,
+    parse_trust,
 };
 use serde::Deserialize;
 use std::{
@@ -95,6 +102,7 @@ struct File {
     plan: PlanSection,
     transfer: TransferSection,
     sync: SyncSection,
+    store: StoreSection,
     trust: TrustSection,
     run: RunSection,
     log: LogSection,
@@ -152,6 +160,12 @@ struct SyncSection {
     background: Option<String>,
     bytes_per_second: Option<u64>,
     interval_seconds: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct StoreSection {
+    scrub: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -241,6 +255,21 @@ pub struct SyncSettings {
     pub interval: Duration,
 }
 
+/// How the store is read through in the background.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScrubSettings {
+    /// How fast, at most.
+    pub rate: Rate,
+    /// From the start of an agent until it begins: others start at the same time.
+    pub settle: Duration,
+    /// From the beginning of one pass to that of the next, at least: a small store would else be read
+    /// all the time.
+    pub between: Duration,
+    /// It pauses until nobody has asked for anything for so long; tasks of a build ask every few
+    /// seconds.
+    pub quiet: Duration,
+}
+
 /// The region and where it was said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RegionSettings {
@@ -279,6 +308,8 @@ pub struct Settings {
     pub transfer: TransferSettings,
     /// How agents are kept alike.
     pub sync: SyncSettings,
+    /// How the store is read through in the background; `None` when it is not.
+    pub scrub: Option<ScrubSettings>,
     /// Who may write what.
     pub trust: Trust,
     /// Most commands at once.
@@ -422,6 +453,7 @@ pub fn resolve(
         fallback,
         transfer: parse_transfer(&file.transfer, &default.transfer, &file_said)?,
         sync: parse_sync(&file.sync, &default.sync, &file_said)?,
+        scrub: parse_scrub(&file.store, &default.store, &file_said)?,
         trust: parse_trust(&file.trust, &default.trust, &file_said)?,
         jobs: NonZeroUsize::new(jobs)
             .or_else(|| std::thread::available_parallelism().ok())
@@ -558,6 +590,19 @@ mod tests {
         let trust = with(&home, &flags).unwrap().trust;
         assert_eq!(trust.level(&peer), Level::Trusted);
         assert_eq!(trust.level(&PeerId([8; 32])), Level::Refused);
+    }
+
+    #[test]
+    fn the_scrub_has_a_rate_or_is_off() {
+        let read = |text: &str| {
+            let (_dir, flags) = file(text);
+            with(&[("HOME", "/")], &flags).map(|settings| settings.scrub.map(|scrub| scrub.rate))
+        };
+        assert_eq!(read("").unwrap(), Rate::new(4_000_000));
+        assert_eq!(read("[store]\nscrub = \"1 MB/s\"\n").unwrap(), Rate::new(1_000_000));
+        assert_eq!(read("[store]\nscrub = \"off\"\n").unwrap(), None);
+        let error = read("[store]\nscrub = \"fast\"\n").unwrap_err().to_string();
+        assert!(error.contains("store.scrub") && error.contains("fast"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The cache of one data directory: what its store holds, and nothing from farther away.
 
-use crate::{chain::chain, decisions::wall_ms};
+use crate::{chain::chain, decisions::wall_ms, verify::verify};
 use netbuild_core::{
     cache::{Cache, CacheError, Content, Fetched, FetchedAll, Hit, NewRecord, Source},
     digest::Digest,
@@ -12,9 +12,9 @@ use netbuild_core::{
     record::{OutputKind, Record},
     tree::Entry,
 };
-use netbuild_gateway::Door;
+use netbuild_gateway::{Door, OnVerify};
 use netbuild_proto::{
-    control::{Status, StoreStatus},
+    control::{Status, StoreStatus, VerifyOrder, VerifyReport},
     listing::{self, MAX_LISTING},
     record::SealedRecord,
 };
@@ -290,6 +290,15 @@ impl Door for DiskCache {
         Ok(found.map(from_disk))
     }
 
+    /// Without others nothing that was lost comes back.
+    fn verify(
+        &self,
+        order: &VerifyOrder,
+        progress: OnVerify<'_>,
+    ) -> Result<VerifyReport, CacheError> {
+        verify(self.store.as_ref(), order, progress, &|lost| Ok(vec![false; lost.len()]))
+    }
+
     fn status(&self) -> Status {
         let stats = self.store.stats();
         Status {
@@ -303,6 +312,7 @@ impl Door for DiskCache {
                 blob_bytes: stats.blob_bytes,
                 records: stats.records,
                 quarantined: stats.quarantined,
+                scrub: None,
             },
             ..Status::default()
         }

@@ -17,10 +17,12 @@ mod random;
 mod region;
 mod remembered;
 mod reports;
+mod scrub;
 mod session;
 mod shelf;
 mod sync;
 mod tolls;
+mod verify;
 mod view;
 mod wire;
 

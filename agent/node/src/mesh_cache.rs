@@ -8,7 +8,9 @@ use crate::{
     fetcher::{Fetcher, Scope, Taken, Want},
     region::RegionFinder,
     reports,
+    scrub::Scrub,
     sync::Syncer,
+    verify::{Lost, verify},
     view::Whom,
 };
 use netbuild_core::{
@@ -18,11 +20,12 @@ use netbuild_core::{
     moved::Watch,
     region::Detection,
 };
-use netbuild_gateway::{Door, OnProgress};
+use netbuild_gateway::{Door, OnProgress, OnVerify};
 use netbuild_mesh::format_multiaddr;
 use netbuild_proto::{
     control::{
         ConflictRow, Decision, LinkRow, MonitorSnapshot, PlanReport, Status, SyncOrder, SyncReport,
+        VerifyOrder, VerifyReport,
     },
     data::Priority,
     record::SealedRecord,
@@ -41,6 +44,7 @@ pub(crate) struct MeshCache {
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) syncer: Arc<Syncer>,
     pub(crate) finder: RegionFinder,
+    pub(crate) scrub: Arc<Scrub>,
     pub(crate) mesh_key: MeshKey,
     pub(crate) runtime: Handle,
     pub(crate) stop: CancellationToken,
@@ -83,6 +87,26 @@ impl MeshCache {
         addresses.iter().map(|address| format_multiaddr(*address, Some(&peer))).collect()
     }
 
+    /// Gets lost things from others; says of each whether it is here again.
+    pub(crate) fn heal(&self, lost: &[Lost]) -> Result<Vec<bool>, CacheError> {
+        let blob = |lost: &Lost| match lost {
+            Lost::Blob(blob) => Some(*blob),
+            Lost::Record(_) => None,
+        };
+        let blobs: Vec<Digest> = lost.iter().filter_map(blob).collect();
+        let missing: BTreeSet<Digest> = self.fetch_all(&blobs, &())?.missing.into_iter().collect();
+        let healed = lost.iter().map(|lost| match lost {
+            Lost::Blob(blob) => Ok(!missing.contains(blob)),
+            Lost::Record(key) => {
+                if self.disk().record_of(key)?.is_none() {
+                    self.wait(self.fetcher.record(key))?;
+                }
+                Ok(self.disk().record_of(key)?.is_some())
+            }
+        });
+        healed.collect()
+    }
+
     /// Makes a record that is in the store whole, and so a hit.
     async fn hit(
         &self,
@@ -114,6 +138,7 @@ impl Cache for MeshCache {
     }
 
     fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
+        self.scrub.make_way();
         let began = Instant::now();
         let here = self.disk().fetch_all(blobs, watch)?;
         if here.missing.is_empty() {
@@ -147,10 +172,12 @@ impl Cache for MeshCache {
     }
 
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
+        self.scrub.make_way();
         self.disk().open(blob)
     }
 
     fn put_blob(&self, blob: &Digest, content: Content<'_>) -> Result<(), CacheError> {
+        self.scrub.make_way();
         self.disk().put_blob(blob, content)
     }
 
@@ -177,6 +204,7 @@ impl Door for MeshCache {
         key: &ActionKey,
         watch: &dyn Watch,
     ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
+        self.scrub.make_way();
         let came_from = self.fetcher.first_use(key);
         if let Some(found) = self.disk().complete(key)? {
             let (record, hit) = from_disk(found);
@@ -211,6 +239,8 @@ impl Door for MeshCache {
         let (primary, order) = self.fetcher.view.peers(|peers, _| {
             (peers.order().primary().map(str::to_owned), peers.order().regions().to_vec())
         });
+        let mut status = self.disk().status();
+        status.store.scrub = self.scrub.status(status.store.blob_bytes);
         Status {
             uptime_s: self.started.elapsed().as_secs_f64(),
             region_source: match &detection {
@@ -225,7 +255,7 @@ impl Door for MeshCache {
             ticket: self.ticket().to_string(),
             members: reports::members(&self.fetcher.view),
             counters: reports::counters(&self.fetcher, &self.syncer),
-            ..self.disk().status()
+            ..status
         }
     }
 
@@ -247,6 +277,14 @@ impl Door for MeshCache {
 
     fn sync(&self, order: &SyncOrder, progress: OnProgress<'_>) -> Result<SyncReport, CacheError> {
         self.wait(self.syncer.order(order, progress))
+    }
+
+    fn verify(
+        &self,
+        order: &VerifyOrder,
+        progress: OnVerify<'_>,
+    ) -> Result<VerifyReport, CacheError> {
+        verify(self.disk().store().as_ref(), order, progress, &|lost| self.heal(lost))
     }
 
     fn monitor(&self) -> Result<MonitorSnapshot, CacheError> {

@@ -136,6 +136,29 @@ impl Links {
     }
 }
 
+/// A small file of text that is read when the agent starts and written now and then.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    path: PathBuf,
+}
+
+impl Kept {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// What it says; nothing when it cannot be read.
+    pub(crate) fn load(&self) -> String {
+        let small = fs::metadata(&self.path).is_ok_and(|meta| meta.len() <= MAX_FILE);
+        if small { fs::read_to_string(&self.path).unwrap_or_default() } else { String::new() }
+    }
+
+    /// Writes it, whole or not at all.
+    pub(crate) fn save(&self, text: &str) {
+        write(&self.path, text);
+    }
+}
+
 fn parse_link(line: &str) -> Option<Report> {
     let mut words = line.split(' ');
     let peer = words.next()?.parse().ok()?;
@@ -149,7 +172,7 @@ fn parse_link(line: &str) -> Option<Report> {
 fn write(path: &Path, text: &str) {
     let new = path.with_extension("new");
     if let Err(error) = fs::write(&new, text).and_then(|()| fs::rename(&new, path)) {
-        tracing::warn!(path = %path.display(), %error, "cannot remember the mesh");
+        tracing::warn!(path = %path.display(), %error, "cannot be written; what it says is found out again after a restart");
     }
 }
 

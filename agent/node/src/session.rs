@@ -12,8 +12,8 @@ use netbuild_core::{
     merge::Trust,
     moved::Watch,
 };
-use netbuild_gateway::{ConnectError, ControlServer, Door, SocketCache, socket_path};
-use netbuild_proto::control::Status;
+use netbuild_gateway::{ConnectError, ControlServer, Door, OnVerify, SocketCache, socket_path};
+use netbuild_proto::control::{Status, VerifyOrder, VerifyReport};
 use netbuild_store::{DiskStore, OpenError};
 use std::{
     io::Read,
@@ -126,6 +126,29 @@ impl Session {
         match self.backend()?.as_ref() {
             Backend::Owner { cache, .. } => Ok(cache.status()),
             Backend::Remote(cache) => cache.status(),
+        }
+    }
+
+    /// Looks through the store, whoever owns it. `None` when `progress` broke it off.
+    ///
+    /// # Errors
+    /// When the data directory cannot be used, or the store cannot be read or mended.
+    pub fn verify(
+        &self,
+        order: &VerifyOrder,
+        progress: OnVerify<'_>,
+    ) -> Result<Option<VerifyReport>, CacheError> {
+        match self.backend()?.as_ref() {
+            Backend::Remote(cache) => cache.verify(order, progress),
+            Backend::Owner { cache, .. } => {
+                let mut broken_off = false;
+                let report = cache.verify(order, &mut |so_far| {
+                    let going = progress(so_far);
+                    broken_off |= going.is_break();
+                    going
+                });
+                if broken_off { Ok(None) } else { report.map(Some) }
+            }
         }
     }
 

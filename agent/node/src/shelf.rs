@@ -5,6 +5,7 @@ use crate::{
     chain::chain,
     disk_cache::DiskCache,
     fetcher::{Fetcher, Scope, Taken, Want},
+    scrub::Scrub,
 };
 use bytes::Bytes;
 use netbuild_core::{
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(crate) struct Shelf {
     disk: Arc<DiskCache>,
+    scrub: Arc<Scrub>,
     runtime: Handle,
     stop: CancellationToken,
     /// Set once the agent is assembled; until then nothing is brought for others.
@@ -33,8 +35,8 @@ pub(crate) struct Shelf {
 }
 
 impl Shelf {
-    pub(crate) fn new(disk: Arc<DiskCache>, stop: CancellationToken) -> Self {
-        Self { disk, runtime: Handle::current(), stop, fetcher: OnceLock::new() }
+    pub(crate) fn new(disk: Arc<DiskCache>, scrub: Arc<Scrub>, stop: CancellationToken) -> Self {
+        Self { disk, scrub, runtime: Handle::current(), stop, fetcher: OnceLock::new() }
     }
 
     /// From now on, it also brings what others of the region ask for.
@@ -67,6 +69,7 @@ impl Provide for Shelf {
     }
 
     fn chunk(&self, chunk: &Chunk) -> Option<Vec<u8>> {
+        self.scrub.make_way();
         Self::said(self.disk.store().chunk(chunk))
     }
 
@@ -75,6 +78,7 @@ impl Provide for Shelf {
     }
 
     fn blob(&self, blob: &Digest, limit: u64) -> Option<Bytes> {
+        self.scrub.make_way();
         Self::said(self.disk.store().blob_bytes(blob, limit)).map(Bytes::from)
     }
 

@@ -98,7 +98,7 @@ pub struct Member {
 }
 
 /// What a store holds.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+#[derive(Clone, PartialEq, Debug, Default, Encode, Decode)]
 pub struct StoreStatus {
     /// Blobs.
     pub blobs: u64,
@@ -108,4 +108,23 @@ pub struct StoreStatus {
     pub records: u64,
     /// Damaged things put aside since the process started.
     pub quarantined: u64,
+    /// What reading through the store in the background came to; `None` when that is off.
+    pub scrub: Option<ScrubStatus>,
+}
+
+/// How far reading through the store in the background is, and what it found.
+#[derive(Clone, PartialEq, Debug, Default, Encode, Decode, Serialize)]
+pub struct ScrubStatus {
+    /// When the pass under way began, in milliseconds since 1970; `None` between two passes.
+    pub began_ms: Option<u64>,
+    /// How much of all bytes the pass under way has read, from 0 to 1.
+    pub done: f64,
+    /// When the last whole pass ended, in milliseconds since 1970; `None` before the first.
+    pub last_ms: Option<u64>,
+    /// Bytes that the last whole pass read.
+    pub last_bytes: u64,
+    /// Things that the last whole pass found damaged or missing.
+    pub last_found: u64,
+    /// Of these, how many others had and are here again.
+    pub last_healed: u64,
 }

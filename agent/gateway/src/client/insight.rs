@@ -1,12 +1,13 @@
 //! Asks an agent what it knows of the mesh, and to sync.
 
 use super::{SocketCache, done, unexpected};
-use crate::door::OnProgress;
+use crate::door::{OnProgress, OnVerify};
 use netbuild_core::{cache::CacheError, digest::Digest};
 use netbuild_proto::control::{
     ConflictRow, Decision, LinkRow, MonitorSnapshot, PlanReport, Request, Response, Rows,
-    SyncOrder, SyncProgress, SyncReport,
+    SyncOrder, SyncReport, VerifyOrder, VerifyReport,
 };
+use std::ops::ControlFlow;
 
 impl SocketCache {
     /// What is known of the links between agents.
@@ -60,23 +61,57 @@ impl SocketCache {
         order: &SyncOrder,
         progress: OnProgress<'_>,
     ) -> Result<Option<SyncReport>, CacheError> {
+        let told = |response: &Response| match response {
+            Response::Syncing(progress) => Some(progress.clone()),
+            _ => None,
+        };
+        match self.ask_telling(&Request::Sync(order.clone()), told, progress)? {
+            Some(Response::Synced(report)) => Ok(Some(report)),
+            Some(other) => Err(unexpected(&other)),
+            None => Ok(None),
+        }
+    }
+
+    /// Looks through the store of the process; otherwise as [`SocketCache::sync`].
+    pub fn verify(
+        &self,
+        order: &VerifyOrder,
+        progress: OnVerify<'_>,
+    ) -> Result<Option<VerifyReport>, CacheError> {
+        let told = |response: &Response| match response {
+            Response::Verifying(progress) => Some(progress.clone()),
+            _ => None,
+        };
+        match self.ask_telling(&Request::Verify(*order), told, progress)? {
+            Some(Response::Verified(report)) => Ok(Some(report)),
+            Some(other) => Err(unexpected(&other)),
+            None => Ok(None),
+        }
+    }
+
+    /// Sends a request that takes long and returns its answer; `None` when `progress` broke it off.
+    fn ask_telling<P: Clone + Default>(
+        &self,
+        request: &Request,
+        told: fn(&Response) -> Option<P>,
+        progress: &mut (dyn FnMut(P) -> ControlFlow<()> + Send),
+    ) -> Result<Option<Response>, CacheError> {
         let mut connection = self.pool.take()?;
-        connection.send(&Request::Sync(order.clone()))?;
-        let mut latest = SyncProgress::default();
+        connection.send(request)?;
+        let mut latest = P::default();
         loop {
             match connection.next()? {
                 Response::Working => {}
-                Response::Syncing(progress) => latest = progress,
-                response => {
-                    connection.put_back();
-                    return match done(response)? {
-                        Response::Synced(report) => Ok(Some(report)),
-                        other => Err(unexpected(&other)),
-                    };
-                }
+                response => match told(&response) {
+                    Some(progress) => latest = progress,
+                    None => {
+                        connection.put_back();
+                        return done(response).map(Some);
+                    }
+                },
             }
             if progress(latest.clone()).is_break() {
-                // Closes the connection, by which the agent knows.
+                // Closes the connection, by which the other end knows.
                 return Ok(None);
             }
         }

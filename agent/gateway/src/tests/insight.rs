@@ -1,7 +1,7 @@
 //! What an agent knows of the mesh, through the socket; and syncs.
 
 use super::{PATIENCE, Shelf, ends, serve};
-use crate::{ControlServer, Door, OnProgress, SocketCache};
+use crate::{ControlServer, Door, OnProgress, OnVerify, SocketCache};
 use netbuild_core::{
     cache::{Cache, CacheError, Content, FetchedAll, Hit, NewRecord},
     digest::Digest,
@@ -11,7 +11,8 @@ use netbuild_core::{
 use netbuild_proto::{
     control::{
         ConflictRow, Decision, LinkRow, LinkSource, MonitorSnapshot, PlanReport, Request, Response,
-        Status, SyncOrder, SyncProgress, SyncReport, VERSION, Version,
+        Status, SyncOrder, SyncProgress, SyncReport, VERSION, VerifyOrder, VerifyProgress,
+        VerifyReport, Version,
     },
     record::SealedRecord,
 };
@@ -110,6 +111,24 @@ impl Door for Knowing {
             thread::yield_now();
         }
         Ok(SyncReport { artifacts, dry_run: order.dry_run, ..SyncReport::default() })
+    }
+
+    fn verify(
+        &self,
+        order: &VerifyOrder,
+        progress: OnVerify<'_>,
+    ) -> Result<VerifyReport, CacheError> {
+        let mut blobs = 0;
+        // A deep one never ends here.
+        while order.deep || blobs < 3 {
+            blobs += 1;
+            if progress(VerifyProgress { found: blobs, ..VerifyProgress::default() }).is_break() {
+                self.broken_off.lock().unwrap().send(()).unwrap();
+                return Err(CacheError::Failed("broken off".into()));
+            }
+            thread::yield_now();
+        }
+        Ok(VerifyReport { blobs, repair: order.repair, ..VerifyReport::default() })
     }
 
     fn monitor(&self) -> Result<MonitorSnapshot, CacheError> {
@@ -234,6 +253,28 @@ fn a_sync_whose_client_breaks_it_off_ends_at_the_agent_too() {
     });
     assert_eq!(done, Ok(None));
     served.broken_off.recv_timeout(PATIENCE).expect("the agent syncs on");
+    assert_eq!(served.cache.monitor().unwrap().records, 7);
+}
+
+#[test]
+fn a_verification_tells_how_far_it_is_and_ends_when_its_client_breaks_it_off() {
+    let served = knowing();
+    let mut told = VerifyProgress::default();
+    let order = VerifyOrder { deep: false, repair: true };
+    let report = served.cache.verify(&order, &mut |progress| {
+        told = progress;
+        ControlFlow::Continue(())
+    });
+    let report = report.unwrap().expect("it was not broken off");
+    assert_eq!((report.blobs, report.repair, told.found), (3, true, 3));
+
+    let endless = VerifyOrder { deep: true, repair: false };
+    let done = served.cache.verify(&endless, &mut |progress| match progress.found {
+        0 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    });
+    assert_eq!(done, Ok(None));
+    served.broken_off.recv_timeout(PATIENCE).expect("the agent verifies on");
     assert_eq!(served.cache.monitor().unwrap().records, 7);
 }
 

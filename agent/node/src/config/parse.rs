@@ -1,8 +1,9 @@
 //! What is said in the configuration, checked and turned into what the programs use.
 
 use super::{
-    Background, ConfigError, FallbackWay, Join, LimitEntry, PlanSection, SyncSection, SyncSettings,
-    TransferSection, TransferSettings, TrustSection, variable,
+    Background, ConfigError, FallbackWay, Join, LimitEntry, PlanSection, ScrubSettings,
+    StoreSection, SyncSection, SyncSettings, TransferSection, TransferSettings, TrustSection,
+    variable,
 };
 use netbuild_core::{
     codec::NoPolicy,
@@ -200,6 +201,29 @@ pub(super) fn parse_sync(
         bytes_per_second: value(file_said("sync.bytes_per_second"), some)?,
         interval: Duration::from_secs(interval),
     })
+}
+
+/// See [`ScrubSettings::settle`].
+const SCRUB_SETTLE: Duration = Duration::from_secs(60);
+/// See [`ScrubSettings::between`].
+const SCRUB_BETWEEN: Duration = Duration::from_secs(24 * 3600);
+/// See [`ScrubSettings::quiet`].
+const SCRUB_QUIET: Duration = Duration::from_secs(5);
+
+pub(super) fn parse_scrub(
+    file: &StoreSection,
+    default: &StoreSection,
+    file_said: &dyn Fn(&str) -> String,
+) -> Result<Option<ScrubSettings>, ConfigError> {
+    match file.scrub.as_ref().or(default.scrub.as_ref()).map_or("off", |text| text) {
+        "off" => Ok(None),
+        text => Ok(Some(ScrubSettings {
+            rate: value(file_said("store.scrub"), parse_rate(text))?,
+            settle: SCRUB_SETTLE,
+            between: SCRUB_BETWEEN,
+            quiet: SCRUB_QUIET,
+        })),
+    }
 }
 
 pub(super) fn parse_trust(

@@ -4,5 +4,6 @@
 
 mod lifecycle;
 mod peers;
+mod repair;
 mod sessions;
 mod support;

@@ -62,10 +62,15 @@ pub(crate) struct Region {
 
 impl Region {
     pub(crate) fn start(join: Vec<Join>) -> Self {
+        Self::start_with(join, |settings| settings)
+    }
+
+    /// Starts an agent with other settings than those of the tests.
+    pub(crate) fn start_with(join: Vec<Join>, change: impl FnOnce(Settings) -> Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("data");
         let runtime = Runtime::new().unwrap();
-        let agent = runtime.block_on(Agent::start(&settings(&data_dir, join))).unwrap();
+        let agent = runtime.block_on(Agent::start(&change(settings(&data_dir, join)))).unwrap();
         let session = Session::new(&data_dir, "eu", &Trust::default()).unwrap();
         Self { runtime, agent: Some(agent), session, data_dir, _dir: dir }
     }

@@ -45,7 +45,7 @@ pub(super) enum EngineError {
     Panicked(String),
     #[error("a value is damaged")]
     BadValue,
-    #[error("engine failed before")]
+    #[error("it has failed and is made again, by an agent within seconds, else at the next start")]
     Broken,
 }
 
@@ -148,6 +148,11 @@ impl Engine {
         let mut pending = self.pending();
         pending.extend(changes);
         if pending.len() < MAX_PENDING { Ok(()) } else { self.write_out(&mut pending) }
+    }
+
+    /// Gives the system what waits to be written, so that it survives this process.
+    pub(super) fn hand_over(&self) -> Result<(), EngineError> {
+        self.write_out(&mut self.pending())
     }
 
     /// Returns when all that was written is on the disk.

@@ -111,6 +111,12 @@ impl Index {
         self.engine.is_broken()
     }
 
+    /// Refuses while it answers nothing: what it does not know may be here all the same, and come back
+    /// when it is made again.
+    pub(super) fn must_answer(&self) -> Result<(), StoreError> {
+        if self.is_broken() { Err(EngineError::Broken.into()) } else { Ok(()) }
+    }
+
     pub(super) fn blob(&self, hash: &Hash) -> Option<BlobEntry> {
         self.get(&key(BLOB, &hash.0))
     }
@@ -340,6 +346,14 @@ impl Index {
             changes.push((key(SKETCH, &blob.hash.0), None));
         }
         self.put(changes)
+    }
+
+    /// Sees to it that what was put survives this process. The journal would bring most of it back, but
+    /// not that there are blob files: those are found by their names only when somebody asks for them.
+    pub(super) fn hand_over(&self) {
+        if let Err(error) = self.engine.hand_over() {
+            self.mark_damaged(&error);
+        }
     }
 
     /// Returns when all that was put is on the disk, so that an index that is opened after a crash

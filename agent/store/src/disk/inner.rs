@@ -236,8 +236,11 @@ impl Inner {
         };
         self.sync(&waiting, &tail).map_err(|error| {
             self.catalog().waiting.restore(waiting);
-            error.into()
-        })
+            StoreError::from(error)
+        })?;
+        // That is a write without a sync; a failure has marked the index, which can be made again.
+        self.index.hand_over();
+        Ok(())
     }
 
     fn sync(&self, waiting: &Waiting, tail: &File) -> Result<(), FileError> {

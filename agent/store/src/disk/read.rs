@@ -25,7 +25,7 @@ use std::{
 
 impl Inner {
     /// Where a blob lies; a file that the index has lost is found by its name.
-    fn locate(&self, blob: &Digest) -> Option<Place> {
+    pub(super) fn locate(&self, blob: &Digest) -> Option<Place> {
         if let Some(entry) = self.index.blob(&blob.hash) {
             return (entry.size == blob.size).then_some(entry.place);
         }

@@ -31,6 +31,8 @@ impl Inner {
         let key = sealed.record().key;
         let mut catalog = self.catalog();
         let entry = self.index.record(&key);
+        // One that it does not know of could be better, and the last in the journal counts.
+        self.index.must_answer()?;
         let old = match entry {
             Some(entry) => {
                 let old = self.read_record(&key, &entry)?;

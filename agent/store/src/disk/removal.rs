@@ -13,6 +13,12 @@ use netbuild_core::{digest::Digest, key::ActionKey};
 impl Inner {
     /// Removes a blob; says whether it was here.
     pub(super) fn remove_blob(&self, blob: &Digest) -> Result<bool, StoreError> {
+        // A file that the index has lost in a crash is found by its name.
+        let here = self.locate(blob).is_some();
+        self.index.must_answer()?;
+        if !here {
+            return Ok(false);
+        }
         {
             let mut catalog = self.catalog();
             let old = self.index.blob(&blob.hash).filter(|entry| entry.size == blob.size);
@@ -43,7 +49,9 @@ impl Inner {
     /// Removes the record of an action and what lost against it; says whether it was here.
     pub(super) fn remove_record(&self, key: &ActionKey) -> Result<bool, StoreError> {
         let mut catalog = self.catalog();
-        let Some(entry) = self.index.record(key) else { return Ok(false) };
+        let entry = self.index.record(key);
+        self.index.must_answer()?;
+        let Some(entry) = entry else { return Ok(false) };
         // One that is damaged goes as well, but its outputs are then not known.
         let sealed = self.read_record(key, &entry)?;
         let gone = Gone::Record(*key).encode();
