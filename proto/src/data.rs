@@ -7,8 +7,9 @@
 //! | request | answer |
 //! |---|---|
 //! | records, manifests | a frame for each thing asked for, an empty one when the provider lacks it |
+//! | parts | a frame for each blob, see [`crate::parts`] |
 //! | chunks, delta | *runs*, each a frame that answers the next few chunks, see [`RunHeader`]; and while the provider works on one, at most [`MAX_BEATS`] empty frames before it |
-//! | has | one frame, a [bitmap](encode_bitmap) |
+//! | has, doubt | one frame, a [bitmap](encode_bitmap) |
 //! | bring | [`HEARTBEAT`] frames while the provider works on it, then the bitmap |
 //! | probe | one frame of exactly the length asked for, or an empty one when there was enough of that |
 
@@ -49,6 +50,9 @@ pub const MAX_RUN: usize = 8 << 20;
 /// Empty frames before a run. A provider sends two a second while it works on the run, so there is
 /// half a minute for that: enough for a patch on a machine whose cores are busy with a build.
 pub const MAX_BEATS: u32 = 60;
+/// Chunks that a requester may say to have got wrong in one request: of one source it takes no more
+/// after the first, so there are hardly ever two.
+pub const MAX_DOUBTED: usize = 4;
 /// Blobs that a requester may name as bases of a patch.
 pub const MAX_BASES: usize = 4;
 
@@ -309,6 +313,11 @@ pub enum Request {
         /// How many.
         bytes: u32,
     },
+    /// How much of these blobs the provider has.
+    Parts(Vec<Digest>),
+    /// What came as these chunks, 1 to [`MAX_DOUBTED`], was not them: the provider should look, and
+    /// then say which of them it has.
+    Doubt(Vec<Chunk>),
 }
 
 #[derive(Encode, Decode)]
@@ -326,6 +335,8 @@ enum RequestV1 {
     Bring(Vec<DigestV1>),
     Probe(u32),
     Delta { target: DigestV1, bases: Vec<DigestV1>, first: u32, count: u32, accept: AcceptV1 },
+    Parts(Vec<DigestV1>),
+    Doubt(Vec<ChunkV1>),
 }
 
 fn blobs_to_wire(blobs: &[Digest]) -> Vec<DigestV1> {
@@ -371,6 +382,8 @@ impl Request {
             Self::Has(blobs) => RequestV1::Has(blobs_to_wire(blobs)),
             Self::Bring(blobs) => RequestV1::Bring(blobs_to_wire(blobs)),
             Self::Probe { bytes } => RequestV1::Probe(*bytes),
+            Self::Parts(blobs) => RequestV1::Parts(blobs_to_wire(blobs)),
+            Self::Doubt(chunks) => RequestV1::Doubt(chunks_to_wire(chunks)),
         })
     }
 
@@ -405,6 +418,13 @@ impl Request {
             RequestV1::Probe(bytes) => {
                 return Err(DecodeError::Invalid(format!("a probe of {bytes} bytes")));
             }
+            RequestV1::Parts(blobs) => Self::Parts(blobs_from_wire(blobs)),
+            RequestV1::Doubt(chunks) if (1..=MAX_DOUBTED).contains(&chunks.len()) => {
+                Self::Doubt(possible_chunks(chunks_from_wire(chunks))?)
+            }
+            RequestV1::Doubt(chunks) => {
+                return Err(DecodeError::Invalid(format!("{} chunks doubted", chunks.len())));
+            }
         };
         match request.items() {
             0..=MAX_ITEMS => Ok(request),
@@ -416,33 +436,41 @@ impl Request {
     pub fn items(&self) -> usize {
         match self {
             Self::Records(keys) => keys.len(),
-            Self::Manifests(blobs) | Self::Has(blobs) | Self::Bring(blobs) => blobs.len(),
-            Self::Chunks { chunks, .. } => chunks.len(),
+            Self::Manifests(blobs) | Self::Has(blobs) | Self::Bring(blobs) | Self::Parts(blobs) => {
+                blobs.len()
+            }
+            Self::Chunks { chunks, .. } | Self::Doubt(chunks) => chunks.len(),
             Self::Delta { count, .. } => *count as usize,
             Self::Probe { .. } => 1,
         }
     }
 }
 
-/// The content of the frame that answers [`Request::Has`] and [`Request::Bring`]: how many bits as
-/// 16-bit little-endian, then the bits, the first in the lowest place of the first byte and zeroes
+/// The content of the frame that answers [`Request::Has`], [`Request::Bring`] and
+/// [`Request::Doubt`]: how many bits as 16-bit little-endian, then the bits, the first in the lowest place of the first byte and zeroes
 /// behind the last. There are at most [`MAX_ITEMS`].
 pub fn encode_bitmap(bits: &[bool]) -> Vec<u8> {
     let mut bytes = (bits.len() as u16).to_le_bytes().to_vec();
-    bytes.extend(bits.chunks(8).map(|eight| {
-        eight.iter().enumerate().fold(0, |byte, (place, bit)| byte | (u8::from(*bit) << place))
-    }));
+    bytes.extend(packed(bits));
     bytes
+}
+
+/// Eight bits a byte, the first in the lowest place, and zeroes behind the last.
+pub(crate) fn packed(bits: &[bool]) -> impl Iterator<Item = u8> + '_ {
+    bits.chunks(8).map(|eight| {
+        eight.iter().enumerate().fold(0, |byte, (place, bit)| byte | (u8::from(*bit) << place))
+    })
+}
+
+/// The first `count` bits of what was [`packed`].
+pub(crate) fn unpacked(count: usize, bytes: &[u8]) -> Vec<bool> {
+    let bits = bytes.iter().flat_map(|byte| (0..8).map(move |place| byte >> place & 1 == 1));
+    bits.take(count).collect()
 }
 
 /// Reads a bitmap, which must be of exactly `count` bits.
 pub fn decode_bitmap(count: usize, bytes: &[u8]) -> Result<Vec<bool>, DecodeError> {
-    let bits: Vec<bool> = bytes
-        .iter()
-        .skip(2)
-        .flat_map(|byte| (0..8).map(move |place| byte >> place & 1 == 1))
-        .take(count)
-        .collect();
+    let bits = unpacked(count, bytes.get(2..).unwrap_or_default());
     // There is one way to write each bitmap, and this is it.
     if bits.len() == count && count <= MAX_ITEMS && bytes == encode_bitmap(&bits) {
         return Ok(bits);
@@ -522,6 +550,8 @@ mod tests {
             Request::Has(vec![blob; MAX_ITEMS]),
             Request::Bring(vec![blob; MAX_ITEMS]),
             Request::Probe { bytes: MAX_PROBE },
+            Request::Parts(vec![blob; MAX_ITEMS]),
+            Request::Doubt(vec![chunk; MAX_DOUBTED]),
         ] {
             let bytes = request.encode();
             assert!(bytes.len() <= MAX_REQUEST);
@@ -543,6 +573,10 @@ mod tests {
             Request::Has(vec![blob; MAX_ITEMS + 1]),
             Request::Bring(vec![blob; MAX_ITEMS + 1]),
             Request::Probe { bytes: MAX_PROBE + 1 },
+            Request::Parts(vec![blob; MAX_ITEMS + 1]),
+            Request::Doubt(vec![chunk; MAX_DOUBTED + 1]),
+            Request::Doubt(Vec::new()),
+            Request::Doubt(vec![Chunk { len: 0, ..chunk }]),
         ] {
             assert!(Request::decode(&request.encode()).is_err());
         }

@@ -12,6 +12,7 @@ pub mod gossip;
 pub mod listing;
 pub mod log;
 pub mod membership;
+pub mod parts;
 pub mod record;
 pub mod spawn;
 pub mod ticket;

@@ -92,6 +92,36 @@ fn two_regions_give_their_parts_of_one_blob_at_once() {
 }
 
 #[test]
+fn one_who_comes_up_in_mid_transfer_gives_its_part() {
+    let place = Place::new();
+    let slow = "limit = \"16 Mbit/s\"";
+    let east = agent(&place, "us-east", slow, &[]);
+    let bytes = noise(11, 24 * MEBIBYTE);
+    let digest = put(&place, "us-east", &bytes);
+    // Without an agent, so far.
+    assert_eq!(put(&place, "us-west", &bytes), digest);
+    let office = agent(&place, "office", "", &[&east.ticket]);
+    office.wait_for_members(1, 0);
+    let small = noise(12, 2 * MEBIBYTE);
+    let known = put(&place, "us-east", &small);
+    get(&place, "office", &known, &small);
+
+    let file = place.path("late");
+    let mut getting = command("get", &place.path("office"));
+    getting.args(["--json", &digest, "-o"]).arg(&file);
+    let getting = getting.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+    wait_until("it is under way", || counter(&office, "data_bytes_fetched") > 5 << 20);
+    let _west = agent(&place, "us-west", slow, &[&east.ticket]);
+    let output = getting.wait_with_output().expect("it ends");
+    assert!(output.status.success() && fs::read(&file).expect("the file") == bytes);
+    let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let sources = json["sources"].as_array().expect("sources");
+    let parts: Vec<u64> = sources.iter().filter_map(|source| source["bytes"].as_u64()).collect();
+    assert_eq!(parts.iter().sum::<u64>(), bytes.len() as u64, "{json}");
+    assert!(parts.len() == 2 && parts.iter().all(|part| *part > 2 << 20), "{json}");
+}
+
+#[test]
 fn an_agent_that_is_killed_goes_on_where_it_was() {
     let place = Place::new();
     let east = agent(&place, "us-east", "limit = \"40 Mbit/s\"", &[]);

@@ -85,6 +85,18 @@ impl Manifest {
         &self.chunks
     }
 
+    /// Tells this list of chunks from other lists of the same blob: the first 8 bytes of BLAKE3 over
+    /// the hash and the length of each chunk, little-endian.
+    pub fn list_id(&self) -> u64 {
+        let mut hasher = blake3::Hasher::new();
+        for chunk in &self.chunks {
+            hasher.update(chunk.hash.as_bytes()).update(&chunk.len.to_le_bytes());
+        }
+        let hash = hasher.finalize();
+        let (head, _) = hash.as_bytes().split_first_chunk().unwrap_or((&[0; 8], &[]));
+        u64::from_le_bytes(*head)
+    }
+
     /// The chunks with their offsets in bytes from the start of the blob.
     pub fn offsets(&self) -> impl Iterator<Item = (u64, Chunk)> + '_ {
         self.chunks.iter().scan(0, |offset, chunk| {

@@ -79,6 +79,15 @@ impl Fallback {
         Self { way: Way::Ladder { rungs, ranks: ranks.to_vec() }, states, rung: 0 }
     }
 
+    /// The plan has one more step at its end, which is asked at once.
+    pub fn handle_joined(&mut self) {
+        self.states.push(State::Untried);
+        if let Way::Ladder { ranks, .. } = &mut self.way {
+            // No rung is of it.
+            ranks.push(usize::MAX);
+        }
+    }
+
     /// The step lacks what was asked for, or is not to be asked again for another reason.
     pub fn handle_missing(&mut self, step: usize) {
         if let Some(state) = self.states.get_mut(step) {

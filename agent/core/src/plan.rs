@@ -105,6 +105,10 @@ pub enum Reason {
     Explored,
     /// It failed; this is the request that shows whether it is back.
     HalfOpen,
+    /// It turned up while others were being asked.
+    Joined,
+    /// It is fetching the thing itself, and gives what it has by now.
+    Arriving,
     /// Left out: it failed, and is asked again after this.
     Open(Duration),
     /// Left out: `FORCE_CACHE` allows only the primary.
@@ -121,6 +125,8 @@ impl fmt::Display for Reason {
             Self::Preferred => f.write_str("named by PRIMARY_CACHE"),
             Self::Explored => f.write_str("explored: not used for a while"),
             Self::HalfOpen => f.write_str("half open: tried once after it failed"),
+            Self::Joined => f.write_str("turned up while others were asked"),
+            Self::Arriving => f.write_str("fetching it itself: gives what it has by now"),
             Self::Open(rest) => write!(f, "failed; asked again in {:.1} s", rest.as_secs_f64()),
             Self::NotForced => f.write_str("left out: FORCE_CACHE allows only the primary"),
             Self::Lacks => f.write_str("left out: it lacks it"),
@@ -151,6 +157,17 @@ impl Step {
     /// Whether the prediction rests on something measured, here or by others.
     pub fn is_known(&self) -> bool {
         self.link.basis != Basis::Assumed
+    }
+}
+
+impl Step {
+    /// Whether a source that turns up while `left` bytes are missing, for which this step was
+    /// planned, is to be asked beside those that give `rate` bytes per second together: when the rest
+    /// takes a while, and it adds to the whole what is worth a request.
+    pub fn helps(&self, left: u64, rate: f64) -> bool {
+        let rest = left as f64 / rate.max(1.0);
+        let own = left as f64 / self.prediction.transfer.max(1e-9);
+        rest >= WORTH_A_TEAM && own >= LEAST_SHARE * rate && self.prediction.latency < rest / 2.0
     }
 }
 
@@ -360,6 +377,10 @@ mod tests {
         plan(offers.iter().cloned(), 1000, None, policy, NEVER)
     }
 
+    fn planned_for(offers: &[Offer<'static>], size: u64) -> Plan {
+        plan(offers.iter().cloned(), size, None, &Policy::default(), NEVER)
+    }
+
     fn team(offers: &[Offer<'static>], size: u64, policy: &Policy) -> usize {
         plan(offers.iter().cloned(), size, None, policy, NEVER).team()
     }
@@ -379,6 +400,17 @@ mod tests {
         assert_eq!(team(&offers, 100 << 20, &policy), 2);
         let named = Policy { primary: Some(Target::Region("eu".into())), ..Policy::default() };
         assert_eq!(team(&three(), 100 << 20, &named), 1);
+    }
+
+    #[test]
+    fn a_source_that_turns_up_helps_when_it_adds_something_while_there_is_time() {
+        let left = 10 << 20;
+        let step = &planned_for(&[offer(A, "us-east", 50)], left).steps[0];
+        assert!(step.helps(left, 12.5e6) && step.helps(left, 0.0));
+        assert!(!step.helps(left, 200e6), "a drop in the sea");
+        let left = 1 << 20;
+        let step = &planned_for(&[offer(A, "us-east", 50)], left).steps[0];
+        assert!(!step.helps(left, 12.5e6), "it is over in a moment");
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //! as a link changes (self-scheduling: Polychronopoulos, Kuck 1987; the end game below: Cohen,
 //! "Incentives build robustness in BitTorrent", 2003). A slow source is not given what the others will have got before it could. What is asked
 //! of a source that has become late, and what would be last by far, is asked of another one as well;
-//! whoever brings it first is the one that counts.
+//! whoever brings it first is the one that counts. A source that is still getting the items itself is
+//! asked for those that it has by now, and is left alone with the rest by those who can have that from
+//! elsewhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -84,8 +86,12 @@ struct Source {
     asked: VecDeque<usize>,
     asked_bytes: u64,
     lacks: BTreeSet<usize>,
+    /// Free items that another one lacks and this one does not.
+    scarce: BTreeSet<usize>,
     /// Since when it owes a sign of life.
     quiet_since: Instant,
+    /// Whether it has only what it was said to have.
+    grows: bool,
     /// Begin of the measurement that runs, and what came since.
     window: Option<(Instant, u64)>,
 }
@@ -96,9 +102,9 @@ pub struct Spread {
     items: Vec<Item>,
     left: usize,
     left_bytes: u64,
-    /// Items that nobody is asked for: those that every source may have, and those that one lacks.
+    /// Items that nobody is asked for and every source may have.
     free: BTreeSet<usize>,
-    scarce: BTreeSet<usize>,
+    /// Bytes of all that nobody is asked for.
     free_bytes: u64,
     sources: BTreeMap<SourceId, Source>,
     joined: u32,
@@ -169,6 +175,10 @@ impl Spread {
         self.left += 1;
         self.left_bytes += u64::from(len);
         self.release(index);
+        let growing = self.sources.iter().filter(|(_, source)| source.grows).map(|(id, _)| *id);
+        for id in growing.collect::<Vec<_>>() {
+            self.lack(id, index);
+        }
         index
     }
 
@@ -189,11 +199,60 @@ impl Spread {
             asked: VecDeque::new(),
             asked_bytes: 0,
             lacks: BTreeSet::new(),
+            scarce: self.lacked(),
             quiet_since: now,
+            grows: false,
             window: None,
         };
         self.sources.insert(id, source);
         id
+    }
+
+    /// A source of which it is known that it has nothing yet may be asked from now on for what it is
+    /// said to have by [`Spread::handle_offered`].
+    pub fn join_without(&mut self, pace: Pace, now: Instant) -> SourceId {
+        let id = self.join(pace, now);
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.grows = true;
+        }
+        let missing = (0..self.items.len()).filter(|index| !self.has(*index));
+        let missing: Vec<usize> = missing.collect();
+        for index in missing {
+            self.lack(id, index);
+        }
+        id
+    }
+
+    /// The source has an item by now that it lacked before.
+    pub fn handle_offered(&mut self, id: SourceId, index: usize) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        if source.lacks.remove(&index) {
+            self.items[index].lacking -= 1;
+            self.file(index);
+        }
+    }
+
+    /// The source has everything from now on, as far as it says.
+    pub fn handle_grown(&mut self, id: SourceId) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.grows = false;
+        for index in source.lacks.clone() {
+            self.handle_offered(id, index);
+        }
+    }
+
+    fn lack(&mut self, id: SourceId, index: usize) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        if source.lacks.insert(index) {
+            self.items[index].lacking += 1;
+            self.file(index);
+        }
+    }
+
+    /// Free items that a source lacks.
+    fn lacked(&self) -> BTreeSet<usize> {
+        let lacked = self.sources.values().flat_map(|source| &source.lacks).copied();
+        lacked.filter(|index| self.items[*index].state == State::Free).collect()
     }
 
     /// The source is asked no more; what it was asked for is missing again.
@@ -275,7 +334,7 @@ impl Spread {
 
     /// The source lacks an item.
     pub fn handle_absent(&mut self, id: SourceId, index: usize, now: Instant) {
-        let Some(item) = self.items.get_mut(index) else { return };
+        let Some(item) = self.items.get(index) else { return };
         let Some(source) = self.sources.get_mut(&id) else { return };
         let asked = source.forget(index, item.len);
         source.quiet_since = now;
@@ -285,13 +344,10 @@ impl Spread {
         if item.state == State::Done {
             return;
         }
-        if source.lacks.insert(index) {
-            item.lacking += 1;
-        }
+        self.lack(id, index);
         if asked {
             self.unask(index, id);
         }
-        self.file(index);
     }
 
     /// Gives back what the source was asked for and has not sent: its requests were given up.
@@ -332,6 +388,11 @@ impl Spread {
         self.sources.get(&id).map(|source| source.rate)
     }
 
+    /// Payload bytes per second that all sources give together.
+    pub fn total_rate(&self) -> f64 {
+        self.sources.values().map(|source| source.rate).sum()
+    }
+
     /// When the next source becomes late if nothing comes; whoever has nothing to do should then be
     /// polled again.
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
@@ -343,8 +404,10 @@ impl Spread {
     /// source could.
     fn next_free(&self, id: SourceId, now: Instant) -> Option<usize> {
         let source = &self.sources[&id];
-        // What another one lacks comes first: that other one can take the rest.
-        let scarce = self.scarce.iter().find(|index| !source.lacks.contains(index));
+        // What another one lacks comes first: that other one can take the rest. One that is still
+        // getting things goes from the beginning, mostly; to meet it is best done from the end.
+        let grows = self.sources.iter().any(|(other, source)| *other != id && source.grows);
+        let scarce = if grows { source.scarce.last() } else { source.scarce.first() };
         let index = *scarce.or_else(|| self.free.first())?;
         let others = || {
             let others = self.sources.iter().filter(|(other, _)| **other != id);
@@ -379,6 +442,10 @@ impl Spread {
         if let Some(index) = late.flat_map(|(_, other)| &other.asked).find(open) {
             return Some(*index);
         }
+        // As long as there is something else to do, whoever can do it is not disturbed.
+        if self.free_bytes > 0 {
+            return None;
+        }
         // When something claimed comes is not known, as long as it is not late.
         let timed = |index: &&usize| open(index) && !self.items[**index].claimed;
         let (finish, last) = others()
@@ -398,8 +465,7 @@ impl Spread {
                 State::Asked(id, None)
             }
         };
-        self.free.remove(&index);
-        self.scarce.remove(&index);
+        self.unfile(index);
         if let Some(source) = self.sources.get_mut(&id) {
             if source.asked.is_empty() {
                 source.quiet_since = now;
@@ -436,13 +502,22 @@ impl Spread {
         if item.state != State::Free {
             return;
         }
-        self.free.remove(&index);
-        self.scarce.remove(&index);
-        if item.lacking > 0 {
-            self.scarce.insert(index)
-        } else {
-            self.free.insert(index)
-        };
+        self.unfile(index);
+        if item.lacking == 0 {
+            self.free.insert(index);
+            return;
+        }
+        for source in self.sources.values_mut().filter(|source| !source.lacks.contains(&index)) {
+            source.scarce.insert(index);
+        }
+    }
+
+    fn unfile(&mut self, index: usize) {
+        if !self.free.remove(&index) {
+            for source in self.sources.values_mut() {
+                source.scarce.remove(&index);
+            }
+        }
     }
 
     fn done(&mut self, index: usize) -> bool {
@@ -452,8 +527,7 @@ impl Spread {
             State::Done => return false,
             State::Free => {
                 self.free_bytes -= u64::from(len);
-                self.free.remove(&index);
-                self.scarce.remove(&index);
+                self.unfile(index);
             }
             // Who else was asked for it still sends it, and is taken to until it has.
             State::Asked(..) => {}

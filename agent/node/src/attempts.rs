@@ -2,14 +2,17 @@
 //! is late.
 
 use crate::view::{View, Whom, over_of};
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::{
+    StreamExt as _,
+    stream::{self, FuturesUnordered, LocalBoxStream},
+};
 use netbuild_core::{
     cache::CacheError,
     fallback::Fallback,
     health::Fault,
     peer::PeerId,
     peers::Over,
-    plan::{Plan, Step},
+    plan::{Plan, Reason, Step},
     score::{goodput, patience},
     spread::Pace,
 };
@@ -52,6 +55,8 @@ pub(crate) struct Trial {
     pub(crate) pace: Pace,
     /// Bytes per second that the link gives, if that was ever measured.
     pub(crate) goodput: Option<f64>,
+    /// Whether it is still fetching itself, and gives only what it has by now.
+    pub(crate) arriving: bool,
     silence: Duration,
     due: Rc<Cell<Instant>>,
     bytes: Rc<Cell<u64>>,
@@ -65,6 +70,7 @@ impl Trial {
             whom,
             pace: Pace { rtt: LEAST_PATIENCE, goodput: 1e6, patience: MOST_PATIENCE },
             goodput: None,
+            arriving: false,
             silence: PROGRESS_TIMEOUT,
             due: Rc::new(Cell::new(Instant::now())),
             bytes: Rc::default(),
@@ -151,6 +157,8 @@ struct Running<'a> {
     number: usize,
     began: Instant,
     late: bool,
+    /// Whether it turned up later, and is not counted among the team.
+    joined: bool,
     trial: Trial,
     asked: Asked<'a>,
 }
@@ -168,18 +176,34 @@ impl Running<'_> {
     }
 }
 
-/// Asks the sources of `plan` in the order of `fallback`, `team` of them at once, until all is there.
-/// `hedge`: another is asked beside one that is late against its own history. `log` says what became
+/// How many sources are asked at once, and who comes to them.
+pub(crate) struct Team<'a> {
+    /// How many.
+    pub(crate) size: usize,
+    /// Whether another is asked beside one that is late against its own history.
+    pub(crate) hedge: bool,
+    /// Who turns up while the others are asked.
+    pub(crate) joining: LocalBoxStream<'a, Step>,
+}
+
+impl Team<'_> {
+    /// One after the other, and nobody turns up.
+    pub(crate) fn of_one(hedge: bool) -> Self {
+        Self { size: 1, hedge, joining: stream::pending().boxed_local() }
+    }
+}
+
+/// Asks the sources of `plan` in the order of `fallback`, a team of them at once, until all is there.
+/// Those who turn up are asked as well, at once, and become steps of the plan. `log` says what became
 /// of each.
 ///
 /// # Errors
 /// When this agent's own store fails; what sources do wrong is no error.
 pub(crate) async fn ask<T, F, Fut>(
     view: &View,
-    plan: &Plan,
+    plan: &mut Plan,
     mut fallback: Fallback,
-    team: usize,
-    hedge: bool,
+    Team { size, hedge, joining }: Team<'_>,
     log: &mut Vec<Tried>,
     start: F,
 ) -> Result<Option<T>, CacheError>
@@ -188,13 +212,19 @@ where
     Fut: Future<Output = Result<Result<Told<T>, FetchError>, CacheError>>,
 {
     // Also of a plan without any source it has to be found out that nobody is left.
-    let team = team.max(1);
+    let team = size.max(1);
+    let mut joining = joining;
+    let run = |trial, number: usize| {
+        let answer = start(trial);
+        async move { (number, answer.await) }
+    };
     let mut running: Vec<Running<'_>> = Vec::new();
     let mut answers = FuturesUnordered::new();
     let mut count = 0;
     let result = loop {
         let late = running.iter().filter(|attempt| attempt.late).count();
-        let wanted = running.len() < team + late.min(MAX_BESIDE);
+        let joined = running.iter().filter(|attempt| attempt.joined).count();
+        let wanted = running.len() - joined < team + late.min(MAX_BESIDE);
         if wanted && (running.is_empty() || team > 1 || hedge) {
             let busy = |step: usize| running.iter().any(|attempt| attempt.at == step);
             let next = fallback.next(&busy);
@@ -209,9 +239,7 @@ where
                     fallback.handle_missing(next.step);
                     continue;
                 };
-                let (trial, number) = (attempt.trial.clone(), count);
-                let answer = start(trial);
-                answers.push(async move { (number, answer.await) });
+                answers.push(run(attempt.trial.clone(), count));
                 running.push(attempt);
                 count += 1;
                 continue;
@@ -219,6 +247,16 @@ where
         }
         let answer = tokio::select! {
             Some(answer) = answers.next() => answer,
+            Some(step) = joining.next() => {
+                plan.steps.push(step);
+                fallback.handle_joined();
+                if let Some(attempt) = begin(view, plan, plan.steps.len() - 1, count) {
+                    answers.push(run(attempt.trial.clone(), count));
+                    running.push(Running { joined: true, ..attempt });
+                    count += 1;
+                }
+                continue;
+            }
             number = first_late(&running) => {
                 if let Some(attempt) = running.iter_mut().find(|a| a.number == number) {
                     attempt.late = true;
@@ -292,12 +330,13 @@ fn begin<'a>(view: &'a View, plan: &Plan, at: usize, number: usize) -> Option<Ru
         whom,
         pace,
         goodput: step.link.goodput,
+        arriving: step.reason == Reason::Arriving,
         silence: (patience * 4).clamp(LEAST_SILENCE, PROGRESS_TIMEOUT),
         due: Rc::new(Cell::new(began + patience)),
         bytes: Rc::default(),
     };
     let asked = Asked::new(view, step.peer);
-    Some(Running { at, number, began, late: false, trial, asked })
+    Some(Running { at, number, began, late: false, joined: false, trial, asked })
 }
 
 /// Waits until an attempt that is not known to be late is; says which.
@@ -354,10 +393,11 @@ mod tests {
     where
         Fut: Future<Output = Result<Result<Told<PeerId>, FetchError>, CacheError>>,
     {
-        let plan = view.plan(1000, &BTreeSet::from([A, B, C]), &|_, _| true);
+        let mut plan = view.plan(1000, &BTreeSet::from([A, B, C]), &|_, _| true);
         let fallback = Fallback::adaptive(plan.steps.len(), 1, 0.5);
         let mut log = Vec::new();
-        let got = ask(view, &plan, fallback, 1, hedge, &mut log, start).await.unwrap();
+        let team = Team::of_one(hedge);
+        let got = ask(view, &mut plan, fallback, team, &mut log, start).await.unwrap();
         (got, log.into_iter().map(|tried| (tried.step.peer, tried.outcome)).collect())
     }
 
@@ -481,7 +521,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_team_is_asked_at_once_and_one_that_fails_is_replaced() {
         let view = view();
-        let plan = view.plan(1000, &BTreeSet::from([A, B, C]), &|_, _| true);
+        let mut plan = view.plan(1000, &BTreeSet::from([A, B, C]), &|_, _| true);
         let fallback = Fallback::adaptive(plan.steps.len(), 1, 0.5);
         let (mut log, began) = (Vec::new(), RefCell::new(Vec::new()));
         let start = |trial: Trial| {
@@ -500,10 +540,37 @@ mod tests {
             }
         };
         let began_at = Instant::now();
-        let got = ask(&view, &plan, fallback, 2, true, &mut log, start).await.unwrap();
+        let team = Team { size: 2, ..Team::of_one(true) };
+        let got = ask(&view, &mut plan, fallback, team, &mut log, start).await.unwrap();
         assert_eq!(got, Some(C));
         let later = began_at + MOST_PATIENCE * 5;
         assert_eq!(began.into_inner(), [(A, began_at), (B, began_at), (C, later)]);
         assert_eq!(log[0].outcome, Outcome::Cancelled, "it rested, and was not late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_turns_up_is_asked_at_once_beside_the_others() {
+        let view = view();
+        let mut plan = view.plan(1000, &BTreeSet::from([A, B]), &|peer, _| *peer != C);
+        let joins = view.plan(1000, &BTreeSet::from([C]), &|peer, _| *peer == C).steps.remove(0);
+        let later = Duration::from_secs(2);
+        let joining = stream::once(async move {
+            sleep(later).await;
+            Step { reason: Reason::Joined, ..joins }
+        });
+        let joining = joining.chain(stream::pending()).boxed_local();
+        let team = Team { size: 1, hedge: false, joining };
+        let fallback = Fallback::adaptive(plan.steps.len(), 1, 0.5);
+        let (mut log, began) = (Vec::new(), Instant::now());
+        let start = |trial: Trial| async move {
+            match trial.whom.peer {
+                C => Ok(Ok(Told::Got(C))),
+                _ => std::future::pending().await,
+            }
+        };
+        let got = ask(&view, &mut plan, fallback, team, &mut log, start).await.unwrap();
+        assert_eq!((got, began.elapsed()), (Some(C), later));
+        let of: Vec<_> = log.iter().map(|tried| (tried.step.peer, tried.step.reason)).collect();
+        assert_eq!(of, [(A, Reason::Score), (C, Reason::Joined)]);
     }
 }

@@ -2,9 +2,10 @@
 //! region.
 
 mod asking;
+mod joining;
 
 use crate::{
-    attempts::{Told, Trial, Tried, ask},
+    attempts::{Team, Told, Trial, Tried, ask},
     bases::Bases,
     config::FallbackWay,
     decisions::{Decisions, decision},
@@ -97,10 +98,10 @@ pub(crate) struct Want<'a> {
 
 impl Want<'_> {
     fn errand(&self) -> Errand {
-        match (&self.scope, self.rounds) {
+        match (&self.scope, self.priority) {
             (Scope::Abroad, _) => Errand::Neighbour,
-            (_, 0 | 1) => Errand::Build,
-            _ => Errand::Copy,
+            (_, Priority::Background) => Errand::Copy,
+            _ => Errand::Build,
         }
     }
 }
@@ -143,10 +144,10 @@ impl Fetcher {
             Known::Holders(holders) => (holders.clone(), holders),
             Known::Perhaps(peers) => (BTreeSet::new(), peers),
         };
-        let plan = self.view.plan(RECORD_SIZE, &holders, &|id, _| among.contains(id));
+        let mut plan = self.view.plan(RECORD_SIZE, &holders, &|id, _| among.contains(id));
         let mut tried = Vec::new();
         let start = |trial: Trial| self.ask_record(trial, *key);
-        let found = self.try_all(&plan, 1, 1, &mut tried, start).await?;
+        let found = self.try_all(&mut plan, 1, Team::of_one(true), &mut tried, start).await?;
         let outcome = if found.is_some() { "fetched" } else { "not found" };
         let what = format!("record {key}");
         self.decisions.add(decision(what, &plan, &tried, None, outcome));
@@ -338,8 +339,12 @@ impl Fetcher {
             let holders = self.who_has(&plan.steps, &missing, enough).await;
             plan = self.view.plan(size, &holders, &among);
         }
+        let mut tried = Vec::new();
+        let start = |trial: Trial| job.attempt(trial);
         let carrier = match want.scope {
-            Scope::Mesh if size >= CROSSING_SIZE => self.brought(&plan, &missing, claim).await,
+            Scope::Mesh if size >= CROSSING_SIZE => {
+                self.brought(&plan, &job, &missing, claim, &mut tried).await?
+            }
             _ => None,
         };
         if let Some(carrier) = carrier {
@@ -351,9 +356,16 @@ impl Fetcher {
                 plan.steps[..=at].rotate_right(1);
             }
         }
-        let mut tried = Vec::new();
-        let start = |trial: Trial| job.attempt(trial);
-        let whole = self.try_all(&plan, want.rounds, plan.team(), &mut tried, start).await?;
+        let whole = if job.missing().is_empty() {
+            Some(())
+        } else {
+            let joining = self.joining(&job, want, &among);
+            let team = Team { size: plan.team(), hedge: true, joining };
+            let mut log = Vec::new();
+            let whole = self.try_all(&mut plan, want.rounds, team, &mut log, start).await?;
+            tried.append(&mut log);
+            whole
+        };
         for tried in &tried {
             let hit = whole.is_some() && tried.bytes > 0;
             self.view.handle_fetch(&tried.step.region, hit, tried.bytes);
@@ -382,9 +394,9 @@ impl Fetcher {
     /// other and does not hedge.
     async fn try_all<T, F, Fut>(
         &self,
-        plan: &Plan,
+        plan: &mut Plan,
         rounds: u32,
-        team: usize,
+        team: Team<'_>,
         tried: &mut Vec<Tried>,
         start: F,
     ) -> Result<Option<T>, CacheError>
@@ -394,8 +406,8 @@ impl Fetcher {
     {
         let classical = self.way == FallbackWay::Classical;
         let fallback = self.view.fallback(plan, rounds, classical);
-        let team = if classical { 1 } else { team };
-        ask(&self.view, plan, fallback, team, !classical, tried, start).await
+        let team = if classical { Team::of_one(false) } else { team };
+        ask(&self.view, plan, fallback, team, tried, start).await
     }
 }
 

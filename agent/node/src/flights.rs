@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 /// For whom blobs are fetched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Errand {
-    /// A build waits.
+    /// A build waits, or a person.
     Build,
     /// Another agent of this region waits.
     Neighbour,

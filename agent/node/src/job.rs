@@ -3,6 +3,8 @@
 //! All attempts at one job share what is missing: [`Spread`] says who is asked for what. An attempt
 //! that ends, however it ends, leaves what it was asked for to the others.
 
+mod parts;
+
 use crate::{
     attempts::{Told, Trial},
     bases::MAX_BASES,
@@ -23,9 +25,9 @@ use netbuild_core::{
 };
 use netbuild_proto::data::Described;
 use netbuild_store::{PartialBlob, Store, StoreError};
-use netbuild_transfer::{Arrival, Endpoint, FetchError, Order, Terms};
+use netbuild_transfer::{Arrival, Endpoint, FetchError, Holder, Order, Patience, Terms};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
     ops::ControlFlow,
     pin::pin,
@@ -37,6 +39,8 @@ use tokio::{sync::Notify, time::timeout};
 /// How often an attempt that has nothing to ask for looks whether that has changed: what another one
 /// owes becomes late by the mere passing of time.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long a source may take to hear that it gave wrong bytes: others are at work meanwhile.
+const COMPLAINT: Duration = Duration::from_secs(1);
 /// How often whoever watches hears how far it is.
 const NEWS: Duration = Duration::from_millis(100);
 /// Bytes of chunks in one request for patches: two of their runs.
@@ -70,6 +74,11 @@ pub(crate) struct Job<'a> {
     blobs: RefCell<Vec<Wanted>>,
     /// Sources that told a manifest which was none; of these, no further one is taken.
     liars: RefCell<BTreeSet<PeerId>>,
+    /// Who is asked now.
+    sources: RefCell<BTreeSet<PeerId>>,
+    /// Those of them who fetch for this agent, and may not have begun; and who has all of it by now.
+    brings: RefCell<BTreeSet<PeerId>>,
+    whole: RefCell<BTreeSet<PeerId>>,
     movement: RefCell<Movement>,
     news: RefCell<News<'a>>,
     /// Somebody may have something to do now.
@@ -105,8 +114,8 @@ struct Wanted {
 
 #[derive(Debug)]
 enum State {
-    /// One chunk, which is asked for by the blob's own name.
-    Small,
+    /// One chunk, which is asked for by the blob's own name: this item.
+    Small(usize),
     /// Its chunks are not known.
     Unknown,
     Open(Open),
@@ -122,6 +131,10 @@ struct Open {
     partial: Box<dyn PartialBlob>,
     /// How many chunks are missing.
     left: usize,
+    /// Which list of chunks it is.
+    list: u64,
+    /// The item of each chunk; none of those that were here from the beginning.
+    items: Vec<Option<usize>>,
 }
 
 /// Tells whoever watches how far it is.
@@ -142,12 +155,14 @@ impl<'a> News<'a> {
 /// A source of the job, until it is dropped.
 struct Joined<'j, 'a> {
     job: &'j Job<'a>,
+    peer: PeerId,
     id: SourceId,
 }
 
 impl Drop for Joined<'_, '_> {
     fn drop(&mut self) {
         self.job.spread.borrow_mut().leave(self.id);
+        self.job.sources.borrow_mut().remove(&self.peer);
         self.job.changed.notify_waiters();
     }
 }
@@ -169,6 +184,9 @@ impl<'a> Job<'a> {
             patches: RefCell::default(),
             blobs: RefCell::default(),
             liars: RefCell::default(),
+            sources: RefCell::default(),
+            brings: RefCell::default(),
+            whole: RefCell::default(),
             movement: RefCell::default(),
             news: RefCell::new(News::new(want)),
             changed: Notify::new(),
@@ -186,7 +204,7 @@ impl<'a> Job<'a> {
                 if let Some(bases) = want.bases.get(blob) {
                     job.offer(*blob, bases, &[(0, chunk, item)]);
                 }
-                State::Small
+                State::Small(item)
             } else {
                 State::Unknown
             };
@@ -273,27 +291,67 @@ impl<'a> Job<'a> {
         missing.map(|wanted| wanted.blob).collect()
     }
 
+    /// Whether a peer is asked now.
+    pub(crate) fn is_asked(&self, peer: &PeerId) -> bool {
+        self.sources.borrow().contains(peer)
+    }
+
+    /// The peer was asked to fetch what is wanted: it counts as getting it even before it has any.
+    pub(crate) fn handle_brings(&self, peer: PeerId) {
+        self.brings.borrow_mut().insert(peer);
+    }
+
+    /// Bytes that are missing, and bytes per second at which they come, as far as that is known.
+    pub(crate) fn outlook(&self) -> (u64, f64) {
+        let unknown: u64 = self.unknown().iter().map(|(_, blob)| blob.size).sum();
+        let spread = self.spread.borrow();
+        (spread.left_bytes() + unknown, spread.total_rate())
+    }
+
     /// Takes from one source what it has of what is missing, until nothing is, or it has nothing
     /// more to give.
     pub(crate) async fn attempt(&self, trial: Trial) -> Part<Told<()>> {
-        let id = self.spread.borrow_mut().join(trial.pace, Instant::now());
-        let _joined = Joined { job: self, id };
+        let (peer, now) = (trial.whom.peer, Instant::now());
+        let id = match trial.arriving {
+            true => self.spread.borrow_mut().join_without(trial.pace, now),
+            false => self.spread.borrow_mut().join(trial.pace, now),
+        };
+        self.sources.borrow_mut().insert(peer);
+        let _joined = Joined { job: self, peer, id };
+        let grows = Cell::new(trial.arriving);
+        if !trial.arriving {
+            return self.take_on(id, &trial, &grows).await;
+        }
+        tokio::select! {
+            taken = self.take_on(id, &trial, &grows) => taken,
+            failed = async {
+                match self.watch(id, &trial, &grows).await {
+                    Ok(Ok(())) => std::future::pending().await,
+                    Ok(Err(error)) => Ok(Err(error)),
+                    Err(error) => Err(error),
+                }
+            } => failed,
+        }
+    }
+
+    /// Goes on while the source has something, or `grows`.
+    async fn take_on(&self, id: SourceId, trial: &Trial, grows: &Cell<bool>) -> Part<Told<()>> {
         // Blobs whose chunks it was asked to tell.
         let mut asked = BTreeSet::new();
         loop {
             let mut changed = pin!(self.changed.notified());
             // From here on no change is missed.
             changed.as_mut().enable();
-            if let Err(error) = self.open(&trial, &mut asked).await? {
+            if let Err(error) = self.open(trial, &mut asked, grows.get()).await? {
                 return Ok(Err(error));
             }
-            if let Err(error) = self.take(id, &trial).await? {
+            if let Err(error) = self.take(id, trial).await? {
                 return Ok(Err(error));
             }
             if self.missing().is_empty() {
                 return Ok(Ok(Told::Got(())));
             }
-            if self.spread.borrow().is_exhausted(id) {
+            if !grows.get() && self.spread.borrow().is_exhausted(id) {
                 return Ok(Ok(Told::Missing));
             }
             trial.rests();
@@ -303,7 +361,8 @@ impl<'a> Job<'a> {
     }
 
     /// Gets the chunks of blobs that nobody has told yet, and takes what is here already.
-    async fn open(&self, trial: &Trial, asked: &mut BTreeSet<usize>) -> Part<()> {
+    /// Of one that `grows` they are asked for until it has begun.
+    async fn open(&self, trial: &Trial, asked: &mut BTreeSet<usize>, grows: bool) -> Part<()> {
         let peer = trial.whom.peer;
         if self.liars.borrow().contains(&peer) {
             return Ok(Ok(()));
@@ -321,6 +380,9 @@ impl<'a> Job<'a> {
             Err(error) => return Ok(Err(error)),
         };
         for ((index, _), manifest) in unknown.into_iter().zip(manifests) {
+            if grows && manifest.is_none() {
+                asked.remove(&index);
+            }
             // Another attempt may have been faster.
             let is_unknown = matches!(self.blobs.borrow()[index].state, State::Unknown);
             if let Some(described) = manifest.filter(|_| is_unknown)
@@ -339,6 +401,7 @@ impl<'a> Job<'a> {
         let mut partial = self.store.begin_blob(manifest).map_err(failed)?;
         let held = self.store.held(manifest).map_err(failed)?;
         let (mut missing, mut before) = (Vec::new(), 0);
+        let mut items = vec![None; manifest.chunks().len()];
         for (at, chunk) in manifest.chunks().iter().enumerate() {
             if partial.has(at) {
                 before += 1;
@@ -348,7 +411,9 @@ impl<'a> Job<'a> {
             match here {
                 Some(bytes) => partial.write_chunk(at, &bytes).map_err(failed)?,
                 None => {
-                    missing.push((at, *chunk, self.add(*chunk, Place { blob, at })));
+                    let item = self.add(*chunk, Place { blob, at });
+                    items[at] = Some(item);
+                    missing.push((at, *chunk, item));
                 }
             }
         }
@@ -359,7 +424,8 @@ impl<'a> Job<'a> {
         }
         let bases = self.bases(&manifest.blob(), sketch.as_deref())?;
         self.offer(manifest.blob(), &bases, &missing);
-        let open = Open { told_by, partial, left: missing.len() };
+        let (list, left) = (manifest.list_id(), missing.len());
+        let open = Open { told_by, partial, left, list, items };
         self.blobs.borrow_mut()[blob].state = State::Open(open);
         self.finish(blob)
     }
@@ -468,11 +534,23 @@ impl<'a> Job<'a> {
                 return Ok(Err(error));
             }
             match answer {
-                Err(error) => return Ok(Err(error)),
+                Err(error) => {
+                    self.complain(&holder, &error).await;
+                    return Ok(Err(error));
+                }
                 Ok(()) if !answered => return Ok(Ok(())),
                 Ok(()) => {}
             }
         }
+    }
+
+    /// Tells a source which gave wrong bytes of which chunk, so that it looks for what is damaged.
+    async fn complain(&self, holder: &Holder, error: &FetchError) {
+        let FetchError::WrongBytes { peer, chunk } = error else { return };
+        self.changed.notify_waiters();
+        let told = self.endpoint.doubt(holder, chunk, Patience::default());
+        let told = timeout(COMPLAINT, told).await;
+        tracing::info!(peer = %peer.short(), chunk = %chunk.hash.short(), ?told, "told of wrong bytes");
     }
 
     /// Counts what came.
@@ -500,7 +578,7 @@ impl<'a> Job<'a> {
         for Place { blob, at } in &places {
             let Wanted { blob, state } = &mut self.blobs.borrow_mut()[*blob];
             match state {
-                State::Small => {
+                State::Small(_) => {
                     self.store.put_blob(blob, &mut &*bytes).map_err(failed)?;
                     *state = State::Done;
                 }
@@ -582,6 +660,7 @@ mod tests {
         manifest: Option<Manifest>,
         asked: Notify,
         gate: Mutex<Receiver<()>>,
+        doubted: Mutex<Vec<Chunk>>,
     }
 
     impl Provide for Source {
@@ -601,6 +680,11 @@ mod tests {
         }
 
         fn has(&self, _: &Digest) -> bool {
+            false
+        }
+
+        fn doubt(&self, _: &PeerId, chunk: &Chunk) -> bool {
+            self.doubted.lock().unwrap().push(*chunk);
             false
         }
 
@@ -630,8 +714,8 @@ mod tests {
     fn source(all: &[Vec<u8>], manifest: Option<Manifest>) -> (Arc<Source>, Sender<()>) {
         let (opens, gate) = channel();
         let chunks = all.iter().map(|bytes| (Hash::of(bytes), bytes.clone())).collect();
-        let (asked, gate) = (Notify::new(), Mutex::new(gate));
-        (Arc::new(Source { chunks, manifest, asked, gate }), opens)
+        let (asked, gate, doubted) = (Notify::new(), Mutex::new(gate), Mutex::default());
+        (Arc::new(Source { chunks, manifest, asked, gate, doubted }), opens)
     }
 
     fn want(blobs: &[Digest]) -> Want<'_> {
@@ -726,5 +810,28 @@ mod tests {
         assert!(matches!(saved.await.unwrap(), Ok(Told::Got(()))));
         assert_eq!(job.missing(), []);
         assert!(store.has_blob(&blob).unwrap());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn one_that_gives_wrong_bytes_hears_of_it_and_nothing_of_them_is_kept() {
+        let bytes = vec![7; 100_000];
+        let chunk = Chunk { hash: Hash::of(&bytes), len: bytes.len() as u32 };
+        let mut bad = bytes.clone();
+        bad[5] ^= 1;
+        let nobody = open(source(&[], None));
+        let (source, opens) = source(&[], None);
+        drop(opens);
+        let mut source = Arc::into_inner(source).unwrap();
+        source.chunks.insert(chunk.hash, bad);
+        let source = Arc::new(source);
+        let (_end, at) = endpoint(1, &source);
+        let (here, _) = endpoint(9, &nobody);
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let blobs = [Digest::of(&bytes)];
+        let job = Job::new(&store, &here, &want(&blobs)).unwrap();
+        let error = job.attempt(Trial::alone(at.clone())).await.unwrap().unwrap_err();
+        assert_eq!(error, FetchError::WrongBytes { peer: at.peer, chunk });
+        assert_eq!(*source.doubted.lock().unwrap(), [chunk]);
+        assert_eq!(job.missing(), blobs);
     }
 }

@@ -14,7 +14,7 @@ use netbuild_core::{
     key::ActionKey,
     peer::PeerId,
 };
-use netbuild_proto::data::Priority;
+use netbuild_proto::{data::Priority, parts::Parts};
 use netbuild_transfer::Provide;
 use std::{
     collections::BTreeSet,
@@ -65,7 +65,27 @@ impl Provide for Shelf {
     }
 
     fn manifest(&self, blob: &Digest) -> Option<Manifest> {
-        Self::said(self.disk.store().manifest(blob))
+        let store = self.disk.store();
+        Self::said(store.manifest(blob)).or_else(|| Some(store.arriving(blob)?.0))
+    }
+
+    fn parts(&self, blob: &Digest) -> Parts {
+        if self.has_blob(blob) {
+            return Parts::Whole;
+        }
+        self.disk.store().arriving(blob).map_or(Parts::None, |(manifest, has)| Parts::Arriving {
+            list: manifest.list_id(),
+            has,
+        })
+    }
+
+    fn doubt(&self, from_peer: &PeerId, chunk: &Chunk) -> bool {
+        let store = self.disk.store();
+        store.doubt(&Digest { hash: chunk.hash, size: chunk.len.into() });
+        let here = self.chunk(chunk).is_some();
+        let (peer, chunk) = (from_peer.short(), chunk.hash.short());
+        tracing::warn!(peer, chunk, here, "a peer got wrong bytes of a chunk; it was checked anew");
+        here
     }
 
     fn chunk(&self, chunk: &Chunk) -> Option<Vec<u8>> {

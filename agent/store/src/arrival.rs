@@ -29,6 +29,7 @@ struct Place {
 /// The places of an arriving blob; shared with those who read what has come so far.
 #[derive(Debug)]
 pub(crate) struct Places {
+    blob: Digest,
     /// In the order of the blob.
     places: Vec<Place>,
     /// Their numbers in the order of their hashes.
@@ -41,7 +42,15 @@ impl Places {
         let places: Vec<Place> = manifest.offsets().map(place).collect();
         let mut by_hash: Vec<u32> = (0..places.len() as u32).collect();
         by_hash.sort_unstable_by_key(|index| places[*index as usize].chunk.hash);
-        Self { places, by_hash }
+        Self { blob: manifest.blob(), places, by_hash }
+    }
+
+    /// All chunks, and which of them have come.
+    pub(crate) fn so_far(&self) -> Option<(Manifest, Vec<bool>)> {
+        let chunks = self.places.iter().map(|place| place.chunk).collect();
+        // It was one when the places were made of it.
+        let manifest = Manifest::new(self.blob, chunks).ok()?;
+        Some((manifest, (0..self.places.len()).map(|index| self.has(index)).collect()))
     }
 
     /// Whether the chunk at this place has come.

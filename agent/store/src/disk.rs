@@ -160,6 +160,10 @@ impl Store for DiskStore {
         Ok(self.inner.held(manifest))
     }
 
+    fn arriving(&self, blob: &Digest) -> Option<(Manifest, Vec<bool>)> {
+        self.inner.arrivals.so_far(blob)
+    }
+
     fn doubt(&self, name: &Digest) {
         self.inner.doubt(&name.hash);
     }

@@ -174,6 +174,11 @@ impl Store for MemoryStore {
         Ok(here.collect())
     }
 
+    fn arriving(&self, blob: &Digest) -> Option<(Manifest, Vec<bool>)> {
+        let places = self.shelves().busy.get(&blob.hash)?.places.clone();
+        places.so_far().filter(|(manifest, _)| manifest.blob() == *blob)
+    }
+
     fn doubt(&self, _: &Digest) {}
 
     fn previous(&self, path: &[u8]) -> Result<Vec<Digest>, StoreError> {

@@ -116,6 +116,10 @@ pub trait Store: Send + Sync + Debug {
     /// as can be told without reading them.
     fn held(&self, manifest: &Manifest) -> Result<Vec<bool>, StoreError>;
 
+    /// What has come of a blob that is arriving: its chunks, and which of them [`Store::chunk`] would
+    /// give.
+    fn arriving(&self, blob: &Digest) -> Option<(Manifest, Vec<bool>)>;
+
     /// Somebody says that bytes that came from here are not those of this blob or chunk: they are
     /// checked anew when they are next asked for.
     fn doubt(&self, name: &Digest);

@@ -280,7 +280,7 @@ impl<R: Requests> Answers<R> {
         let peer = self.link.peer;
         tracing::warn!(%peer, chunk = %chunk.hash, "peer sent wrong bytes, nothing of it is kept");
         Links::close(&self.link, code::WRONG_BYTES);
-        Err(FetchError::WrongBytes { peer, chunk: chunk.hash })
+        Err(FetchError::WrongBytes { peer, chunk: *chunk })
     }
 
     /// The next answer, which must be `bytes` bytes of any kind, or none.

@@ -1,9 +1,10 @@
-//! Answers to records and manifests, read from the disk a batch at a time.
+//! Answers to records, manifests and parts, read from the disk a batch at a time.
 
 use crate::{Provide, frame::put_frame};
 use bytes::Bytes;
 use netbuild_proto::{
     data::{Request, encode_manifest},
+    parts,
     record::MAX_RECORD,
 };
 
@@ -50,11 +51,13 @@ fn content(provide: &dyn Provide, request: &Request, index: usize) -> Vec<u8> {
             let encode = |manifest| encode_manifest(&manifest, provide.sketch(blob).as_deref());
             provide.manifest(blob).map(encode)
         }
+        Request::Parts(blobs) => Some(parts::encode(&provide.parts(&blobs[index]))),
         // These are not answered thing by thing.
         Request::Chunks { .. }
         | Request::Delta { .. }
         | Request::Has(_)
         | Request::Bring(_)
+        | Request::Doubt(_)
         | Request::Probe { .. } => None,
     };
     content.unwrap_or_default()

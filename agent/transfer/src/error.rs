@@ -1,6 +1,6 @@
 //! Why a fetch failed, and whose fault that is; and the codes with which peers tell one another.
 
-use netbuild_core::{digest::Hash, peer::PeerId};
+use netbuild_core::{chunk::Chunk, peer::PeerId};
 use quinn::{ConnectionError, TransportErrorCode, VarInt};
 
 /// Application error codes on the wire: of a closed connection, a reset or a stopped stream.
@@ -71,12 +71,12 @@ pub enum FetchError {
         why: String,
     },
     /// The holder sent bytes that do not have the hash asked for.
-    #[error("peer {} sent wrong bytes for chunk {}", .peer.short(), .chunk.short())]
+    #[error("peer {} sent wrong bytes for chunk {}", .peer.short(), .chunk.hash.short())]
     WrongBytes {
         /// The holder.
         peer: PeerId,
         /// The chunk that was asked for.
-        chunk: Hash,
+        chunk: Chunk,
     },
     /// This endpoint was shut down.
     #[error("the data plane is shut down; peer {} is not asked", .peer.short())]

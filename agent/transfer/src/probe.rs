@@ -5,7 +5,7 @@ use netbuild_core::peer::PeerId;
 use netbuild_proto::data::MAX_PROBE;
 use std::{collections::HashMap, time::Instant};
 
-/// Bytes that a peer may have at once: four probes of the greatest size.
+/// Bytes that a peer may have at once, or have read for nothing: four probes of the greatest size.
 const ALLOWANCE: f64 = 4.0 * MAX_PROBE as f64;
 /// Bytes per second at which its allowance comes back: all of it in ten seconds. At most 3.4 Mbit/s
 /// of each peer, which no build notices.

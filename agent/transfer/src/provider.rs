@@ -29,7 +29,10 @@ use netbuild_core::{
     key::ActionKey,
     peer::PeerId,
 };
-use netbuild_proto::data::{MAX_REQUEST, Request, encode_bitmap};
+use netbuild_proto::{
+    data::{MAX_REQUEST, Request, encode_bitmap},
+    parts::Parts,
+};
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
 use std::{
     fmt,
@@ -56,7 +59,7 @@ const REQUEST_PATIENCE: Patience = Patience { first: DRAIN_TIMEOUT, between: PRO
 pub trait Provide: Send + Sync + Debug + 'static {
     /// The sealed record of an action.
     fn record(&self, key: &ActionKey) -> Option<Vec<u8>>;
-    /// The manifest of a blob that is here whole.
+    /// The manifest of a blob that is here, or on its way here.
     fn manifest(&self, blob: &Digest) -> Option<Manifest>;
     /// The bytes of a chunk, verified against its hash.
     fn chunk(&self, chunk: &Chunk) -> Option<Vec<u8>>;
@@ -68,6 +71,15 @@ pub trait Provide: Send + Sync + Debug + 'static {
     /// The bytes of a blob that is here whole and has at most `limit` bytes, verified.
     fn blob(&self, _blob: &Digest, _limit: u64) -> Option<Bytes> {
         None
+    }
+    /// How much of a blob is here. The answer may be old when it arrives.
+    fn parts(&self, blob: &Digest) -> Parts {
+        if self.has(blob) { Parts::Whole } else { Parts::None }
+    }
+    /// `from_peer` says that what came as this chunk is something else. Looks anew, and says whether
+    /// the chunk is here. It is not asked about more than a few mebibytes at once.
+    fn doubt(&self, _from_peer: &PeerId, chunk: &Chunk) -> bool {
+        self.chunk(chunk).is_some()
     }
     /// Whether a blob is here whole. Many are asked about at once, so it must be quick.
     fn has(&self, blob: &Digest) -> bool;
@@ -313,7 +325,7 @@ impl Provider {
                 Ok(())
             }
             // Somebody waits for one of these before chunks can be asked for at all.
-            Request::Records(_) | Request::Manifests(_) => {
+            Request::Records(_) | Request::Manifests(_) | Request::Parts(_) => {
                 writer.be_urgent();
                 self.answer_items(request, writer).await
             }
@@ -322,6 +334,19 @@ impl Provider {
                 let provide = self.provide.clone();
                 let has = move || blobs.iter().map(|blob| provide.has(blob)).collect::<Vec<_>>();
                 let bitmap = encode_bitmap(&self.read(has).await?);
+                Ok(writer.send_frame(bitmap.into()).await?)
+            }
+            Request::Doubt(chunks) => {
+                // A liar costs no more reads than one who asks for probes costs bytes.
+                let bytes = chunks.iter().map(|chunk| chunk.len).fold(0, u32::saturating_add);
+                if !self.allows(peer, bytes) {
+                    return Err(ServeError::Busy);
+                }
+                let provide = self.provide.clone();
+                let look = move || {
+                    chunks.iter().map(|chunk| provide.doubt(&peer, chunk)).collect::<Vec<_>>()
+                };
+                let bitmap = encode_bitmap(&self.read(look).await?);
                 Ok(writer.send_frame(bitmap.into()).await?)
             }
             Request::Bring(blobs) => {

@@ -19,6 +19,7 @@ use netbuild_proto::{
         Accept, Coding, Described, HEARTBEAT, MAX_BASES, MAX_BITMAP, MAX_ITEMS, MAX_MANIFEST,
         MAX_PROBE, MAX_SKETCH, Priority, Request, RunHeader, decode_bitmap, decode_manifest,
     },
+    parts::{self, Parts},
     record::{MAX_RECORD, SealedRecord},
 };
 use std::{
@@ -416,6 +417,50 @@ impl Endpoint {
         Ok(has)
     }
 
+    /// Asks `holder` how much it has of each of these blobs, in the same order.
+    pub async fn parts(
+        &self,
+        holder: &Holder,
+        blobs: &[Digest],
+        patience: Patience,
+    ) -> Result<Vec<Parts>, FetchError> {
+        let mut parts = Vec::with_capacity(blobs.len());
+        let requests = Batches::of(blobs, |blobs| Request::Parts(blobs.to_vec()));
+        let Some(mut answers) = self.ask(holder, requests, patience).await? else {
+            return Ok(parts);
+        };
+        for blobs in blobs.chunks(MAX_ITEMS) {
+            for blob in blobs {
+                let content = answers.next(parts::most_bytes(blob)).await?.unwrap_or_default();
+                let told = parts::decode(blob, &content);
+                parts.push(told.map_err(|error| answers.malformed(error.to_string()))?);
+            }
+            answers.advance().await?;
+        }
+        Ok(parts)
+    }
+
+    /// Tells `holder` that what came from it as `chunk` was something else, so that it looks; says
+    /// whether it has the chunk still. Without this it would hand it out again: it does not hash
+    /// what it has found right before.
+    ///
+    /// # Errors
+    /// [`FetchError::Busy`] when the holder has been told so much lately that it looks no more.
+    pub async fn doubt(
+        &self,
+        holder: &Holder,
+        chunk: &Chunk,
+        patience: Patience,
+    ) -> Result<bool, FetchError> {
+        let requests = iter::once(Request::Doubt(vec![*chunk]));
+        let Some(mut answers) = self.ask(holder, requests, patience).await? else {
+            return Ok(false);
+        };
+        let content = answers.next(MAX_BITMAP).await?.unwrap_or_default();
+        let bits = decode_bitmap(1, &content);
+        Ok(bits.map_err(|error| answers.malformed(error.to_string()))?[0])
+    }
+
     /// Asks `holder` to get these blobs from wherever it can, and then which of them it has, in
     /// the same order. Takes as long as the holder takes: it gives a sign of life twice a second,
     /// and only without one does `patience` end. Dropping the future ends the request; what the
@@ -582,7 +627,7 @@ mod tests {
             let from = says([run(ASKED), run(&bytes)].concat());
             let (report, result) = fetch(&from, &[asked, asked]).await;
             assert_eq!(report.arrived, [0]);
-            let (peer, chunk) = (peer(), asked.hash);
+            let (peer, chunk) = (peer(), asked);
             assert_eq!(result, Err(FetchError::WrongBytes { peer, chunk }));
         }
     }
@@ -792,5 +837,44 @@ mod tests {
         });
         let (_, result) = fetch(&from, &[chunk(ASKED)]).await;
         assert_eq!(result, Err(FetchError::Busy { peer: peer() }));
+    }
+
+    #[tokio::test]
+    async fn a_holder_looks_at_what_is_doubted_but_not_without_end() {
+        let mut shelf = Shelf::default();
+        let chunks = shelf.put([vec![1; MAX_CHUNK]]);
+        let reads = shelf.reads.clone();
+        let holder = agent(1, everyone(), shelf);
+        let at = crate::fixture::holder(1, &holder);
+        let other = agent(2, everyone(), Shelf::default());
+        let doubt = |chunk| {
+            let (at, other) = (at.clone(), other.clone());
+            async move { soon(other.doubt(&at, &chunk, Patience::default())).await }
+        };
+        let lost = chunk(b"not here");
+        assert_eq!(doubt(lost).await, Ok(false));
+        assert_eq!(doubt(chunks[0]).await, Ok(true));
+        let mut looked = 1;
+        let refused = loop {
+            match doubt(chunks[0]).await {
+                Ok(true) => looked += 1,
+                other => break other,
+            }
+        };
+        assert_eq!(refused, Err(FetchError::Busy { peer: at.peer }));
+        assert!(looked <= 3, "{looked}");
+        assert_eq!(reads.load(Ordering::Relaxed), looked + 1);
+    }
+
+    #[tokio::test]
+    async fn a_holder_says_how_much_it_has() {
+        let mut shelf = Shelf::default();
+        shelf.put([b"here".to_vec()]);
+        let holder = agent(1, everyone(), shelf);
+        let at = crate::fixture::holder(1, &holder);
+        let other = agent(2, everyone(), Shelf::default());
+        let blobs = [Digest::of(b"here"), Digest::of(b"not here")];
+        let parts = soon(other.parts(&at, &blobs, Patience::default())).await;
+        assert_eq!(parts, Ok(vec![Parts::Whole, Parts::None]));
     }
 }

@@ -329,7 +329,7 @@ pub(crate) fn data_request(random: &mut Random) -> Vec<u8> {
         let len = 1 + random.number() % MAX_CHUNK as u64;
         Chunk { hash: Hash(random.bytes()), len: len as u32 }
     };
-    match random.below(7) {
+    match random.below(9) {
         0 => data::Request::Records(random.list(40, key)),
         1 => data::Request::Manifests(random.list(40, digest)),
         2 => data::Request::Chunks { chunks: random.list(40, chunk), accept: accept(random) },
@@ -342,6 +342,10 @@ pub(crate) fn data_request(random: &mut Random) -> Vec<u8> {
             count: 1 + random.below(data::MAX_ITEMS) as u32,
             accept: accept(random),
         },
+        6 => data::Request::Parts(random.list(40, digest)),
+        7 => data::Request::Doubt(
+            (0..=random.below(data::MAX_DOUBTED)).map(|_| chunk(random)).collect(),
+        ),
         _ => data::Request::Probe { bytes: (random.number() % (1 << 20)) as u32 },
     }
     .encode()

@@ -1,9 +1,10 @@
 //! `netbuild sync`, and agents of one region that want the same.
 
-use super::sites::Sites;
+use super::sites::{Decision, Sites};
 use crate::support::{Agent, Running, Workspace, wait_until};
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
+use std::process::{Child, Stdio};
 
 /// Actions of the build, and bytes of what each of them makes.
 const ACTIONS: u64 = 6;
@@ -161,4 +162,48 @@ fn two_agents_of_a_region_that_want_the_same_blob_fetch_it_once() {
     regions.sort_unstable();
     // One from afar, and one from its neighbour.
     assert_eq!(regions, ["eu-central", "us-east"], "{whys:?}");
+}
+
+#[test]
+fn three_agents_of_a_region_share_one_crossing_while_it_lasts() {
+    const SIZE: usize = 20_000_000;
+    let Mesh { sites, east, central, central_too, .. } = mesh("sharing");
+    let third =
+        sites.agent_of("eu-central", "third", &["--region", "eu-central"], "", &[&east, &central]);
+    let digest = sites.put(SIZE, &[&east]);
+    let agents = [&central, &central_too, &third];
+    wait_until("they know each other", || agents.iter().all(|agent| agent.members().len() == 3));
+    let before: Vec<u64> = agents.iter().map(|agent| stored(agent)).collect();
+    let outs = ["one", "two", "three"].map(|name| sites.place.path(name));
+    let gets: Vec<Child> = agents
+        .iter()
+        .zip(&outs)
+        .map(|(agent, out)| {
+            let out = out.to_str().expect("UTF-8");
+            let mut get = agent.command(&["get", &digest, "--output", out, "--json"]);
+            get.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("netbuild runs")
+        })
+        .collect();
+    let fetched = |agent: &Agent| agent.counter("data_bytes_fetched");
+    let begun: Vec<u64> = agents.iter().map(|agent| fetched(agent)).collect();
+    wait_until("all three are under way", || {
+        agents.iter().zip(&begun).all(|(agent, begun)| fetched(agent) > begun + SIZE as u64 / 4)
+    });
+    let whole = agents.iter().zip(before).filter(|(agent, before)| stored(agent) > *before);
+    assert_eq!(whole.count(), 0, "nobody waits until another one has all of it");
+    let told: Vec<Value> = gets
+        .into_iter()
+        .map(|get| get.wait_with_output().expect("it ends"))
+        .map(|output| serde_json::from_slice(&output.stdout).expect("JSON"))
+        .collect();
+    assert!(outs.iter().all(|out| sites.is_blob(SIZE, out)));
+    let sources = told.iter().flat_map(|told| told["sources"].as_array().expect("sources"));
+    let far = sources.filter(|source| source["region"] == "us-east");
+    let crossed: u64 = far.map(|source| source["bytes"].as_u64().expect("bytes")).sum();
+    let whys = agents.map(|agent| agent.why(&digest));
+    assert!(crossed <= SIZE as u64 * 105 / 100, "{crossed} bytes crossed: {whys:?}");
+    let slowest = told.iter().filter_map(|told| told["seconds"].as_f64()).fold(0.0, f64::max);
+    let crossing = whys.iter().flat_map(Decision::attempts).filter(|it| it.region == "us-east");
+    let crossing = crossing.filter_map(|attempt| attempt.actual_s).fold(0.0, f64::max);
+    println!("the slowest took {slowest} s, the crossing itself {crossing} s");
 }

@@ -16,6 +16,8 @@ struct Peer {
     /// From when on it answers nothing, and the time after which that is noticed.
     dies: Option<(Duration, Duration)>,
     joins: Duration,
+    /// When it tells that it has which item; from the beginning it has all but those that it lacks.
+    grows: Option<Vec<(Duration, usize)>>,
 }
 
 impl Peer {
@@ -27,7 +29,15 @@ impl Peer {
             lacks: BTreeSet::new(),
             dies: None,
             joins: Duration::ZERO,
+            grows: None,
         }
+    }
+
+    /// It gets one item after the other itself, at this rate, of `count`.
+    fn growing(self, count: usize, mbit: f64) -> Self {
+        let each = f64::from(CHUNK) / (mbit * 1e6 / 8.0);
+        let told = |item| (Duration::from_secs_f64(each * (item + 1) as f64), item);
+        Self { grows: Some((0..count).map(told).collect()), ..self }
     }
 }
 
@@ -46,6 +56,7 @@ fn run(lens: &[u32], peers: &[Peer]) -> Outcome {
     enum Event {
         Join(usize),
         Answer(usize, usize),
+        Offer(usize, usize),
         Gone(usize),
         Look,
     }
@@ -65,6 +76,9 @@ fn run(lens: &[u32], peers: &[Peer]) -> Outcome {
     };
     for (number, peer) in peers.iter().enumerate() {
         push(&mut events, peer.joins, Event::Join(number));
+        for (at, item) in peer.grows.iter().flatten() {
+            push(&mut events, *at, Event::Offer(number, *item));
+        }
         if let Some((at, noticed)) = peer.dies {
             push(&mut events, at + noticed, Event::Gone(number));
         }
@@ -81,7 +95,20 @@ fn run(lens: &[u32], peers: &[Peer]) -> Outcome {
                 }
                 let patience = Duration::from_millis(50) + peer.rtt * 2;
                 let pace = Pace { rtt: peer.rtt, goodput: peer.believed, patience };
-                ids[number] = Some(spread.join(pace, now));
+                let Some(grows) = &peer.grows else {
+                    ids[number] = Some(spread.join(pace, now));
+                    continue;
+                };
+                let id = spread.join_without(pace, now);
+                for (_, item) in grows.iter().filter(|(told, _)| *told <= at) {
+                    spread.handle_offered(id, *item);
+                }
+                ids[number] = Some(id);
+            }
+            Event::Offer(number, item) => {
+                if let Some(id) = ids[number] {
+                    spread.handle_offered(id, item);
+                }
             }
             Event::Gone(number) => {
                 if let Some(id) = ids[number].take() {
@@ -113,6 +140,10 @@ fn run(lens: &[u32], peers: &[Peer]) -> Outcome {
         for (number, peer) in peers.iter().enumerate() {
             let Some(id) = ids[number] else { continue };
             for item in spread.poll(id, now) {
+                let told = |grows: &Vec<(Duration, usize)>| {
+                    grows.iter().any(|(told, other)| *other == item && *told <= at)
+                };
+                assert!(peer.grows.as_ref().is_none_or(told), "asked for what it does not have");
                 let len = if peer.lacks.contains(&item) { 0.0 } else { f64::from(lens[item]) };
                 let begins = busy_until[number].max(at + peer.rtt);
                 busy_until[number] = begins + Duration::from_secs_f64(len / peer.rate);
@@ -122,7 +153,7 @@ fn run(lens: &[u32], peers: &[Peer]) -> Outcome {
             }
         }
         let over = ids.iter().flatten().all(|id| spread.is_exhausted(*id));
-        let more = peers.iter().any(|peer| peer.joins > at);
+        let more = events.values().any(|event| matches!(event, Event::Join(_) | Event::Offer(..)));
         if over && !more {
             break;
         }
@@ -175,6 +206,43 @@ fn a_fast_source_of_a_part_gives_all_of_that_part() {
     part.lacks = (0..50).collect();
     let outcome = run(&[CHUNK; 100], &[Peer::new(100, 25.0), part]);
     assert!(outcome.by[1] >= 49 * u64::from(CHUNK), "{outcome:?}");
+}
+
+#[test]
+fn one_that_is_fetching_itself_gives_what_it_has_as_it_comes() {
+    let near = Peer::new(1, 1000.0).growing(100, 25.0);
+    let outcome = run(&[CHUNK; 100], &[near]);
+    let alone = 100.0 * f64::from(CHUNK) / (25e6 / 8.0);
+    assert!(seconds(&outcome) < alone * 1.02, "{outcome:?}, it had all after {alone} s");
+    // Beside one who has everything, both together are faster, and nothing comes twice.
+    let near = Peer::new(1, 1000.0).growing(100, 25.0);
+    let outcome = run(&[CHUNK; 100], &[Peer::new(100, 25.0), near]);
+    assert!(seconds(&outcome) < alone * 0.6, "{outcome:?}");
+    assert!(outcome.twice <= 2 * u64::from(CHUNK), "{outcome:?}");
+}
+
+#[test]
+fn what_comes_up_later_is_not_expected_of_one_that_has_told_what_it_has() {
+    let now = Instant::now();
+    let mut spread = Spread::new();
+    spread.add(CHUNK);
+    let pace = Pace { rtt: Duration::ZERO, goodput: 1e6, patience: Duration::from_millis(50) };
+    let part = spread.join_without(pace, now);
+    spread.add(CHUNK);
+    assert_eq!(spread.poll(part, now), []);
+    assert!(spread.is_exhausted(part));
+    spread.handle_offered(part, 1);
+    assert_eq!(spread.poll(part, now), [1]);
+    // It said so, and gives nothing: the other one is asked for both.
+    spread.handle_absent(part, 1, now);
+    let all = spread.join(pace, now);
+    assert_eq!([spread.poll(all, now), spread.poll(all, now)], [[1], [0]]);
+    spread.handle_grown(part);
+    spread.add(CHUNK);
+    assert_eq!(spread.poll(part, now), [2], "it has everything now");
+    spread.leave(part);
+    assert!([0, 1, 2].into_iter().all(|item| spread.handle_arrived(all, item, now)));
+    assert!(spread.is_whole());
 }
 
 #[test]
@@ -240,8 +308,13 @@ fn what_a_patch_is_to_bring_is_asked_of_others_once_that_is_late() {
 fn peer() -> impl Strategy<Value = Peer> {
     let rates = (1_u64..300, 1.0..1000.0_f64, 0.1..10.0_f64);
     let dies = prop::option::of((0_u64..5000, 1_u64..5000));
-    (rates, dies, 0_u64..3000, prop::collection::btree_set(0_usize..120, 0..60)).prop_map(
-        |((rtt, mbit, wrong), dies, joins, lacks)| Peer {
+    let lacks = prop::collection::btree_set(0_usize..120, 0..60);
+    let grows = prop::collection::vec((0_u64..5000, 0_usize..120), 0..120);
+    (rates, dies, 0_u64..3000, lacks, prop::option::of(grows)).prop_map(
+        |((rtt, mbit, wrong), dies, joins, lacks, grows)| Peer {
+            grows: grows.map(|told| {
+                told.into_iter().map(|(at, item)| (Duration::from_millis(at), item)).collect()
+            }),
             believed: mbit * wrong * 1e6 / 8.0,
             dies: dies
                 .map(|(at, noticed)| (Duration::from_millis(at), Duration::from_millis(noticed))),
@@ -261,7 +334,12 @@ proptest! {
         stays: bool,
     ) {
         if stays {
-            peers[0] = Peer { dies: None, lacks: BTreeSet::new(), ..peers[0].clone() };
+            let all = Peer { dies: None, lacks: BTreeSet::new(), ..peers[0].clone() };
+            // Whoever gets everything sooner or later is as good, also if nobody else has it.
+            let grows = all.grows.is_some().then(|| {
+                (0..lens.len()).map(|item| (Duration::from_millis(item as u64 * 31), item)).collect()
+            });
+            peers[0] = Peer { grows, ..all };
         }
         let outcome = run(&lens, &peers);
         prop_assert!(!stays || outcome.took.is_some(), "{:?}", outcome);
@@ -300,7 +378,7 @@ proptest! {
             let now = start + Duration::from_millis(step as u64 * 20);
             let index = dice.below(lens.len() as u64 + 2) as usize;
             let id = SourceId(dice.below(ids.len() as u64 + 2) as u32);
-            match dice.below(11) {
+            match dice.below(14) {
                 0 | 1 => {
                     let len = dice.below(2 << 20) as u32 + 1;
                     prop_assert_eq!(spread.add(len), lens.len());
@@ -322,6 +400,12 @@ proptest! {
                 7 => spread.handle_given_up(id),
                 8 => assert!(!spread.claim(id, &[index], now) || !here.contains(&index)),
                 9 => spread.handle_unclaimed(id, index, now),
+                10 => {
+                    let pace = Pace { rtt: Duration::ZERO, goodput: 1e6, patience: Duration::ZERO };
+                    ids.push(spread.join_without(pace, now));
+                }
+                11 => spread.handle_offered(id, index),
+                12 => spread.handle_grown(id),
                 _ => spread.leave(id),
             }
             here.retain(|index| *index < lens.len());

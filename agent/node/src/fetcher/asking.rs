@@ -1,15 +1,21 @@
 //! What peers are asked before blobs are: who has them, and whether a neighbour brings them.
 
 use super::Fetcher;
-use crate::{attempts::Asked, flights::Claim, view::over_of};
+use crate::{
+    attempts::{Asked, Team, Trial, Tried, ask},
+    flights::Claim,
+    job::Job,
+    view::over_of,
+};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use netbuild_core::{
+    cache::CacheError,
     crossing,
     digest::Digest,
     health::Health,
     peer::PeerId,
     peers::Over,
-    plan::{Plan, Step},
+    plan::{Plan, Reason, Step},
 };
 use netbuild_transfer::Patience;
 use std::{collections::BTreeSet, time::Duration};
@@ -79,17 +85,20 @@ impl Fetcher {
         holders
     }
 
-    /// Has another agent of this region bring blobs from afar, if it is its turn; says which.
+    /// Has another agent of this region bring blobs from afar, if it is its turn, and takes from it
+    /// what it has of them as they come; says which.
     pub(super) async fn brought(
         &self,
         plan: &Plan,
+        job: &Job<'_>,
         blobs: &[Digest],
         claim: &Claim<'_>,
-    ) -> Option<PeerId> {
-        let first = plan.steps.first()?;
+        tried: &mut Vec<Tried>,
+    ) -> Result<Option<PeerId>, CacheError> {
+        let Some(first) = plan.steps.first() else { return Ok(None) };
         let region = self.disk.region();
         if region.is_empty() || first.region == *region {
-            return None;
+            return Ok(None);
         }
         let me = self.disk.peer_id();
         let near: Vec<PeerId> = self.view.peers(|peers, now| {
@@ -98,28 +107,67 @@ impl Fetcher {
             };
             peers.neighbours().filter(can).collect()
         });
-        let order = crossing::order(&blobs.first()?.hash, near.into_iter().chain([me]));
+        let Some(blob) = blobs.first() else { return Ok(None) };
+        let order = crossing::order(&blob.hash, near.into_iter().chain([me]));
         let before_me = order.into_iter().take_while(|agent| *agent != me);
         for agent in before_me.take(crossing::MAX_ASKED) {
             let Some(whom) = self.view.whom(&agent) else { continue };
-            let holder = whom.holder();
             let expected = Duration::try_from_secs_f64(BRING_FACTOR * first.prediction.seconds());
             let limit = expected.unwrap_or(Duration::MAX).saturating_add(BRING_MARGIN);
-            let began = Instant::now();
             let _delegated = claim.delegate();
-            let asked = Asked::new(&self.view, agent);
-            let asking = self.endpoint.bring(&holder, blobs, Patience::default());
-            let answer = timeout(limit, asking).await;
-            // One that was still at it when the time was over did nothing wrong.
-            asked.ends(answer.as_ref().map_or(Over::Dropped, over_of));
-            if let Ok(Ok(has)) = answer
-                && has.iter().all(|has| *has)
-            {
-                let seconds = began.elapsed().as_secs_f64();
-                tracing::debug!(peer = %agent.short(), seconds, "brought");
-                return Some(agent);
+            let taking = self.take_from_carrier(plan.size, job, agent, tried);
+            let bringing = async {
+                let asked = Asked::new(&self.view, agent);
+                let holder = whom.holder();
+                let asking = self.endpoint.bring(&holder, blobs, Patience::default());
+                let answer = timeout(limit, asking).await;
+                // One that was still at it when the time was over did nothing wrong.
+                asked.ends(answer.as_ref().map_or(Over::Dropped, over_of));
+                let brought = matches!(&answer, Ok(Ok(has)) if has.iter().all(|has| *has));
+                if brought {
+                    job.handle_whole(agent);
+                } else {
+                    tracing::info!(peer = %agent.short(), ?answer, "brought nothing");
+                }
+                brought
+            };
+            tokio::pin!(taking, bringing);
+            let brought = tokio::select! {
+                // All of it came while it came there; or else the bringing says how it ended.
+                taken = &mut taking => taken? || bringing.await,
+                brought = &mut bringing => match brought {
+                    // What it has is near: it is here in a moment, or asked for once more.
+                    true => taking.await.map(|_| true)?,
+                    false => false,
+                },
+            };
+            if brought {
+                return Ok(Some(agent));
             }
         }
-        None
+        Ok(None)
+    }
+
+    /// Takes from one that was asked to bring something what it has by now; says whether that was
+    /// all.
+    async fn take_from_carrier(
+        &self,
+        size: u64,
+        job: &Job<'_>,
+        carrier: PeerId,
+        tried: &mut Vec<Tried>,
+    ) -> Result<bool, CacheError> {
+        let holders = BTreeSet::from([carrier]);
+        let mut plan = self.view.plan(size, &holders, &|peer, _| *peer == carrier);
+        let Some(step) = plan.steps.first_mut() else { return Ok(false) };
+        step.reason = Reason::Arriving;
+        job.handle_brings(carrier);
+        let fallback = self.view.fallback(&plan, 1, false);
+        let team = Team::of_one(false);
+        let mut log = Vec::new();
+        let start = |trial: Trial| job.attempt(trial);
+        let whole = ask(&self.view, &mut plan, fallback, team, &mut log, start).await?;
+        tried.append(&mut log);
+        Ok(whole.is_some())
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     error::FileError,
 };
 use netbuild_core::{
-    chunk::Chunk,
+    chunk::{Chunk, Manifest},
     digest::{Digest, Hash},
 };
 use std::{
@@ -75,6 +75,12 @@ impl Arrivals {
     pub(super) fn find(&self, chunk: &Chunk) -> Option<(Arc<File>, u64)> {
         let live = self.live();
         live.values().find_map(|live| Some((live.file.clone(), live.places.find(chunk)?)))
+    }
+
+    /// The chunks of a blob that is arriving, and which of them have come.
+    pub(super) fn so_far(&self, blob: &Digest) -> Option<(Manifest, Vec<bool>)> {
+        let places = self.live().get(&blob.hash)?.places.clone();
+        places.so_far().filter(|(manifest, _)| manifest.blob() == *blob)
     }
 
     /// Removes what is left of a blob that has come in another way, unless somebody is working on it.
