@@ -14,6 +14,7 @@ pub mod log;
 pub mod membership;
 pub mod parts;
 pub mod record;
+pub mod segment;
 pub mod spawn;
 pub mod ticket;
 pub mod workspace;

@@ -26,6 +26,7 @@ use netbuild_proto::{
     log::{Log, Stream},
     membership::{Announcement, Held, LinkReport, Presence, Request, Response, Rolled},
     record::SealedRecord,
+    segment::{self, Filed, Index},
     ticket::{MeshKey, Ticket},
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::LazyLock};
@@ -470,6 +471,25 @@ pub(crate) fn listing(random: &mut Random) -> Vec<u8> {
         .into_iter()
         .collect();
     listing::encode(&entries.into_iter().collect::<Vec<_>>())
+}
+
+/// The index of a segment without the frame whose checksum would keep every change out.
+pub(crate) fn segment_index(random: &mut Random) -> Vec<u8> {
+    let named = |random: &mut Random| Digest { size: random.next() >> 40, ..digest(random) };
+    let held =
+        |random: &mut Random| segment::Held { digest: named(random), written: random.next() };
+    let (blobs, others) = (random.list(20, held), random.list(20, named));
+    let known = blobs.len() + others.len();
+    let filed = |random: &mut Random| Filed {
+        key: key(random),
+        hlc: random.next(),
+        len: random.below(1000) as u32,
+        written: random.next(),
+        blobs: (0..known as u32).filter(|_| random.bool()).collect(),
+    };
+    let records = random.list(10, filed);
+    let bytes = Index { merged: random.bool(), blobs, named: others, records }.encode();
+    bytes[12..bytes.len() - 32].to_vec()
 }
 
 pub(crate) fn log(random: &mut Random) -> Vec<u8> {

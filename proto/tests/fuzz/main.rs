@@ -16,7 +16,8 @@ mod mutate;
 use generate::Random;
 use netbuild_core::reconcile::{MAX_DIFFERENCE, Message, Step, respond};
 use netbuild_proto::{
-    control, data, exchange, gossip, listing, log, membership, record::SealedRecord, ticket::Ticket,
+    control, data, exchange, gossip, listing, log, membership, record::SealedRecord, segment,
+    ticket::Ticket,
 };
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -176,6 +177,15 @@ targets! {
     };
     directory_listing: listing, 0, |input| {
         reads_back(input, listing::MAX_LISTING, listing::decode, |entries| listing::encode(entries))
+    };
+    segment_index: segment_index, segment::MAX_INDEX, |input| {
+        let mut framed = b"nbseg\0\0\x01".to_vec();
+        framed.extend((input.len() as u32).to_le_bytes());
+        framed.extend(input);
+        framed.extend(netbuild_core::digest::Hash::of(&framed).0);
+        let limit = segment::MAX_INDEX;
+        let decode = |bytes: &[u8]| segment::Index::decode(bytes).map(|(index, _)| index);
+        reads_back(&framed, limit, decode, segment::Index::encode)
     };
     log_frames: log, 0, |input| {
         let Ok(frames) = log::frames(input) else { return false };
