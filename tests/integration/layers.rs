@@ -7,7 +7,7 @@ const LAYERS: [(&str, &[&str], &[&str]); 9] = [
     ("agent/core", &[], &["fastcdc", "jsonc-parser"]),
     ("agent/wan", &["core"], &[]),
     ("proto", &["core"], &["bincode"]),
-    ("agent/store", &["core", "proto"], &["sled"]),
+    ("agent/store", &["core", "proto"], &["sled", "redis", "object_store"]),
     ("agent/transfer", &["core", "proto"], &["quinn", "quinn-proto", "rustls"]),
     ("agent/mesh", &["core", "proto"], &["libp2p"]),
     ("agent/runner", &["core", "proto"], &["memchr"]),

@@ -4,15 +4,21 @@
 //! copy. So it is asked in batches, every answer is checked before it is given, and every call ends
 //! in bounded time. What is not there is no error.
 
+mod address;
 mod batch;
 mod counts;
 mod error;
 mod memory;
+mod redis;
+mod s3;
 
+pub use address::{AddressError, Secret};
 pub use batch::{Batch, Blob, MAX_NAMED, Offer};
 pub use counts::{Count, Counts, Operation};
 pub use error::{Class, TierError};
 pub use memory::MemoryTier;
+pub use redis::{RedisOptions, RedisTier, Topology};
+pub use s3::{S3Options, S3Tier};
 
 pub(crate) use counts::Meter;
 
@@ -121,7 +127,8 @@ pub trait Tier: Send + Sync + Debug {
     /// What it takes.
     fn limits(&self) -> Limits;
 
-    /// Which of the blobs are there, in the order of the question; exact when it is answered.
+    /// Which of the blobs are there, in the order of the question. What others put within the last
+    /// few seconds may not be known yet; what is said to be there was there then.
     fn find<'a>(&'a self, blobs: &'a [Digest]) -> Answer<'a, Vec<bool>>;
 
     /// Whole blobs of at most [`MAX_SMALL`] bytes, checked, in the order of the question, with few
@@ -147,6 +154,11 @@ pub trait Tier: Send + Sync + Debug {
     /// time: how an agent learns what others put here, so that a miss costs no round trip.
     fn changes<'a>(&'a self, after: &'a ChangeCursor) -> Answer<'a, Changes>;
 
+    /// Somebody says that bytes of this blob that came from here were not what they should be: they
+    /// are looked at again, and when they are wrong the blob is not there any more, so that it can
+    /// be put again.
+    fn doubt<'a>(&'a self, blob: &'a Digest) -> Answer<'a, ()>;
+
     /// Asks for next to nothing, to see whether the tier answers and lets this agent in.
     fn probe(&self) -> Answer<'_, ()>;
 
@@ -163,4 +175,22 @@ pub trait Tier: Send + Sync + Debug {
 pub(crate) fn is_latest(new: &SealedRecord, old: Option<&SealedRecord>) -> bool {
     let rank = |record: &SealedRecord| (record.record().hlc, record.hash());
     old.is_none_or(|old| rank(new) > rank(old))
+}
+
+/// Blobs in memory, checked. Those that come from readers are read where it may block.
+pub(crate) async fn load(
+    tier: &str,
+    blobs: Vec<(Digest, Blob)>,
+) -> Result<Vec<(Digest, Bytes)>, TierError> {
+    let name = tier.to_owned();
+    let load = move || {
+        let blobs = blobs.into_iter();
+        blobs.map(|(digest, blob)| Ok((digest, blob.load(&digest, &name)?))).collect()
+    };
+    let loaded = tokio::task::spawn_blocking(load).await;
+    loaded.unwrap_or_else(|error| {
+        Err(TierError::new(tier, Operation::Put.as_str(), Class::Content)
+            .because("the content could not be read")
+            .from(error))
+    })
 }

@@ -2,9 +2,12 @@
 
 use super::{Class, TierError};
 use bytes::Bytes;
-use netbuild_core::digest::Digest;
+use netbuild_core::digest::{Digest, DigestBuilder};
 use netbuild_proto::record::SealedRecord;
-use std::{fmt, io::Read};
+use std::{
+    fmt,
+    io::{self, Read},
+};
 
 /// Most blobs that one record may name, those in its listings included: 10 MB of digests.
 pub const MAX_NAMED: usize = 1 << 18;
@@ -30,6 +33,65 @@ impl Blob {
             }
         };
         if blob.matches(&bytes) { Ok(bytes) } else { Err(wrong(tier, blob)) }
+    }
+
+    /// The bytes piece by piece.
+    pub(crate) fn pieces(self, blob: Digest) -> Pieces {
+        let reader: Box<dyn Read + Send> = match self {
+            Self::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
+            Self::Reader(reader) => reader,
+        };
+        Pieces { blob, reader, seen: DigestBuilder::new() }
+    }
+}
+
+/// A blob that is read piece by piece. When its bytes are not those of its digest, the last piece is
+/// an error.
+pub(crate) struct Pieces {
+    blob: Digest,
+    reader: Box<dyn Read + Send>,
+    seen: DigestBuilder,
+}
+
+impl Pieces {
+    /// The next `len` bytes, or as many as are left; `None` behind the last.
+    pub(crate) async fn next(
+        mut self,
+        len: u64,
+        tier: &str,
+    ) -> Result<(Self, Option<Bytes>), TierError> {
+        let name = tier.to_owned();
+        let read = tokio::task::spawn_blocking(move || {
+            let piece = self.read(len, &name)?;
+            Ok((self, piece))
+        });
+        read.await.unwrap_or_else(|error| {
+            Err(TierError::new(tier, "put", Class::Content)
+                .because("the content could not be read")
+                .from(error))
+        })
+    }
+
+    fn read(&mut self, len: u64, tier: &str) -> Result<Option<Bytes>, TierError> {
+        let left = self.blob.size - self.seen.size();
+        if left == 0 {
+            return Ok(None);
+        }
+        let ends = left <= len;
+        // One byte more than there should be shows that there is more.
+        let limit = if ends { left + 1 } else { len };
+        let mut piece = Vec::with_capacity(limit as usize);
+        let read = self.reader.by_ref().take(limit).read_to_end(&mut piece);
+        read.map_err(|error| unreadable(tier, &self.blob, error))?;
+        let short = (piece.len() as u64) < left.min(len);
+        if short || piece.len() as u64 > left {
+            return Err(wrong(tier, &self.blob));
+        }
+        self.seen.update(&piece);
+        if ends && self.seen.finish() != self.blob {
+            return Err(wrong(tier, &self.blob));
+        }
+        Ok(Some(piece.into()))
     }
 }
 
@@ -78,7 +140,7 @@ impl Batch {
     }
 }
 
-fn unreadable(tier: &str, blob: &Digest, error: std::io::Error) -> TierError {
+fn unreadable(tier: &str, blob: &Digest, error: io::Error) -> TierError {
     TierError::new(tier, "put", Class::Content)
         .because(format!("blob {blob} cannot be read"))
         .from(error)

@@ -164,6 +164,15 @@ impl Tier for MemoryTier {
         ready(self.since(after))
     }
 
+    fn doubt<'a>(&'a self, blob: &'a Digest) -> Answer<'a, ()> {
+        self.got(Operation::Tend, std::iter::empty());
+        let mut shelves = self.shelves();
+        if shelves.blobs.get(blob).is_some_and(|bytes| !blob.matches(bytes)) {
+            shelves.blobs.remove(blob);
+        }
+        ready(())
+    }
+
     fn probe(&self) -> Answer<'_, ()> {
         self.got(Operation::Probe, std::iter::empty());
         ready(())

@@ -1,12 +1,7 @@
 //! What every tier promises, asked of each of them.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
-
-#[expect(dead_code, reason = "shared with the tests of stores")]
-mod common;
-
+use crate::common::{noise, with_outputs};
 use bytes::Bytes;
-use common::{noise, with_outputs};
 use futures::TryStreamExt as _;
 use netbuild_core::{digest::Digest, key::ActionKey};
 use netbuild_proto::record::SealedRecord;
@@ -18,7 +13,7 @@ const SIZES: [usize; 8] =
     [0, 1, 2048, 256 << 10, (256 << 10) + 1, MAX_SMALL as usize, MAX_SMALL as usize + 1, 20 << 20];
 
 /// Bytes of this size with their name.
-fn blob(size: usize) -> (Digest, Bytes) {
+pub(crate) fn blob(size: usize) -> (Digest, Bytes) {
     let bytes = noise(size, size as u64 + 77);
     (Digest::of(&bytes), bytes.into())
 }
@@ -30,23 +25,26 @@ fn sizes(tier: &dyn Tier) -> impl Iterator<Item = usize> {
 }
 
 /// A record of the action `key` with these outputs, and what it consists of.
-fn offer(key: u8, hlc: u64, blobs: &[Digest]) -> Offer {
+pub(crate) fn offer(key: u8, hlc: u64, blobs: &[Digest]) -> Offer {
     let outputs: Vec<_> = blobs.iter().map(|blob| ("out/a", *blob)).collect();
     Offer { record: with_outputs(key, hlc, &outputs), blobs: blobs.to_vec() }
 }
 
-fn batch(blobs: &[(Digest, Bytes)], records: &[Offer]) -> Batch {
+pub(crate) fn batch(blobs: &[(Digest, Bytes)], records: &[Offer]) -> Batch {
     let blobs = blobs.iter().map(|(digest, bytes)| (*digest, Blob::Bytes(bytes.clone())));
     Batch { blobs: blobs.collect(), records: records.to_vec() }
 }
 
-async fn read(tier: &dyn Tier, blob: &Digest, range: Range<u64>) -> Option<Vec<u8>> {
+pub(crate) async fn read(tier: &dyn Tier, blob: &Digest, range: Range<u64>) -> Option<Vec<u8>> {
     let pieces = tier.read(blob, range).await.unwrap()?;
     Some(pieces.try_collect::<Vec<_>>().await.unwrap().concat())
 }
 
 /// All records that came in since, and from where to go on.
-async fn changes(tier: &dyn Tier, mut after: ChangeCursor) -> (Vec<SealedRecord>, ChangeCursor) {
+pub(crate) async fn changes(
+    tier: &dyn Tier,
+    mut after: ChangeCursor,
+) -> (Vec<SealedRecord>, ChangeCursor) {
     let mut records = Vec::new();
     loop {
         let changes = tier.changes(&after).await.unwrap();
@@ -181,6 +179,31 @@ async fn changes_are_told_once_and_survive_a_restart(tier: &dyn Tier, other: &dy
     assert_eq!(sorted(all).len(), 101);
 }
 
+async fn many_small_ones_come_in_one_go(tier: &dyn Tier, other: &dyn Tier) {
+    let blobs: Vec<(Digest, Bytes)> = (0..700u64)
+        .map(|n| noise(100 + n as usize * 3, n))
+        .map(|bytes| (Digest::of(&bytes), bytes.into()))
+        .collect();
+    let names: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
+    tier.put(batch(&blobs, &[offer(1, 1, &names[..5])])).await.unwrap();
+    changes(other, ChangeCursor::default()).await;
+    let missing = blob(99).0;
+    let mut asked = names.clone();
+    asked.insert(300, missing);
+    let before = other.counts().total().requests;
+    let mut found = other.small(&asked).await.unwrap();
+    assert!(other.counts().total().requests - before <= 20);
+    assert_eq!(found.remove(300), None);
+    for ((name, bytes), found) in blobs.iter().zip(found) {
+        assert_eq!(found.as_ref(), Some(bytes), "{name}");
+    }
+    for name in names.iter().step_by(100) {
+        other.doubt(name).await.unwrap();
+    }
+    other.doubt(&missing).await.unwrap();
+    assert_eq!(other.find(&names).await.unwrap(), vec![true; names.len()]);
+}
+
 async fn counts_say_what_was_asked(tier: &dyn Tier, _: &dyn Tier) {
     let (name, bytes) = blob(2048);
     tier.put(batch(&[(name, bytes)], &[offer(1, 1, &[name])])).await.unwrap();
@@ -200,39 +223,39 @@ async fn nothing_asked_is_nothing_answered(tier: &dyn Tier, _: &dyn Tier) {
     assert_eq!(tier.put(Batch::default()).await.unwrap(), Default::default());
 }
 
-macro_rules! suite {
-    ($backend:ident, $make:expr, [$($case:ident),* $(,)?]) => {
-        mod $backend {
-            $(#[tokio::test]
-            async fn $case() {
-                let (_server, tier, other) = $make;
-                super::$case(&tier, &other).await;
-            })*
+macro_rules! cases {
+    ($($case:ident),* $(,)?) => {
+        /// Asks a tier for everything that is promised. `make` makes two handles, as two agents have
+        /// them, to a new empty tier of this name.
+        pub(crate) async fn conforms<T: Tier>(make: impl Fn(&str) -> (T, T)) {
+            $(
+                println!("{}", stringify!($case));
+                let (tier, other) = make(stringify!($case));
+                Box::pin($case(&tier, &other)).await;
+            )*
         }
     };
 }
 
-macro_rules! suites {
-    ($($backend:ident => $make:expr;)*) => {
-        $(suite!($backend, $make, [
-            blobs_come_back_as_they_were_put,
-            what_is_there_costs_no_second_writing,
-            parts_of_blobs_are_read,
-            wrong_content_is_refused_and_not_kept,
-            what_is_too_large_is_refused_as_such,
-            a_digest_with_another_size_is_another_blob,
-            the_latest_record_counts,
-            changes_are_told_once_and_survive_a_restart,
-            counts_say_what_was_asked,
-            nothing_asked_is_nothing_answered,
-        ]);)*
-    };
+cases! {
+    blobs_come_back_as_they_were_put,
+    what_is_there_costs_no_second_writing,
+    parts_of_blobs_are_read,
+    wrong_content_is_refused_and_not_kept,
+    what_is_too_large_is_refused_as_such,
+    a_digest_with_another_size_is_another_blob,
+    the_latest_record_counts,
+    changes_are_told_once_and_survive_a_restart,
+    many_small_ones_come_in_one_go,
+    counts_say_what_was_asked,
+    nothing_asked_is_nothing_answered,
 }
 
-suites! {
-    memory => {
-        let tier = super::MemoryTier::new();
-        let other = tier.clone();
-        ((), tier, other)
-    };
+#[tokio::test]
+async fn memory_conforms() {
+    conforms(|_| {
+        let tier = MemoryTier::new();
+        (tier.clone(), tier)
+    })
+    .await;
 }
