@@ -7,6 +7,7 @@ usage() {
     cat <<'USAGE'
 usage: scripts/bench.sh runner [OPTION...]     `netbuild run` beside ninja
        scripts/bench.sh transfer [OPTION...]   the transfer engine beside quinn, sendme, curl, rsync, zsync, casync
+       scripts/bench.sh store [PART]           the store: all parts, or one of those in scripts/bench/store
 
 Each of them explains its options with --help.
 USAGE
@@ -24,8 +25,20 @@ case ${1-} in
         # Without files of byte code in the source tree.
         exec python3 -B "$here/bench/transfer" "$@"
         ;;
+    store)
+        shift
+        if [[ $# -gt 0 && $1 != -* ]]; then
+            part=$here/bench/store/$1.sh
+            [[ -x $part ]] || { echo "scripts/bench.sh: store has no part '$1'" >&2 && exit 2; }
+            shift
+            exec "$part" "$@"
+        fi
+        for part in "$here"/bench/store/*.sh; do
+            "$part" "$@"
+        done
+        ;;
     *)
-        echo 'scripts/bench.sh: say what to measure: runner or transfer (see --help)' >&2
+        echo 'scripts/bench.sh: say what to measure: runner, transfer or store (see --help)' >&2
         exit 2
         ;;
 esac
