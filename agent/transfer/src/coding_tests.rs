@@ -13,7 +13,7 @@ use netbuild_core::{
     codec::{Codec, Policy},
     digest::Digest,
 };
-use netbuild_proto::data::{Coding, MAX_BEATS, MAX_ITEMS, Priority, Request};
+use netbuild_proto::data::{Coding, MAX_BEATS, MAX_ITEMS, Priority, RUN_HEADER, Request};
 use std::{
     ops::ControlFlow,
     sync::{
@@ -47,6 +47,21 @@ async fn ten_thousand_small_blobs_come_in_few_frames() {
     assert_eq!(b.counters().requests_made, 1);
     assert_eq!(counters.bytes_served + 4 * counters.runs_coded, report.bytes_on_wire());
     assert_eq!(counters.logical_served, report.bytes);
+}
+
+#[tokio::test]
+async fn what_is_not_coded_comes_in_short_frames_so_that_little_is_lost_with_one() {
+    // Chunks as long as most are in a frame each; of short ones a quarter of a mebibyte together.
+    for (count, len, frames) in [(6, 300_000, 6), (256, 2048, 2)] {
+        let mut shelf = Shelf::default();
+        let chunks = shelf.put((0..count).map(|number| noise(number, len)));
+        let a = coded_agent(1, Policy::Off, shelf);
+        let b = agent(2, everyone(), Shelf::default());
+        let report = fetch(&b, &holder(1, &a), &chunks, Terms::default()).await.unwrap();
+        assert_eq!((report.bytes, codings(&report)), (count * len as u64, vec![Coding::Identity]));
+        let header = 4 + RUN_HEADER as u64;
+        assert_eq!(report.bytes_on_wire() - report.bytes, frames * header);
+    }
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ impl Provider {
             }
         }
         let Some((chunks, patching)) = found else {
-            return self.send_run(Run::absent(count), &accept, stream, writer).await;
+            return self.send_absent(count, &accept, stream, writer).await;
         };
         stream.base = Some(patching.base.clone());
         let asked = Asked::new(chunks, accept, Some(patching), stream);

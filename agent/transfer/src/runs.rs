@@ -39,6 +39,8 @@ const RUN: u64 = 1 << 20;
 /// The same on a slow link. A debug binary takes 5 % less at level 9 in runs of this length than in
 /// those of [`RUN`]; twice the length would save one more.
 const LONG_RUN: u64 = 4 << 20;
+/// The same of one that is sent as it is. What a kill leaves of a frame has to be sent again.
+const SHORT_RUN: u64 = 256 << 10;
 
 /// Time between signs of life while a run is worked on: several within the usual patience of a
 /// requester.
@@ -94,22 +96,21 @@ impl Stream {
         self.client.client()
     }
 
-    /// Makes the frame of a run, now that it is ready to be sent.
-    fn frame(&mut self, run: Run, accept: &Accept) -> Frame {
+    /// Makes the frames of a run of the first of these chunks, now that it is ready to be sent.
+    fn frames(&mut self, run: Run, chunks: &[Chunk], accept: &Accept) -> Frames {
         let (now, goodput) = (Instant::now(), self.client().goodput(accept.goodput));
-        let bytes = (RUN_HEADER + usize::from(run.base.is_some()) + run.body.len()) as u64;
+        let (count, decoded) = (run.count, run.decoded as u64);
+        let runs = run.split(chunks);
+        let wire = runs.iter().map(Run::wire).sum();
         // The first run is not late: before it nobody had asked for anything.
         let backlog = self.backlog.get_or_insert_with(|| Backlog::new(now));
-        let late = backlog.add(now, bytes, goodput);
-        let Run { coding, count, decoded, base, body } = run;
-        let header = RunHeader { coding, late, count: count as u16, decoded: decoded as u32 };
-        let length = (bytes as u32).to_le_bytes();
-        let head = [&length[..], &header.encode(), base.as_slice()].concat();
-        let mut parts = vec![Bytes::from(head)];
-        if !body.is_empty() {
-            parts.push(body);
+        let mut late = backlog.add(now, wire, goodput);
+        let mut parts = Vec::with_capacity(2 * runs.len());
+        for run in runs {
+            // What follows the first of them did not wait for anything.
+            run.put(std::mem::take(&mut late), &mut parts);
         }
-        Frame { parts, wire: bytes, decoded: decoded as u64, count }
+        Frames { parts, wire, decoded, count }
     }
 }
 
@@ -137,10 +138,45 @@ impl Run {
     pub(crate) fn patch(count: usize, decoded: usize, base: u8, body: Bytes) -> Self {
         Self { coding: Coding::Delta, count, decoded, base: Some(base), body }
     }
+
+    /// Runs of few chunks each, where nothing is coded and so nothing lost by that: a requester keeps
+    /// nothing of a frame that did not come whole. `chunks` begin with those of this run.
+    fn split(mut self, chunks: &[Chunk]) -> Vec<Self> {
+        if self.coding != Coding::Identity {
+            return vec![self];
+        }
+        let (mut left, mut runs) = (&chunks[..self.count], Vec::new());
+        while !left.is_empty() {
+            let (these, rest) = left.split_at(plan(left, SHORT_RUN));
+            left = rest;
+            let decoded = bytes_of(these) as usize;
+            let body = self.body.split_to(decoded);
+            let (coding, count) = (Coding::Identity, these.len());
+            runs.push(Self { coding, count, decoded, base: None, body });
+        }
+        runs
+    }
+
+    /// Bytes of its frame, as its length says.
+    fn wire(&self) -> u64 {
+        (RUN_HEADER + usize::from(self.base.is_some()) + self.body.len()) as u64
+    }
+
+    /// Adds its frame to what is to be sent.
+    fn put(self, late: bool, parts: &mut Vec<Bytes>) {
+        let length = (self.wire() as u32).to_le_bytes();
+        let Self { coding, count, decoded, base, body } = self;
+        let header = RunHeader { coding, late, count: count as u16, decoded: decoded as u32 };
+        parts.push([&length[..], &header.encode(), base.as_slice()].concat().into());
+        if !body.is_empty() {
+            parts.push(body);
+        }
+    }
 }
 
+/// The frames that one run is sent in.
 #[derive(Debug)]
-struct Frame {
+struct Frames {
     parts: Vec<Bytes>,
     wire: u64,
     decoded: u64,
@@ -222,8 +258,8 @@ impl Provider {
         let first = self.run(asked, answered, &client);
         let mut run = Some(while_alive(asked, writer, pin!(first)).await??);
         while let Some(ready) = run {
-            let mut frame = stream.frame(ready, &asked.accept);
-            answered += frame.count;
+            let mut frames = stream.frames(ready, &asked.chunks[answered..], &asked.accept);
+            answered += frames.count;
             let next = async {
                 if answered == asked.chunks.len() {
                     return Ok(None);
@@ -233,7 +269,7 @@ impl Provider {
             let mut next = pin!(next);
             let mut ready = None;
             {
-                let mut sending = pin!(writer.send(&mut frame.parts));
+                let mut sending = pin!(writer.send(&mut frames.parts));
                 loop {
                     tokio::select! {
                         sent = &mut sending => break sent?,
@@ -241,7 +277,7 @@ impl Provider {
                     }
                 }
             }
-            self.count(&frame);
+            self.count(&frames);
             run = match ready {
                 Some(run) => run?,
                 None => while_alive(asked, writer, next).await??,
@@ -250,23 +286,23 @@ impl Provider {
         Ok(())
     }
 
-    /// Sends one run.
-    pub(crate) async fn send_run(
+    /// Tells that `count` chunks are lacking.
+    pub(crate) async fn send_absent(
         &self,
-        run: Run,
+        count: usize,
         accept: &Accept,
         stream: &mut Stream,
         writer: &mut FrameWriter,
     ) -> Result<(), ServeError> {
-        let mut frame = stream.frame(run, accept);
-        writer.send(&mut frame.parts).await?;
-        self.count(&frame);
+        let mut frames = stream.frames(Run::absent(count), &[], accept);
+        writer.send(&mut frames.parts).await?;
+        self.count(&frames);
         Ok(())
     }
 
-    fn count(&self, frame: &Frame) {
-        add(&self.tally.bytes_served, frame.wire);
-        add(&self.tally.logical_served, frame.decoded);
+    fn count(&self, frames: &Frames) {
+        add(&self.tally.bytes_served, frames.wire);
+        add(&self.tally.logical_served, frames.decoded);
     }
 
     /// Reads and codes the next run, that begins with chunk number `from`.
