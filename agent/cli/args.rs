@@ -8,6 +8,7 @@ pub(crate) use wan::{
 
 use clap::{Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use netbuild_core::evict::Amount;
 use netbuild_node::config::Flags;
 use netbuild_proto::record::check_region;
 use std::{path::PathBuf, time::Duration};
@@ -46,6 +47,14 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Check everything that is stored here, and mend it
     Verify(VerifyArgs),
+    /// Show what takes the space of this data directory
+    Du(ReportArgs),
+    /// Make space in this data directory, or say what would go and why
+    Gc(GcArgs),
+    /// Keep a blob, or a result with all its blobs, whatever else goes; list what is kept so
+    Pin(PinArgs),
+    /// Let what was pinned go like anything else
+    Unpin(UnpinArgs),
     /// Print the ticket with which another agent joins the mesh of this one
     Ticket(ReportArgs),
     /// Stop the agent of this data directory, in order
@@ -251,6 +260,46 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
+    after_help = "What others have, is quick to build and was not used for long goes first. An agent \
+                        makes space by itself, within [store] of the configuration."
+)]
+pub(crate) struct GcArgs {
+    /// Remove nothing; say what would go, and why
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// What may stay, such as `20GB` [default: as configured]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_size: Option<u64>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PinArgs {
+    /// Digests, action keys, or tasks that were run here [default: list the pins]
+    #[arg(value_name = "DIGEST|KEY|TASK")]
+    pub(crate) what: Vec<String>,
+    /// Print the list as JSON
+    #[arg(long, conflicts_with = "what")]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnpinArgs {
+    /// Digests, action keys, or tasks
+    #[arg(value_name = "DIGEST|KEY|TASK", required = true)]
+    pub(crate) what: Vec<String>,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
     after_help = "Ctrl-C ends it. Colours are left out with NO_COLOR set, trends on terminals \
                         without UTF-8."
 )]
@@ -266,6 +315,15 @@ pub(crate) struct MonitorArgs {
     pub(crate) interval: Duration,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// Bytes; a part of the disk is for the configuration.
+fn parse_size(text: &str) -> Result<u64, String> {
+    match text.parse::<Amount>() {
+        Ok(Amount::Bytes(bytes)) => Ok(bytes),
+        Ok(Amount::Percent(_)) => Err("say bytes, such as 20GB".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn parse_region(text: &str) -> Result<String, String> {

@@ -6,9 +6,11 @@ mod get;
 mod links;
 mod monitor;
 mod peers;
+mod pin;
 mod plan;
 mod put;
 mod run;
+mod space;
 mod status;
 mod sync;
 mod verify;
@@ -21,9 +23,11 @@ pub(crate) use get::get;
 pub(crate) use links::links;
 pub(crate) use monitor::monitor;
 pub(crate) use peers::peers;
+pub(crate) use pin::{pin, unpin};
 pub(crate) use plan::plan;
 pub(crate) use put::put;
 pub(crate) use run::run;
+pub(crate) use space::{du, gc};
 pub(crate) use status::{status, ticket};
 pub(crate) use sync::sync;
 pub(crate) use verify::verify;
@@ -58,7 +62,8 @@ pub(crate) fn completions(shell: Shell) -> Result<ExitCode, CliError> {
 /// A session with the data directory of the settings, for a command that must not make one.
 fn existing(settings: &Settings) -> Result<Session, CliError> {
     if settings.data_dir.exists() {
-        return Ok(Session::new(&settings.data_dir, &settings.region, &settings.trust)?);
+        let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?;
+        return Ok(session.with_bounds(settings.store));
     }
     let dir = settings.data_dir.display();
     Err(CliError::failed(format!("there is no data directory `{dir}`"))

@@ -9,6 +9,7 @@
 mod content;
 mod moved;
 mod report;
+mod space;
 mod status;
 mod sync;
 mod verify;
@@ -18,6 +19,7 @@ pub use report::{
     Attempt, ConflictRow, Decision, LinkRow, LinkSource, MonitorRow, MonitorSnapshot, Output,
     PlanReport, PlanStep, Rows, Version,
 };
+pub use space::{GcOrder, GcReport, GcRow, PinRow, SpaceReport, SpaceShare};
 pub use status::{Member, PeerState, ScrubStatus, Status, StoreStatus};
 pub use sync::{SyncOrder, SyncPair, SyncProgress, SyncReport};
 pub use verify::{MAX_FINDINGS, VerifyFinding, VerifyOrder, VerifyProgress, VerifyReport};
@@ -32,6 +34,7 @@ use moved::{MovementV3, ProgressV3, SourceV3, check_figure};
 use netbuild_core::{
     cache::{NewRecord, Source},
     digest::Digest,
+    evict::Pin,
     key::ActionKey,
     moved::{Movement, Progress},
 };
@@ -93,6 +96,21 @@ pub enum Request {
     Monitor,
     /// Looks through the store; ends early when the connection is closed.
     Verify(VerifyOrder),
+    /// Asks what takes the space; ends early when the connection is closed.
+    Space,
+    /// Makes space; ends early when the connection is closed.
+    Gc(GcOrder),
+    /// Keeps something whatever else goes.
+    Pin {
+        /// What.
+        pin: Pin,
+        /// What to call it.
+        label: String,
+    },
+    /// Lets something go like anything else.
+    Unpin(Pin),
+    /// Asks for what is pinned.
+    Pins,
 }
 
 /// What the owner of the data directory answers.
@@ -155,6 +173,19 @@ pub enum Response {
     Verifying(VerifyProgress),
     /// A verification is done.
     Verified(VerifyReport),
+    /// Work goes on; more answers follow.
+    Doing {
+        /// What is done now.
+        what: String,
+        /// How far it is, from 0 to 1.
+        part: f64,
+    },
+    /// What takes the space.
+    Space(SpaceReport),
+    /// Space was made.
+    Cleared(GcReport),
+    /// What is pinned.
+    Pins(Rows<PinRow>),
 }
 
 #[derive(Encode, Decode)]
@@ -174,6 +205,35 @@ enum RequestV4 {
     Sync(SyncOrder),
     Monitor,
     Verify(VerifyOrder),
+    Space,
+    Gc(GcOrder),
+    Pin { pin: PinV4, label: String },
+    Unpin(PinV4),
+    Pins,
+}
+
+#[derive(Encode, Decode)]
+enum PinV4 {
+    Blob(DigestV1),
+    Action([u8; 32]),
+}
+
+impl From<Pin> for PinV4 {
+    fn from(pin: Pin) -> Self {
+        match pin {
+            Pin::Blob(blob) => Self::Blob(blob.into()),
+            Pin::Action(key) => Self::Action(key.0),
+        }
+    }
+}
+
+impl From<PinV4> for Pin {
+    fn from(pin: PinV4) -> Self {
+        match pin {
+            PinV4::Blob(blob) => Self::Blob(blob.into()),
+            PinV4::Action(key) => Self::Action(ActionKey(key)),
+        }
+    }
 }
 
 #[derive(Encode, Decode)]
@@ -196,6 +256,10 @@ enum ResponseV4 {
     Monitor(MonitorSnapshot),
     Verifying(VerifyProgress),
     Verified(VerifyReport),
+    Doing { what: String, part: f64 },
+    Space(SpaceReport),
+    Cleared(GcReport),
+    Pins(Rows<PinRow>),
 }
 
 impl Request {
@@ -219,6 +283,11 @@ impl Request {
             Self::Sync(order) => RequestV4::Sync(order.clone()),
             Self::Monitor => RequestV4::Monitor,
             Self::Verify(order) => RequestV4::Verify(*order),
+            Self::Space => RequestV4::Space,
+            Self::Gc(order) => RequestV4::Gc(*order),
+            Self::Pin { pin, label } => RequestV4::Pin { pin: (*pin).into(), label: label.clone() },
+            Self::Unpin(pin) => RequestV4::Unpin((*pin).into()),
+            Self::Pins => RequestV4::Pins,
         };
         frame::write(socket, &codec::encode(&wire))
     }
@@ -252,6 +321,11 @@ impl Request {
             }
             RequestV4::Monitor => Self::Monitor,
             RequestV4::Verify(order) => Self::Verify(order),
+            RequestV4::Space => Self::Space,
+            RequestV4::Gc(order) => Self::Gc(order),
+            RequestV4::Pin { pin, label } => Self::Pin { pin: pin.into(), label },
+            RequestV4::Unpin(pin) => Self::Unpin(pin.into()),
+            RequestV4::Pins => Self::Pins,
         }))
     }
 }
@@ -288,6 +362,10 @@ impl Response {
             Self::Monitor(snapshot) => ResponseV4::Monitor(snapshot.clone()),
             Self::Verifying(progress) => ResponseV4::Verifying(progress.clone()),
             Self::Verified(report) => ResponseV4::Verified(report.clone()),
+            Self::Doing { what, part } => ResponseV4::Doing { what: what.clone(), part: *part },
+            Self::Space(report) => ResponseV4::Space(report.clone()),
+            Self::Cleared(report) => ResponseV4::Cleared(report.clone()),
+            Self::Pins(rows) => ResponseV4::Pins(rows.clone()),
         };
         let mut body = codec::encode(&wire);
         if body.len() > MAX_RESPONSE {
@@ -330,6 +408,12 @@ impl Response {
             ResponseV4::Monitor(snapshot) => Self::Monitor(snapshot),
             ResponseV4::Verifying(progress) => Self::Verifying(progress),
             ResponseV4::Verified(report) => Self::Verified(report),
+            ResponseV4::Doing { what, part } => {
+                Self::Doing { what, part: check_figure(part).map_err(invalid)? }
+            }
+            ResponseV4::Space(report) => Self::Space(report),
+            ResponseV4::Cleared(report) => Self::Cleared(report),
+            ResponseV4::Pins(rows) => Self::Pins(rows),
         })
     }
 }

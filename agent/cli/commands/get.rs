@@ -45,7 +45,8 @@ pub(crate) fn get(args: &GetArgs) -> Result<ExitCode, CliError> {
         (_, Some(directory)) => Target::Directory(directory),
         (None, None) => Target::Stdout,
     };
-    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?;
+    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?
+        .with_bounds(settings.store);
     let name = match digests.as_slice() {
         [digest] => digest.hash.short(),
         several => count(several.len() as u64, "blob"),

@@ -21,7 +21,8 @@ const BUFFER: usize = 256 * 1024;
 pub(crate) fn put(args: &PutArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
     let digest = digest_of(&args.file).map_err(|error| CliError::io("read", &args.file, &error))?;
-    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?;
+    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?
+        .with_bounds(settings.store);
     session.put_blob(&digest, Content::File(&args.file))?;
     session.flush()?;
     if args.json {

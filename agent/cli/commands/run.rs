@@ -28,7 +28,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&Flags { jobs, ..args.common.flags() })?;
     let graph = load(&args.graph)?;
     let targets = targets(&graph, &args.tasks)?;
-    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?;
+    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?
+        .with_bounds(settings.store);
     let detail = match (args.quiet, args.verbose) {
         (true, _) => Detail::Quiet,
         (_, true) => Detail::Verbose,

@@ -10,6 +10,7 @@ pub mod crossing;
 pub mod delta;
 pub mod digest;
 mod encode;
+pub mod evict;
 pub mod fallback;
 pub mod glob;
 pub mod gossip;

@@ -1,6 +1,7 @@
 //! The asking end of the control socket: a [`Cache`] whose work another process does.
 
 mod insight;
+mod room;
 
 use netbuild_core::{
     cache::{Cache, CacheError, Content, Fetched, FetchedAll, Hit, NewRecord, Source},
@@ -274,6 +275,10 @@ fn kind(response: &Response) -> &'static str {
         Response::Syncing(_) | Response::Synced(_) => "a sync",
         Response::Monitor(_) => "the mesh",
         Response::Verifying(_) | Response::Verified(_) => "a verification",
+        Response::Doing { .. } => "how far it is",
+        Response::Space(_) => "its space",
+        Response::Cleared(_) => "what it gave up",
+        Response::Pins(_) => "pins",
     }
 }
 

@@ -1,6 +1,6 @@
 //! One connection of the control socket: requests, and their answers one by one.
 
-use crate::door::Door;
+use crate::door::{Door, OnStep};
 use netbuild_core::{
     cache::{CacheError, Content, FetchedAll},
     digest::Digest,
@@ -18,7 +18,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     time::Duration,
@@ -43,17 +43,21 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
     if version != VERSION {
         return Ok(());
     }
+    let guest = Guest { door, number: GUESTS.fetch_add(1, Ordering::Relaxed) };
     while let Some(request) = next(&mut reader)? {
         match request {
             Request::Hello { .. } => Response::Failed("greeted twice".into()).write(&mut writer)?,
             Request::Lookup(key) => {
                 moving(&mut writer, |watch| match door.lookup_sealed(&key, watch)? {
-                    Some((record, hit)) => Ok(Response::Hit {
-                        record,
-                        source: hit.source,
-                        bytes: hit.bytes,
-                        movement: hit.movement,
-                    }),
+                    Some((record, hit)) => {
+                        door.keep(guest.number, record.record());
+                        Ok(Response::Hit {
+                            record,
+                            source: hit.source,
+                            bytes: hit.bytes,
+                            movement: hit.movement,
+                        })
+                    }
                     None => Ok(Response::Missing),
                 })?;
             }
@@ -111,9 +115,41 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
             Request::Sync(order) => syncing(&mut writer, &order, door)?,
             Request::Monitor => working(&mut writer, || door.monitor().map(Response::Monitor))?,
             Request::Verify(order) => verifying(&mut writer, &order, door)?,
+            Request::Space => stepping(&mut writer, |tell| door.space(tell).map(Response::Space))?,
+            Request::Gc(order) => {
+                stepping(&mut writer, |tell| door.gc(&order, tell).map(Response::Cleared))?;
+            }
+            Request::Pin { pin, label } => {
+                working(&mut writer, || door.pin(pin, &label).map(done_or_missing))?;
+            }
+            Request::Unpin(pin) => {
+                working(&mut writer, || door.unpin(&pin).map(done_or_missing))?;
+            }
+            Request::Pins => {
+                working(&mut writer, || Ok(Response::Pins(Rows::fitting(door.pins()?))))?;
+            }
         }
     }
     Ok(())
+}
+
+/// Numbers for connections, each used once.
+static GUESTS: AtomicU64 = AtomicU64::new(1);
+
+/// A connection, as those who promise it something know it.
+struct Guest<'a> {
+    door: &'a dyn Door,
+    number: u64,
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        self.door.leave(self.number);
+    }
+}
+
+fn done_or_missing(done: bool) -> Response {
+    if done { Response::Done } else { Response::Missing }
 }
 
 /// The next request, however long the client thinks about it; but once begun it must come.
@@ -179,6 +215,23 @@ fn moving(
     let latest = Latest::none();
     let news = || latest.take().map(Response::Moving);
     answer(writer, PROGRESS, news, &AtomicBool::default(), || work(&latest))
+}
+
+/// The same for work in steps. A client that has gone ends it.
+fn stepping(
+    writer: &mut &UnixStream,
+    work: impl FnOnce(OnStep<'_>) -> Result<Response, CacheError> + Send,
+) -> io::Result<()> {
+    let (latest, gone) = (Latest::none(), AtomicBool::default());
+    let tell = |what: &str, part: f64| {
+        latest.set((what.to_owned(), part));
+        if gone.load(Ordering::Relaxed) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    };
+    let news = || latest.take().map(|(what, part)| Response::Doing { what, part });
+    answer(writer, PROGRESS, news, &gone, || work(&tell))
 }
 
 /// Syncs, and tells the client how far it is. A client that has gone ends the sync.

@@ -3,13 +3,16 @@
 use netbuild_core::{
     cache::{Cache, CacheError, Hit},
     digest::Digest,
+    evict::Pin,
     key::ActionKey,
     moved::Watch,
+    record::Record,
 };
 use netbuild_proto::{
     control::{
-        ConflictRow, Decision, LinkRow, MonitorSnapshot, PlanReport, Status, SyncOrder,
-        SyncProgress, SyncReport, VerifyOrder, VerifyProgress, VerifyReport,
+        ConflictRow, Decision, GcOrder, GcReport, LinkRow, MonitorSnapshot, PinRow, PlanReport,
+        SpaceReport, Status, SyncOrder, SyncProgress, SyncReport, VerifyOrder, VerifyProgress,
+        VerifyReport,
     },
     record::SealedRecord,
 };
@@ -20,6 +23,9 @@ pub type OnProgress<'a> = &'a mut (dyn FnMut(SyncProgress) -> ControlFlow<()> + 
 
 /// Hears how far a verification is, and says whether it goes on.
 pub type OnVerify<'a> = &'a mut (dyn FnMut(VerifyProgress) -> ControlFlow<()> + Send);
+
+/// Hears what is done and how far it is, from 0 to 1, and says whether it goes on.
+pub type OnStep<'a> = &'a (dyn Fn(&str, f64) -> ControlFlow<()> + Sync);
 
 /// The owner of a data directory: its cache, and what it knows. Without a mesh it knows its state
 /// only, and what is provided here is enough.
@@ -78,10 +84,46 @@ pub trait Door: Cache + 'static {
         Err(CacheError::Failed("there is no store here that could be verified".to_owned()))
     }
 
+    /// Promises the connection with this number that what a record names stays until
+    /// [`Door::leave`].
+    fn keep(&self, _connection: u64, _record: &Record) {}
+
+    /// A connection has ended.
+    fn leave(&self, _connection: u64) {}
+
+    /// What takes the space of the data directory.
+    fn space(&self, _tell: OnStep<'_>) -> Result<SpaceReport, CacheError> {
+        Err(no_disk())
+    }
+
+    /// Makes space in the data directory.
+    fn gc(&self, _order: &GcOrder, _tell: OnStep<'_>) -> Result<GcReport, CacheError> {
+        Err(no_disk())
+    }
+
+    /// Keeps something whatever else goes; says whether that is new.
+    fn pin(&self, _pin: Pin, _label: &str) -> Result<bool, CacheError> {
+        Err(no_disk())
+    }
+
+    /// Lets something go like anything else; says whether it was pinned.
+    fn unpin(&self, _pin: &Pin) -> Result<bool, CacheError> {
+        Err(no_disk())
+    }
+
+    /// What is pinned.
+    fn pins(&self) -> Result<Vec<PinRow>, CacheError> {
+        Err(no_disk())
+    }
+
     /// The mesh at this moment.
     fn monitor(&self) -> Result<MonitorSnapshot, CacheError> {
         Err(no_agent())
     }
+}
+
+fn no_disk() -> CacheError {
+    CacheError::Failed("nothing is kept on a disk here".to_owned())
 }
 
 fn no_agent() -> CacheError {

@@ -10,6 +10,6 @@ mod socket;
 mod tests;
 
 pub use client::{ConnectError, SocketCache};
-pub use door::{Door, OnProgress, OnVerify};
+pub use door::{Door, OnProgress, OnStep, OnVerify};
 pub use server::ControlServer;
 pub use socket::path as socket_path;

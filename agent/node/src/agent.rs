@@ -12,6 +12,7 @@ use crate::{
     mesh_cache::MeshCache,
     region::RegionFinder,
     remembered::{Links, Remembered},
+    room::{Elsewhere, Tidier},
     scrub::{self, Scrub},
     session::RUN_ROLE,
     shelf::Shelf,
@@ -95,6 +96,7 @@ pub struct Agent {
     mesh: Mesh,
     endpoint: Endpoint,
     tasks: JoinSet<()>,
+    tidier: Tidier,
     stop: CancellationToken,
 }
 
@@ -118,7 +120,7 @@ impl Agent {
             let region = if name.is_empty() { hinted } else { name };
             let (identity, trust) = (identity.clone(), settings.trust.clone());
             let disk = DiskCache::new(Arc::new(store), identity, region.to_owned(), trust, "agent");
-            let disk = Arc::new(disk);
+            let disk = Arc::new(disk.with_bounds(settings.store));
             finder = RegionFinder::new(settings.region_settings.clone(), Arc::clone(&disk));
             disk
         };
@@ -192,6 +194,16 @@ impl Agent {
             mesh.addresses().first().map_or(0, SocketAddr::port),
             endpoint.local_addr().port(),
         );
+        let (known, told) = (Arc::clone(&view), Arc::clone(&view));
+        disk.room().know(Elsewhere {
+            refetch: Box::new(move |key, bytes| known.refetch(key, bytes)),
+            lost: Box::new(move |keys| {
+                for key in keys {
+                    told.lost(key);
+                }
+            }),
+        });
+        let tidier = Tidier::start(&disk);
         let mut tasks = JoinSet::new();
         let measuring = Measuring {
             view: Arc::clone(&view),
@@ -209,7 +221,7 @@ impl Agent {
         tasks.spawn(keep_whole(Arc::clone(&disk), stop.clone()));
         let scrubbed = Arc::clone(&cache);
         tasks.spawn_blocking(move || scrub::run(&scrubbed));
-        Ok(Self { cache, disk, control, mesh, endpoint, tasks, stop })
+        Ok(Self { cache, disk, control, mesh, endpoint, tasks, tidier, stop })
     }
 
     /// What another machine needs to join.
@@ -234,7 +246,7 @@ impl Agent {
 
     /// Stops: first no new work from here, then none from peers, then what was put is made durable.
     pub async fn shutdown(self) {
-        let Self { cache, disk, control, mesh, endpoint, mut tasks, stop } = self;
+        let Self { cache, disk, control, mesh, endpoint, mut tasks, tidier, stop } = self;
         cache.stop();
         // Waits for the requests of commands that are under way.
         report(spawn_blocking(move || drop(control)).await);
@@ -245,6 +257,7 @@ impl Agent {
             report(ended);
         }
         drop(cache);
+        report(spawn_blocking(move || drop(tidier)).await);
         report(spawn_blocking(move || flush(&disk)).await);
     }
 }

@@ -4,6 +4,7 @@ mod parse;
 
 use netbuild_core::{
     codec,
+    evict::Amount,
     limit::{Limits, Rate},
     merge::Trust,
     peer::PeerId,
@@ -15,8 +16,8 @@ use netbuild_proto::{
     ticket::{MeshKey, Ticket},
 };
 use parse::{
-    parse_join, parse_peers, parse_plan, parse_region, parse_scrub, parse_sync, parse_transfer,
-    parse_trust,
+    parse_join, parse_peers, parse_plan, parse_region, parse_scrub, parse_store, parse_sync,
+    parse_transfer, parse_trust,
 };
 use serde::Deserialize;
 use std::{
@@ -165,6 +166,9 @@ struct SyncSection {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct StoreSection {
+    max_size: Option<String>,
+    max_age: Option<String>,
+    min_free: Option<String>,
     scrub: Option<String>,
 }
 
@@ -270,6 +274,23 @@ pub struct ScrubSettings {
     pub quiet: Duration,
 }
 
+/// How much the data directory may take.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct StoreSettings {
+    /// At most this; `None` for the lesser of 50 GB and 20 % of the file system.
+    pub max_size: Option<Amount>,
+    /// What was not used for so long goes; `None` for never.
+    pub max_age: Option<Duration>,
+    /// What stays free on the file system.
+    pub min_free: Amount,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self { max_size: None, max_age: None, min_free: Amount::Bytes(0) }
+    }
+}
+
 /// The region and where it was said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RegionSettings {
@@ -308,6 +329,8 @@ pub struct Settings {
     pub transfer: TransferSettings,
     /// How agents are kept alike.
     pub sync: SyncSettings,
+    /// How much may be kept.
+    pub store: StoreSettings,
     /// How the store is read through in the background; `None` when it is not.
     pub scrub: Option<ScrubSettings>,
     /// Who may write what.
@@ -453,6 +476,7 @@ pub fn resolve(
         fallback,
         transfer: parse_transfer(&file.transfer, &default.transfer, &file_said)?,
         sync: parse_sync(&file.sync, &default.sync, &file_said)?,
+        store: parse_store(&file.store, &default.store, &file_said)?,
         scrub: parse_scrub(&file.store, &default.store, &file_said)?,
         trust: parse_trust(&file.trust, &default.trust, &file_said)?,
         jobs: NonZeroUsize::new(jobs)
@@ -590,6 +614,34 @@ mod tests {
         let trust = with(&home, &flags).unwrap().trust;
         assert_eq!(trust.level(&peer), Level::Trusted);
         assert_eq!(trust.level(&PeerId([8; 32])), Level::Refused);
+    }
+
+    #[test]
+    fn how_much_is_kept_is_bounded_by_default_and_checked() {
+        let home = [("HOME", "/")];
+        let read = |text: &str| {
+            let (_dir, flags) = file(&format!("[store]\n{text}\n"));
+            with(&home, &flags).map(|settings| settings.store)
+        };
+        let default = read("").unwrap();
+        let days = Duration::from_secs(24 * 3600);
+        let expected = StoreSettings {
+            max_size: None,
+            max_age: Some(90 * days),
+            min_free: Amount::Bytes(1_000_000_000),
+        };
+        assert_eq!(default, expected);
+        let some = read("max_size = \"30 %\"\nmax_age = \"never\"\nmin_free = \"0\"").unwrap();
+        assert_eq!(some.max_size, Some(Amount::Percent(30.0)));
+        assert_eq!((some.max_age, some.min_free), (None, Amount::Bytes(0)));
+        for (text, part) in [
+            ("max_size = \"much\"", "store.max_size: `much`"),
+            ("max_age = \"90\"", "store.max_age: `90`"),
+            ("min_free = \"-1 GB\"", "store.min_free: `-1 GB`"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The cache of one data directory: what its store holds, and nothing from farther away.
 
-use crate::{chain::chain, decisions::wall_ms, verify::verify};
+use crate::{chain::chain, config::StoreSettings, decisions::wall_ms, room::Room, verify::verify};
 use netbuild_core::{
     cache::{Cache, CacheError, Content, Fetched, FetchedAll, Hit, NewRecord, Source},
     digest::Digest,
+    evict::Pin,
     hlc::Hlc,
     key::ActionKey,
     merge::{Level, Trust},
@@ -12,9 +13,11 @@ use netbuild_core::{
     record::{OutputKind, Record},
     tree::Entry,
 };
-use netbuild_gateway::{Door, OnVerify};
+use netbuild_gateway::{Door, OnStep, OnVerify};
 use netbuild_proto::{
-    control::{Status, StoreStatus, VerifyOrder, VerifyReport},
+    control::{
+        GcOrder, GcReport, PinRow, SpaceReport, Status, StoreStatus, VerifyOrder, VerifyReport,
+    },
     listing::{self, MAX_LISTING},
     record::SealedRecord,
 };
@@ -30,6 +33,9 @@ use std::{
 /// week. Clocks are off by hours or by years; a stamp from the far future would win for ever.
 const MAX_AHEAD_MS: u64 = 7 * 24 * 3_600_000;
 
+/// Under which this process itself is promised things: connections have greater numbers.
+const OWN: u64 = 0;
+
 /// Files with their paths.
 type Files = Vec<(Vec<u8>, Digest)>;
 
@@ -43,6 +49,7 @@ pub struct DiskCache {
     trust: Trust,
     role: &'static str,
     clock: Mutex<Hlc>,
+    room: Room,
 }
 
 /// What a record needs that is not on this disk.
@@ -72,7 +79,36 @@ impl DiskCache {
         role: &'static str,
     ) -> Self {
         let (region, clock) = (Mutex::new(region), Mutex::default());
-        Self { store, identity, region, trust, role, clock }
+        let room = Room::new(Arc::clone(&store), StoreSettings::default());
+        Self { store, identity, region, trust, role, clock, room }
+    }
+
+    /// The same with bounds to what it takes.
+    pub fn with_bounds(self, settings: StoreSettings) -> Self {
+        Self { room: Room::new(Arc::clone(&self.store), settings), ..self }
+    }
+
+    /// The space of the data directory.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// All that a record names, directly and through its listings; of a listing that is not here,
+    /// only itself, and whether there is one.
+    fn named(&self, record: &Record) -> Result<(BTreeSet<Digest>, bool), CacheError> {
+        let mut named: BTreeSet<Digest> = record.blobs().collect();
+        let mut unknown = false;
+        for output in &record.result.outputs {
+            let (OutputKind::Tree { listing } | OutputKind::Files { listing }) = &output.kind
+            else {
+                continue;
+            };
+            match self.files(listing)? {
+                Some(files) => named.extend(files.into_iter().map(|(_, file)| file)),
+                None => unknown = true,
+            }
+        }
+        Ok((named, unknown))
     }
 
     /// The region of this agent; empty for none.
@@ -108,24 +144,11 @@ impl DiskCache {
 
     /// What is missing here of all that a record names, directly and through its listings.
     pub(crate) fn lacking(&self, record: &Record) -> Result<Lacking, CacheError> {
-        let mut wanted: BTreeSet<Digest> = record.blobs().collect();
-        let mut lacking = Lacking::default();
-        for output in &record.result.outputs {
-            let (OutputKind::Tree { listing } | OutputKind::Files { listing }) = &output.kind
-            else {
-                continue;
-            };
-            match self.files(listing)? {
-                Some(files) => wanted.extend(files.into_iter().map(|(_, file)| file)),
-                None => lacking.listings = true,
-            }
-        }
-        for blob in wanted {
-            if !self.store.has_blob(&blob).map_err(failed)? {
-                lacking.blobs.push(blob);
-            }
-        }
-        Ok(lacking)
+        let (wanted, listings) = self.named(record)?;
+        let wanted: Vec<Digest> = wanted.into_iter().collect();
+        // What is here stays until whoever asks has been promised it.
+        let blobs = self.store.promise(None, &wanted).map_err(failed)?;
+        Ok(Lacking { blobs, listings })
     }
 
     /// The files that a listing names, with their paths; `None` when it is not here whole, or is none
@@ -235,16 +258,15 @@ pub(crate) fn failed(error: StoreError) -> CacheError {
 
 impl Cache for DiskCache {
     fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
-        Ok(self.lookup_sealed(key, watch)?.map(|(_, hit)| hit))
+        let found = self.lookup_sealed(key, watch)?;
+        if let Some((record, _)) = &found {
+            Door::keep(self, OWN, record.record());
+        }
+        Ok(found.map(|(_, hit)| hit))
     }
 
     fn fetch_all(&self, blobs: &[Digest], _: &dyn Watch) -> Result<FetchedAll, CacheError> {
-        let mut missing = Vec::new();
-        for blob in blobs {
-            if !self.store.has_blob(blob).map_err(failed)? {
-                missing.push(*blob);
-            }
-        }
+        let missing = self.store.promise(None, blobs).map_err(failed)?;
         let movement = Movement::default();
         let fetched = Fetched { source: Source::Disk, movement, seconds: 0.0 };
         Ok(FetchedAll { missing, fetched })
@@ -297,6 +319,40 @@ impl Door for DiskCache {
         progress: OnVerify<'_>,
     ) -> Result<VerifyReport, CacheError> {
         verify(self.store.as_ref(), order, progress, &|lost| Ok(vec![false; lost.len()]))
+    }
+
+    fn keep(&self, connection: u64, record: &Record) {
+        let promised = self.named(record).and_then(|(named, _)| {
+            let named: Vec<Digest> = named.into_iter().collect();
+            self.store.promise(Some(connection), &named).map_err(failed)
+        });
+        if let Err(error) = promised {
+            tracing::debug!(%error, "a build was not promised what it found");
+        }
+    }
+
+    fn leave(&self, connection: u64) {
+        self.store.release(connection);
+    }
+
+    fn space(&self, tell: OnStep<'_>) -> Result<SpaceReport, CacheError> {
+        self.room.report(tell)
+    }
+
+    fn gc(&self, order: &GcOrder, tell: OnStep<'_>) -> Result<GcReport, CacheError> {
+        self.room.gc(order, tell)
+    }
+
+    fn pin(&self, pin: Pin, label: &str) -> Result<bool, CacheError> {
+        self.room.pin(pin, label)
+    }
+
+    fn unpin(&self, pin: &Pin) -> Result<bool, CacheError> {
+        self.room.unpin(pin)
+    }
+
+    fn pins(&self) -> Result<Vec<PinRow>, CacheError> {
+        Ok(self.room.pins())
     }
 
     fn status(&self) -> Status {

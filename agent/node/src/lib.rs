@@ -17,6 +17,7 @@ mod random;
 mod region;
 mod remembered;
 mod reports;
+mod room;
 mod scrub;
 mod session;
 mod shelf;

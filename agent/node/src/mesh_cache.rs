@@ -16,16 +16,18 @@ use crate::{
 use netbuild_core::{
     cache::{Cache, CacheError, Content, Fetched, FetchedAll, Hit, NewRecord, Source},
     digest::Digest,
+    evict::Pin,
     key::ActionKey,
     moved::Watch,
+    record::Record,
     region::Detection,
 };
-use netbuild_gateway::{Door, OnProgress, OnVerify};
+use netbuild_gateway::{Door, OnProgress, OnStep, OnVerify};
 use netbuild_mesh::format_multiaddr;
 use netbuild_proto::{
     control::{
-        ConflictRow, Decision, LinkRow, MonitorSnapshot, PlanReport, Status, SyncOrder, SyncReport,
-        VerifyOrder, VerifyReport,
+        ConflictRow, Decision, GcOrder, GcReport, LinkRow, MonitorSnapshot, PinRow, PlanReport,
+        SpaceReport, Status, SyncOrder, SyncReport, VerifyOrder, VerifyReport,
     },
     data::Priority,
     record::SealedRecord,
@@ -232,6 +234,34 @@ impl Door for MeshCache {
             Some(found) => Ok(Some(found)),
             None => Ok(self.disk().second_best(key)?.map(from_disk)),
         }
+    }
+
+    fn keep(&self, connection: u64, record: &Record) {
+        Door::keep(self.disk(), connection, record);
+    }
+
+    fn leave(&self, connection: u64) {
+        self.disk().leave(connection);
+    }
+
+    fn space(&self, tell: OnStep<'_>) -> Result<SpaceReport, CacheError> {
+        self.disk().space(tell)
+    }
+
+    fn gc(&self, order: &GcOrder, tell: OnStep<'_>) -> Result<GcReport, CacheError> {
+        self.disk().gc(order, tell)
+    }
+
+    fn pin(&self, pin: Pin, label: &str) -> Result<bool, CacheError> {
+        self.disk().pin(pin, label)
+    }
+
+    fn unpin(&self, pin: &Pin) -> Result<bool, CacheError> {
+        self.disk().unpin(pin)
+    }
+
+    fn pins(&self) -> Result<Vec<PinRow>, CacheError> {
+        self.disk().pins()
     }
 
     fn status(&self) -> Status {

@@ -4,16 +4,23 @@
 //! The owner may go away at any moment. Then the next operation looks again: another process may
 //! own the directory by now, or this one does.
 
-use crate::{chain::chain, disk_cache::DiskCache, keys, keys::KeyError};
+use crate::{
+    chain::chain, config::StoreSettings, disk_cache::DiskCache, keys, keys::KeyError, room::Tidier,
+};
 use netbuild_core::{
     cache::{Cache, CacheError, Content, FetchedAll, Hit, NewRecord},
     digest::{Digest, Hash},
+    evict::Pin,
     key::ActionKey,
     merge::Trust,
     moved::Watch,
 };
-use netbuild_gateway::{ConnectError, ControlServer, Door, OnVerify, SocketCache, socket_path};
-use netbuild_proto::control::{Status, VerifyOrder, VerifyReport};
+use netbuild_gateway::{
+    ConnectError, ControlServer, Door, OnStep, OnVerify, SocketCache, socket_path,
+};
+use netbuild_proto::control::{
+    GcOrder, GcReport, PinRow, Rows, SpaceReport, Status, VerifyOrder, VerifyReport,
+};
 use netbuild_store::{DiskStore, OpenError};
 use std::{
     io::Read,
@@ -57,6 +64,7 @@ pub struct Session {
     trust: Trust,
     backend: Mutex<Found>,
     id: OnceLock<Hash>,
+    bounds: StoreSettings,
 }
 
 /// What came of looking for the owner of the data directory.
@@ -74,7 +82,7 @@ enum Found {
 #[derive(Debug)]
 enum Backend {
     /// This process owns the data directory, and serves it to others if it can.
-    Owner { cache: Arc<DiskCache>, _server: Option<ControlServer> },
+    Owner { cache: Arc<DiskCache>, _server: Option<ControlServer>, _tidier: Tidier },
     /// Another one does.
     Remote(SocketCache),
 }
@@ -107,7 +115,56 @@ impl Session {
             trust: trust.clone(),
             backend: Mutex::default(),
             id: OnceLock::new(),
+            bounds: StoreSettings::default(),
         })
+    }
+
+    /// The same with bounds to what the data directory takes, which hold while this process owns it.
+    pub fn with_bounds(self, bounds: StoreSettings) -> Self {
+        Self { bounds, ..self }
+    }
+
+    /// What takes the space; `None` when `tell` broke it off.
+    ///
+    /// # Errors
+    /// This one and those below: when the data directory cannot be used.
+    pub fn space(&self, tell: OnStep<'_>) -> Result<Option<SpaceReport>, CacheError> {
+        match self.backend()?.as_ref() {
+            Backend::Owner { cache, .. } => cache.space(tell).map(Some),
+            Backend::Remote(cache) => cache.space(tell),
+        }
+    }
+
+    /// Makes space; `None` when `tell` broke it off.
+    pub fn gc(&self, order: GcOrder, tell: OnStep<'_>) -> Result<Option<GcReport>, CacheError> {
+        match self.backend()?.as_ref() {
+            Backend::Owner { cache, .. } => cache.gc(&order, tell).map(Some),
+            Backend::Remote(cache) => cache.gc(order, tell),
+        }
+    }
+
+    /// Keeps something whatever else goes; says whether that is new.
+    pub fn pin(&self, pin: Pin, label: &str) -> Result<bool, CacheError> {
+        match self.backend()?.as_ref() {
+            Backend::Owner { cache, .. } => cache.pin(pin, label),
+            Backend::Remote(cache) => cache.pin(pin, label),
+        }
+    }
+
+    /// Lets something go like anything else; says whether it was pinned.
+    pub fn unpin(&self, pin: Pin) -> Result<bool, CacheError> {
+        match self.backend()?.as_ref() {
+            Backend::Owner { cache, .. } => cache.unpin(&pin),
+            Backend::Remote(cache) => cache.unpin(pin),
+        }
+    }
+
+    /// What is pinned.
+    pub fn pins(&self) -> Result<Rows<PinRow>, CacheError> {
+        match self.backend()?.as_ref() {
+            Backend::Owner { cache, .. } => cache.pins().map(Rows::fitting),
+            Backend::Remote(cache) => cache.pins(),
+        }
     }
 
     /// Tells this cache from others: the peer id of its data directory, and zeros until it has one.
@@ -228,7 +285,8 @@ fn open(session: &Session) -> Result<Backend, SessionError> {
 fn own(session: &Session, store: DiskStore, socket: &Path) -> Result<Backend, SessionError> {
     let identity = keys::identity(&session.data_dir)?;
     let (region, trust) = (session.region.clone(), session.trust.clone());
-    let cache = Arc::new(DiskCache::new(Arc::new(store), identity, region, trust, "run"));
+    let cache = DiskCache::new(Arc::new(store), identity, region, trust, "run");
+    let cache = Arc::new(cache.with_bounds(session.bounds));
     let door: Arc<dyn Door> = Arc::<DiskCache>::clone(&cache);
     // A file system without sockets is no reason to do without the cache.
     let server = ControlServer::start(socket, door)
@@ -237,7 +295,8 @@ fn own(session: &Session, store: DiskStore, socket: &Path) -> Result<Backend, Se
             tracing::warn!(%socket, %error, "others cannot use the data directory meanwhile");
         })
         .ok();
-    Ok(Backend::Owner { cache, _server: server })
+    let tidier = Tidier::start(&cache);
+    Ok(Backend::Owner { cache, _server: server, _tidier: tidier })
 }
 
 impl Cache for Session {

@@ -10,6 +10,7 @@ use netbuild_core::{
     peers::{Over, Peer, Peers},
     plan::{Plan, Policy},
     region::Detection,
+    score::predict,
 };
 use netbuild_mesh::Event;
 use netbuild_proto::membership::Held;
@@ -207,6 +208,21 @@ impl View {
             ledger.handle_lost(key);
         }
         lost
+    }
+
+    /// How long it is expected to take to have a record's blobs, of so many bytes, from the best of
+    /// those who announced it and can be reached.
+    pub(crate) fn refetch(&self, key: &ActionKey, bytes: u64) -> Option<Duration> {
+        let (state, now) = (self.state(), Instant::now());
+        let holders = state.ledger.holders(key).into_iter();
+        let present = holders.filter(|peer| state.peers.is_present(peer));
+        let seconds = present.map(|peer| {
+            let link = state.peers.belief(&peer, now);
+            predict(&link, bytes, 0).seconds()
+        });
+        let best = seconds.min_by(f64::total_cmp)?;
+        // What is not finite or absurd is as good as nobody.
+        Duration::try_from_secs_f64(best).ok()
     }
 
     pub(crate) fn missing(&self, peer: &PeerId, key: &ActionKey) {

@@ -11,6 +11,7 @@ mod chunk_log;
 mod compact;
 mod engine;
 mod entry;
+mod evict;
 mod format;
 mod frame;
 mod incoming;
@@ -24,6 +25,7 @@ mod mend;
 mod open_error;
 mod partial;
 mod payload;
+mod promises;
 mod quarantine;
 mod read;
 mod records;
@@ -32,13 +34,17 @@ mod removal;
 mod seal;
 mod sketches;
 mod tally;
+mod usage;
+mod uses;
 
 pub use engine::hush_contained_panics;
 pub use open_error::{Holder, OpenError};
 
 use crate::{
     Compacted, Conflict, Cursor, Finding, Inspect, Inspected, Kept, PartialBlob, RecordHead, Stats,
-    Store, StoreError, error::FileError,
+    Store, StoreError,
+    error::FileError,
+    space::{Evicted, Evicting, Pinned, Survey, Tell, Usage},
 };
 use format::Mark;
 use incoming::{DiskBlob, Received, receive};
@@ -48,13 +54,15 @@ use lock::DirLock;
 use netbuild_core::{
     chunk::{Chunk, Manifest},
     digest::Digest,
+    evict::{Limits, Pin},
     key::ActionKey,
     merge::Trust,
     sketch::Sketch,
 };
 use netbuild_proto::record::SealedRecord;
+use promises::Pins;
 use quarantine::Quarantine;
-use std::{fs, io::Read, ops::ControlFlow, path::Path, sync::Arc};
+use std::{fs, io::Read, ops::ControlFlow, path::Path, sync::Arc, time::Instant};
 
 /// The store of a data directory. One process has it open at a time; it is closed when this and every
 /// reader and partial blob that came from it are dropped.
@@ -79,12 +87,10 @@ impl DiskStore {
         create_dir(dir)?;
         let mut lock = DirLock::acquire(&layout)?;
         let mark = format::check(&layout)?;
-        match mark {
-            Mark::Present => {}
-            Mark::Missing => format::write(&layout)?,
-            Mark::Older(found) => format::migrate(&layout, found)?,
+        if mark == Mark::Missing {
+            format::write(&layout)?;
         }
-        lock.announce(&layout, role);
+        lock.announce(&layout, role)?;
         for name in DIRECTORIES {
             create_dir(&dir.join(name))?;
         }
@@ -94,17 +100,8 @@ impl DiskStore {
         empty(&layout.tmp())?;
         let quarantine = Quarantine::new(layout.quarantine());
         let recovered = recover::recover(&layout, &quarantine)?;
-        Ok(Self { inner: Arc::new(Inner::new(layout, lock, quarantine, recovered)) })
-    }
-
-    /// Gives back the space of what was removed or replaced in the journal, where it is at least
-    /// half of a segment. `pace` hears how many bytes were read or written since it was last called;
-    /// it may wait, and may say that this is enough for now. Others work on meanwhile.
-    pub fn compact(
-        &self,
-        pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
-    ) -> Result<Compacted, StoreError> {
-        self.inner.compact(pace)
+        let pins = Pins::load(&layout)?;
+        Ok(Self { inner: Arc::new(Inner::new(layout, lock, quarantine, recovered, pins)) })
     }
 
     fn put(&self, content: &mut dyn Read, expected: Option<&Digest>) -> Result<Digest, StoreError> {
@@ -113,9 +110,7 @@ impl DiskStore {
                 self.inner.keep_small(blob, &bytes)?;
                 Ok(blob)
             }
-            Received::Large(manifest, sketch, mut tmp) => {
-                // Before the lock is taken, as it may take long.
-                tmp.prepare(&self.inner.layout.blob(&manifest.blob().hash))?;
+            Received::Large(manifest, sketch, tmp) => {
                 self.inner.keep_large(&manifest, sketch, |path| tmp.keep(path))?;
                 Ok(manifest.blob())
             }
@@ -217,6 +212,51 @@ impl Store for DiskStore {
 
     fn conflicts(&self, limit: usize) -> Result<Vec<Conflict>, StoreError> {
         self.inner.conflicts(limit)
+    }
+
+    fn promise(&self, owner: Option<u64>, blobs: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        {
+            // With the catalog locked: nothing goes between the promise and the look.
+            let _catalog = self.inner.catalog();
+            let hashes = blobs.iter().map(|blob| blob.hash);
+            self.inner.promises().add(owner, hashes, Instant::now());
+        }
+        self.find_missing(blobs)
+    }
+
+    fn release(&self, owner: u64) {
+        self.inner.promises().release(owner);
+    }
+
+    fn pin(&self, pin: Pin, label: &str) -> Result<bool, StoreError> {
+        self.inner.pin(pin, label)
+    }
+
+    fn unpin(&self, pin: &Pin) -> Result<bool, StoreError> {
+        self.inner.unpin(pin)
+    }
+
+    fn pins(&self) -> Vec<Pinned> {
+        self.inner.pins().list()
+    }
+
+    fn evict(&self, limits: &Limits, how: &Evicting<'_>) -> Result<Evicted, StoreError> {
+        self.inner.evict(limits, how)
+    }
+
+    fn compact(
+        &self,
+        pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Compacted, StoreError> {
+        self.inner.compact(pace)
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        self.inner.usage()
+    }
+
+    fn survey(&self, tell: Tell<'_>) -> Result<Option<Survey>, StoreError> {
+        self.inner.survey(tell)
     }
 
     fn remove_blob(&self, blob: &Digest) -> Result<bool, StoreError> {

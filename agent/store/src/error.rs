@@ -45,6 +45,12 @@ pub enum StoreError {
         /// Chunks that never came.
         missing: usize,
     },
+    /// So much is pinned already that this is not.
+    #[error("{limit} things are pinned, and more cannot be: unpin some")]
+    TooManyPins {
+        /// How many may be.
+        limit: usize,
+    },
     /// The operating system refused; what was stored before is intact.
     #[error("cannot use `{}`", path.display())]
     Io {

@@ -12,6 +12,7 @@ mod error;
 mod inspect;
 mod memory;
 mod recent;
+mod space;
 mod store;
 mod tier;
 mod verify;
@@ -20,6 +21,7 @@ pub use disk::{DiskStore, Holder, OpenError, hush_contained_panics};
 pub use error::StoreError;
 pub use inspect::{Cursor, Fault, Finding, Inspect, Inspected, ParseCursorError, Stage, Subject};
 pub use memory::MemoryStore;
+pub use space::{Evicted, Evicting, Pinned, Removed, Share, Survey, Tell, Usage};
 pub use store::{
     Compacted, Conflict, Kept, MAX_BLOB, PartialBlob, RecordHead, SKETCHED, Stats, Store,
 };

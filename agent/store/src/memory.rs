@@ -1,7 +1,7 @@
 //! A store in memory: for tests, and for agents that must leave nothing on a disk.
 
 use crate::{
-    Conflict, Kept, PartialBlob, RecordHead, Stats, Store, StoreError,
+    Conflict, Kept, PartialBlob, Pinned, RecordHead, Stats, Store, StoreError,
     arrival::{Arrival, Places},
     recent::Recent,
     store::{MAX_BLOB, SKETCHED},
@@ -9,6 +9,7 @@ use crate::{
 use netbuild_core::{
     chunk::{Chunk, Chunker, Manifest},
     digest::{Digest, Hash},
+    evict::Pin,
     key::ActionKey,
     merge::{Evidence, Level, Outcome, Trust, Variant, merge, result_id},
     sketch::{Sketch, Sketcher},
@@ -33,6 +34,7 @@ struct Shelves {
     evidence: Evidence<SealedRecord>,
     outputs: HashMap<Vec<u8>, Recent>,
     sketches: HashMap<Digest, Sketch>,
+    pins: BTreeMap<Pin, String>,
     /// Unfinished blobs that nobody is working on, that which was left last at the end.
     idle: Vec<Unfinished>,
     /// The blobs that somebody is working on, and what has come of them.
@@ -282,6 +284,27 @@ impl Store for MemoryStore {
         let shelves = self.shelves();
         let newest = shelves.evidence.newest().into_iter();
         Ok(newest.filter_map(|key| shelves.conflict(&key)).take(limit).collect())
+    }
+
+    /// Nothing goes by itself here, so there is nothing to remember.
+    fn promise(&self, _: Option<u64>, blobs: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        self.find_missing(blobs)
+    }
+
+    fn release(&self, _: u64) {}
+
+    fn pin(&self, pin: Pin, label: &str) -> Result<bool, StoreError> {
+        Ok(self.shelves().pins.insert(pin, label.to_owned()).is_none())
+    }
+
+    fn unpin(&self, pin: &Pin) -> Result<bool, StoreError> {
+        Ok(self.shelves().pins.remove(pin).is_some())
+    }
+
+    fn pins(&self) -> Vec<Pinned> {
+        let shelves = self.shelves();
+        let each = shelves.pins.iter();
+        each.map(|(pin, label)| Pinned { pin: *pin, label: label.clone() }).collect()
     }
 
     fn remove_blob(&self, blob: &Digest) -> Result<bool, StoreError> {

@@ -1,9 +1,12 @@
 //! The seam between those who need bytes and records and the backends that keep them.
 
-use crate::{Cursor, Finding, Inspect, Inspected, StoreError};
+use crate::{
+    Cursor, Evicted, Evicting, Finding, Inspect, Inspected, Pinned, StoreError, Survey, Tell, Usage,
+};
 use netbuild_core::{
     chunk::{Chunk, MAX_CHUNKS, MIN_CHUNK, Manifest},
     digest::Digest,
+    evict::{Limits, Pin},
     hlc::Hlc,
     key::ActionKey,
     merge::Trust,
@@ -199,6 +202,50 @@ pub trait Store: Send + Sync + Debug {
             }
         }
         Ok(missing)
+    }
+
+    /// Promises that blobs stay, and says which of them are not here, so that of the others none goes:
+    /// until [`Store::release`] of their owner, or, without one, for a minute.
+    fn promise(&self, owner: Option<u64>, blobs: &[Digest]) -> Result<Vec<Digest>, StoreError>;
+
+    /// Whoever was promised something under this name is gone.
+    fn release(&self, owner: u64);
+
+    /// Keeps something whatever else goes, from now on; it need not be here yet. Says whether that
+    /// is new. The label is for people.
+    fn pin(&self, pin: Pin, label: &str) -> Result<bool, StoreError>;
+
+    /// Lets something go like anything else; says whether it was pinned.
+    fn unpin(&self, pin: &Pin) -> Result<bool, StoreError>;
+
+    /// What is pinned.
+    fn pins(&self) -> Vec<Pinned>;
+
+    /// Gives things up until what is left is within `limits`, or nothing more may go. Others work on
+    /// meanwhile; what they use, and what they were promised, stays. The space that the journal takes
+    /// comes back with [`Store::compact`]. A store without a bound gives up nothing.
+    fn evict(&self, _limits: &Limits, _how: &Evicting<'_>) -> Result<Evicted, StoreError> {
+        Ok(Evicted::default())
+    }
+
+    /// Gives back the space of what was removed or replaced in the journal, where it is at least
+    /// half of a segment. `pace` hears how many bytes were read or written since it was last called;
+    /// it may wait, and may say that this is enough for now. Others work on meanwhile.
+    fn compact(
+        &self,
+        _pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Compacted, StoreError> {
+        Ok(Compacted::default())
+    }
+
+    /// What takes space on disk. The first time it takes as long as going through the index.
+    fn usage(&self) -> Result<Usage, StoreError> {
+        Ok(Usage::default())
+    }
+
+    /// Who takes the space, and since when nobody used it; `None` when `tell` broke it off.
+    fn survey(&self, _tell: Tell<'_>) -> Result<Option<Survey>, StoreError> {
+        Ok(Some(Survey::default()))
     }
 
     /// Returns when all that was put before survives the loss of power.

@@ -2,11 +2,12 @@
 
 use super::{
     Background, ConfigError, FallbackWay, Join, LimitEntry, PlanSection, ScrubSettings,
-    StoreSection, SyncSection, SyncSettings, TransferSection, TransferSettings, TrustSection,
-    variable,
+    StoreSection, StoreSettings, SyncSection, SyncSettings, TransferSection, TransferSettings,
+    TrustSection, variable,
 };
 use netbuild_core::{
     codec::NoPolicy,
+    evict::{Amount, parse_time},
     limit::{Limits, Rate, RegionLimit, Schedule},
     merge::{Level, Trust},
     peer::PeerId,
@@ -224,6 +225,34 @@ pub(super) fn parse_scrub(
             quiet: SCRUB_QUIET,
         })),
     }
+}
+
+pub(super) fn parse_store(
+    file: &StoreSection,
+    default: &StoreSection,
+    file_said: &dyn Fn(&str) -> String,
+) -> Result<StoreSettings, ConfigError> {
+    let text = |file: &Option<String>, default: &Option<String>| {
+        file.as_ref().or(default.as_ref()).cloned().unwrap_or_default()
+    };
+    let amount = |key: &str, text: &str| {
+        let parsed = text.parse::<Amount>().map_err(|error| error.to_string());
+        value(file_said(key), parsed)
+    };
+    let max_size = text(&file.max_size, &default.max_size);
+    let max_age = text(&file.max_age, &default.max_age);
+    let age = parse_time(&max_age).map_err(|error| format!("{error}, or \"never\""));
+    Ok(StoreSettings {
+        max_size: match max_size.as_str() {
+            "" => None,
+            some => Some(amount("store.max_size", some)?),
+        },
+        max_age: match max_age.as_str() {
+            "never" => None,
+            _ => Some(value(file_said("store.max_age"), age)?),
+        },
+        min_free: amount("store.min_free", &text(&file.min_free, &default.min_free))?,
+    })
 }
 
 pub(super) fn parse_trust(

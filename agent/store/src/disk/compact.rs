@@ -297,7 +297,7 @@ impl Inner {
 }
 
 /// Bytes of evidence in each segment. There is never much of it.
-fn evidence_bytes(catalog: &Catalog) -> BTreeMap<u32, u64> {
+pub(super) fn evidence_bytes(catalog: &Catalog) -> BTreeMap<u32, u64> {
     let mut bytes = BTreeMap::new();
     for (_, variant) in catalog.evidence.iter() {
         *bytes.entry(variant.place.segment).or_default() += frame_len(&variant.place);

@@ -39,6 +39,8 @@ const OUTPUT: u8 = b'o';
 const SKETCH: u8 = b's';
 /// By a feature of sketches: the newest blobs that have it.
 const FEATURE: u8 = b'f';
+/// When a blob or a record was last used.
+const USE: u8 = b'u';
 /// Up to where the journal has been indexed.
 const POSITION: &[u8] = b"p";
 
@@ -80,26 +82,6 @@ impl Index {
             damaged: AtomicBool::new(false),
             beside: true,
         })
-    }
-
-    /// An empty index in memory, for when there is no room for one on disk.
-    pub(super) fn in_memory(layout: &Layout) -> Self {
-        Self {
-            engine: Engine::in_memory(),
-            layout: layout.clone(),
-            damaged: AtomicBool::new(false),
-            beside: false,
-        }
-    }
-
-    /// Whether it is nowhere but in memory.
-    pub(super) fn is_in_memory(&self) -> bool {
-        self.engine.is_in_memory()
-    }
-
-    /// Has what `other` has in memory in place of what it had.
-    pub(super) fn become_memory(&self, other: &Self) {
-        self.engine.become_that(&other.engine);
     }
 
     /// Has `other`, which was made beside this one, in place of what it had. `aside` moves the old
@@ -300,7 +282,7 @@ impl Index {
     }
 
     pub(super) fn forget_blob(&self, hash: &Hash) -> Result<(), StoreError> {
-        self.put(vec![(key(BLOB, &hash.0), None)])
+        self.put(vec![(key(BLOB, &hash.0), None), (key(USE, &hash.0), None)])
     }
 
     pub(super) fn forget_record(&self, action: &ActionKey) -> Result<(), StoreError> {
@@ -309,7 +291,11 @@ impl Index {
 
     /// Notes that a small blob was removed and, in the same write, how far the journal is indexed.
     pub(super) fn remove_small(&self, hash: &Hash, indexed: Position) -> Result<(), StoreError> {
-        self.put(vec![(key(BLOB, &hash.0), None), (POSITION.to_vec(), Some(indexed.encode()))])
+        self.put(vec![
+            (key(BLOB, &hash.0), None),
+            (key(USE, &hash.0), None),
+            (POSITION.to_vec(), Some(indexed.encode())),
+        ])
     }
 
     /// Notes that the record of an action was removed, with its outputs as `record` has them and
@@ -327,6 +313,7 @@ impl Index {
         let own = [
             (key(RECORD, &action.0), None),
             (key(EVIDENCE, &action.0), None),
+            (key(USE, &action.0), None),
             (POSITION.to_vec(), Some(indexed.encode())),
         ];
         self.put(outputs.chain(own).collect())
@@ -376,6 +363,18 @@ impl Index {
         }
     }
 
+    /// When a blob or a record was last used, in seconds since the Unix epoch.
+    pub(super) fn used(&self, name: &Hash) -> Option<u64> {
+        let value = self.value(&key(USE, &name.0))?;
+        Some(u64::from_le_bytes(value.try_into().ok()?))
+    }
+
+    /// Notes when blobs and records were last used.
+    pub(super) fn put_uses(&self, uses: Vec<(Hash, u64)>) -> Result<(), StoreError> {
+        let change = |(name, at): (Hash, u64)| (key(USE, &name.0), Some(at.to_le_bytes().to_vec()));
+        self.put(uses.into_iter().map(change).collect())
+    }
+
     /// Returns when all that was put is on the disk, so that an index that is opened after a crash
     /// points to nothing that was moved or removed before.
     pub(super) fn persist(&self) -> Result<(), StoreError> {
@@ -399,7 +398,7 @@ impl Index {
         if let Err(error) = self.engine.close() {
             self.mark_damaged(&error);
         }
-        if !*self.damaged.get_mut() && !self.beside && !self.is_in_memory() {
+        if !*self.damaged.get_mut() && !self.beside {
             seal::write(&self.layout);
             boot::forget(&self.layout);
         }

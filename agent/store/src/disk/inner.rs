@@ -10,8 +10,10 @@ use super::{
     layout::{Layout, create_dir, sync_dir},
     lock::DirLock,
     partial::Arrivals,
+    promises::{Pins, Promises},
     quarantine::Quarantine,
     tally::Totals,
+    uses::Uses,
 };
 use crate::{Stats, StoreError, error::FileError};
 use netbuild_core::{
@@ -27,7 +29,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -45,6 +47,13 @@ pub(super) struct Inner {
     pub(super) mending: Mutex<()>,
     /// Held for a whole flush: one that finds nothing to do must not return before another has done it.
     flushing: Mutex<()>,
+    pub(super) uses: Uses,
+    promises: Mutex<Promises>,
+    pins: Mutex<Pins>,
+    /// Held while space is made.
+    pub(super) evicting: Mutex<()>,
+    /// Whether blob files were compared with the index since the store was opened.
+    pub(super) reconciled: AtomicBool,
     tmp_names: AtomicU64,
     pub(super) quarantined: AtomicU64,
     /// The last field, as it is given up last.
@@ -67,6 +76,7 @@ impl Inner {
         lock: DirLock,
         quarantine: Quarantine,
         recovered: super::recover::Recovered,
+        pins: Pins,
     ) -> Self {
         Self {
             arrivals: Arrivals::new(layout.partial()),
@@ -78,6 +88,11 @@ impl Inner {
             quarantine,
             mending: Mutex::default(),
             flushing: Mutex::default(),
+            uses: Uses::default(),
+            promises: Mutex::default(),
+            pins: Mutex::new(pins),
+            evicting: Mutex::default(),
+            reconciled: AtomicBool::new(false),
             tmp_names: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
             _lock: lock,
@@ -86,6 +101,14 @@ impl Inner {
 
     pub(super) fn catalog(&self) -> MutexGuard<'_, Catalog> {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn promises(&self) -> MutexGuard<'_, Promises> {
+        self.promises.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A name in `tmp` that was not used before: `tmp` was emptied when the directory was locked.
@@ -98,6 +121,7 @@ impl Inner {
     pub(super) fn keep_small(&self, blob: Digest, bytes: &[u8]) -> Result<(), StoreError> {
         let mut catalog = self.catalog();
         let old = self.index.blob(&blob.hash);
+        self.used(&blob.hash);
         if old.is_some_and(|entry| entry.size == blob.size) {
             return Ok(());
         }
@@ -124,6 +148,7 @@ impl Inner {
         }
         let full = {
             let mut catalog = self.catalog();
+            self.used(&blob.hash);
             // Over a file that may be there: it could be damaged without anybody knowing yet.
             keep(&path)?;
             self.note_file(&mut catalog, &blob);
@@ -299,6 +324,7 @@ fn sync_file(path: &Path) -> Result<(), FileError> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.write_uses();
         self.index.close();
     }
 }

@@ -83,6 +83,11 @@ impl Layout {
         self.root.join("partial")
     }
 
+    /// What somebody pinned.
+    pub(super) fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
     pub(super) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }

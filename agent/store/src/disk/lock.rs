@@ -34,9 +34,8 @@ impl DirLock {
         }
     }
 
-    /// Says who holds the lock, for those who come while it is held. On a full disk they are told
-    /// less.
-    pub(super) fn announce(&mut self, layout: &Layout, role: &str) {
+    /// Says who holds the lock, for those who come while it is held.
+    pub(super) fn announce(&mut self, layout: &Layout, role: &str) -> Result<(), FileError> {
         let role: String = role
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || " ._-".contains(*c))
@@ -44,9 +43,7 @@ impl DirLock {
             .collect();
         let text = format!("{{\"pid\":{},\"role\":\"{role}\"}}\n", std::process::id());
         let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
-        if let Err(error) = written {
-            tracing::debug!(path = %layout.lock().display(), %error, "owner is not told to others");
-        }
+        written.map_err(FileError::at(&layout.lock()))
     }
 }
 
@@ -88,7 +85,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         let mut first = DirLock::acquire(&layout).unwrap();
-        first.announce(&layout, "agent \"x\"\n");
+        first.announce(&layout, "agent \"x\"\n").unwrap();
         let Err(OpenError::InUse { holder, .. }) = DirLock::acquire(&layout) else {
             panic!("two processes hold one lock");
         };

@@ -53,6 +53,18 @@ impl Inner {
         self: &Arc<Self>,
         blob: &Digest,
     ) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
+        let opened = self.open_unused(blob)?;
+        if opened.is_some() {
+            self.used(&blob.hash);
+        }
+        Ok(opened)
+    }
+
+    /// The same, but that does not count as a use.
+    pub(super) fn open_unused(
+        self: &Arc<Self>,
+        blob: &Digest,
+    ) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
         match self.locate(blob) {
             None => Ok(None),
             Some(Place::Journal(location)) => {
@@ -152,12 +164,14 @@ impl Inner {
             None => None,
         };
         if bytes.is_some() {
+            self.used(&whole.hash);
             return Ok(bytes);
         }
         let entry = self.index.chunk(&chunk.hash);
         if let Some(entry) = entry.filter(|entry| entry.len == chunk.len) {
             let bytes = self.range(&entry.blob, entry.offset, chunk)?;
             if bytes.is_some() {
+                self.used(&entry.blob);
                 return Ok(bytes);
             }
             // The next blob with this chunk takes its place; a failure has marked the index already.

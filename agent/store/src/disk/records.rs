@@ -110,6 +110,7 @@ impl Inner {
         while let Some(entry) = found {
             let sealed = self.read_record(key, &entry)?;
             if sealed.is_some() {
+                self.used(&Hash(key.0));
                 return Ok(sealed);
             }
             // Its segment may have been written anew since it was located.
@@ -165,8 +166,7 @@ impl Inner {
             let variants = self.catalog().evidence.variants(key).to_vec();
             let conflict = self.conflict_of(key, &variants)?;
             // Their segments may have been written anew meanwhile.
-            let unmoved = self.catalog().evidence.variants(key) == variants;
-            if conflict.is_some() || unmoved {
+            if self.catalog().evidence.variants(key) == variants {
                 return Ok(conflict);
             }
         }

@@ -9,10 +9,24 @@ use super::{
 };
 use crate::StoreError;
 use netbuild_core::{digest::Digest, key::ActionKey};
+use std::time::{Duration, Instant};
 
 impl Inner {
     /// Removes a blob; says whether it was here.
     pub(super) fn remove_blob(&self, blob: &Digest) -> Result<bool, StoreError> {
+        self.remove_if(blob, || true)
+    }
+
+    /// Removes a blob unless it was used so short a time ago, or is promised; says whether it went.
+    pub(super) fn remove_unused(&self, blob: &Digest, grace: Duration) -> Result<bool, StoreError> {
+        self.remove_if(blob, || {
+            !self.is_in_use(&blob.hash, grace) && !self.promises().has(&blob.hash, Instant::now())
+        })
+    }
+
+    /// `may` is asked with the catalog locked, as it is when something is promised: who was promised
+    /// a blob and then finds it here keeps it.
+    fn remove_if(&self, blob: &Digest, may: impl FnOnce() -> bool) -> Result<bool, StoreError> {
         // A file that the index has lost in a crash is found by its name.
         let here = self.locate(blob).is_some();
         self.index.must_answer()?;
@@ -21,6 +35,9 @@ impl Inner {
         }
         {
             let mut catalog = self.catalog();
+            if !may() {
+                return Ok(false);
+            }
             let old = self.index.blob(&blob.hash).filter(|entry| entry.size == blob.size);
             match old {
                 Some(BlobEntry { place: Place::Journal(_), .. }) => {

@@ -43,7 +43,7 @@ pub(crate) fn at(by: u8, key: ActionKey, hlc: u64, exit_code: i32) -> SealedReco
         key,
         result: ActionResult { exit_code, outputs: Vec::new(), log: None },
         execution: Execution {
-            duration_ms: 1,
+            duration_ms: 60_000,
             finished_at_ms: 2,
             sandbox_asked: Sandbox::Env,
             sandbox_obtained: Sandbox::Env,

@@ -14,7 +14,6 @@ mod common;
 
 mod child;
 mod faults;
-mod full;
 mod kill;
 mod power;
 mod script;

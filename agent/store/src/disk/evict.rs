@@ -1,0 +1,379 @@
+//! Making space: what is here is looked through, `core::evict` says what goes, and it goes.
+//!
+//! Nothing waits for it. What is used, promised or pinned while it is under way stays, as each thing is
+//! looked at once more before it goes.
+
+use super::{
+    entry::{BlobEntry, Place},
+    inner::Inner,
+    layout::sync_dir,
+    uses,
+};
+use crate::{
+    StoreError,
+    space::{Evicted, Evicting, MAX_NAMED_GONE, Removed, Share, Survey, Tell},
+};
+use netbuild_core::{
+    digest::{Digest, Hash},
+    evict::{self, Holding, Limits, Part, Pin},
+    key::ActionKey,
+    record::{OutputKind, Record},
+    tree::Entry,
+};
+use netbuild_proto::listing::{self, MAX_LISTING};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+/// Entries of the index that are looked at together.
+const PAGE: usize = 1024;
+/// How long it is taken to build what no record tells of: somebody put it, and has it elsewhere as likely
+/// as not.
+const UNKNOWN_REBUILD: Duration = Duration::from_secs(10);
+/// How long ago a small blob was used of which the index has lost when.
+const UNKNOWN_IDLE: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of a blob's entries in the index, about.
+const ENTRY: u64 = 128;
+/// Part of the time that looking takes; removing takes the rest.
+const LOOKING: f64 = 0.5;
+
+/// What is here.
+#[derive(Default)]
+struct Found {
+    blobs: Vec<(Hash, BlobEntry)>,
+    parts: Vec<Part>,
+    names: Vec<Name>,
+    holdings: Vec<Holding>,
+}
+
+/// What a holding is called.
+struct Name {
+    what: Pin,
+    /// The first path of its outputs.
+    path: Vec<u8>,
+    region: Arc<str>,
+}
+
+/// Bounds between the ages of [`Survey::ages`], in days.
+const AGES: [u64; 4] = [1, 7, 30, 90];
+/// Paths of [`Survey::paths`].
+const MAX_PATHS: usize = 20;
+
+impl Inner {
+    /// Gives up what `limits` say.
+    pub(super) fn evict(
+        self: &Arc<Self>,
+        limits: &Limits,
+        how: &Evicting<'_>,
+    ) -> Result<Evicted, StoreError> {
+        let _one = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.reconciled.swap(true, Ordering::Relaxed) {
+            self.reconcile()?;
+        }
+        let usage = self.usage()?;
+        // What is dead in the journal comes back without anything that has to be given up for it.
+        let excess = limits.excess(usage.total().saturating_sub(usage.dead / 2), usage.free);
+        if excess == 0 && !how.expire {
+            return Ok(Evicted::default());
+        }
+        self.write_uses();
+        let Some(found) = self.look(how.refetch, how.tell)? else {
+            return Ok(Evicted { broken_off: true, ..Evicted::default() });
+        };
+        let gone = evict::choose(&found.holdings, &found.parts, limits, excess);
+        let mut done = Evicted::default();
+        let mut dirs = BTreeSet::new();
+        for (count, one) in gone.iter().enumerate() {
+            if count.is_multiple_of(PAGE) {
+                let part = LOOKING + (1.0 - LOOKING) * count as f64 / gone.len() as f64;
+                if (how.tell)("removing", part).is_break() {
+                    done.broken_off = true;
+                    break;
+                }
+            }
+            let taken = if how.dry_run {
+                Some((one.bytes, one.parts.len() as u64))
+            } else {
+                self.give_up(&found, one, limits.grace, &mut dirs)?
+            };
+            if let Some((bytes, blobs)) = taken {
+                report(&mut done, &found, one, bytes, blobs);
+            }
+        }
+        dirs.iter().try_for_each(|dir: &PathBuf| sync_dir(dir))?;
+        Ok(done)
+    }
+
+    /// Says how many bytes and blobs went; nothing when it was used meanwhile.
+    fn give_up(
+        self: &Arc<Self>,
+        found: &Found,
+        one: &evict::Gone,
+        grace: Duration,
+        dirs: &mut BTreeSet<PathBuf>,
+    ) -> Result<Option<(u64, u64)>, StoreError> {
+        let Name { what: name, .. } = &found.names[one.holding];
+        let mut bytes = 0;
+        if let Pin::Action(key) = name {
+            if self.is_in_use(&Hash(key.0), grace) {
+                return Ok(None);
+            }
+            if !one.hint && self.remove_record(key)? {
+                bytes += found.holdings[one.holding].bytes;
+            }
+        }
+        let mut blobs = 0;
+        for part in &one.parts {
+            let (hash, entry) = found.blobs[*part as usize];
+            let blob = Digest { hash, size: entry.size };
+            if self.remove_unused(&blob, grace)? {
+                bytes += found.parts[*part as usize].bytes;
+                blobs += 1;
+                let dir = self.layout.blob(&hash).parent().map(PathBuf::from);
+                dirs.extend(dir.filter(|_| entry.place == Place::File));
+            }
+        }
+        Ok(Some((bytes, blobs)))
+    }
+
+    /// Whether something was used so short a time ago that it stays.
+    pub(super) fn is_in_use(&self, name: &Hash, grace: Duration) -> bool {
+        let last = self.uses.last(name, &self.index);
+        last.is_some_and(|last| uses::now().saturating_sub(last) < grace.as_secs())
+    }
+
+    /// Looks through everything; `None` when it was broken off.
+    fn look(
+        self: &Arc<Self>,
+        refetch: &dyn Fn(&ActionKey, u64) -> Option<Duration>,
+        tell: Tell<'_>,
+    ) -> Result<Option<Found>, StoreError> {
+        let mut regions = BTreeSet::<Arc<str>>::new();
+        let nowhere: Arc<str> = Arc::from("");
+        let now = uses::now();
+        let mut found = Found::default();
+        let mut places = HashMap::new();
+        let pins = self.pins().list();
+        let pinned: BTreeSet<Pin> = pins.into_iter().map(|pinned| pinned.pin).collect();
+        let totals = self.totals();
+        let all = (totals.blobs + totals.records).max(1) as f64;
+        let mut after = None;
+        loop {
+            let page = self.index.blobs_after(after.as_ref(), PAGE);
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (hash, entry) in page {
+                let blob = Digest { hash, size: entry.size };
+                let kept =
+                    pinned.contains(&Pin::Blob(blob)) || self.promises().has(&hash, Instant::now());
+                places.insert(hash, found.blobs.len() as u32);
+                found.blobs.push((hash, entry));
+                found.parts.push(Part { bytes: entry.size + ENTRY, kept });
+            }
+            if tell("looking", LOOKING * found.blobs.len() as f64 / all).is_break() {
+                return Ok(None);
+            }
+        }
+        let mut named = vec![false; found.blobs.len()];
+        let mut after = None;
+        loop {
+            let page = self.index.records_after(after.as_ref(), PAGE);
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (key, entry) in page {
+                let Some(sealed) = self.read_record(&key, &entry)? else { continue };
+                let record = sealed.record();
+                let (here, whole) = self.parts_of(record, &places);
+                here.iter().for_each(|part| named[*part as usize] = true);
+                let kept = pinned.contains(&Pin::Action(key));
+                if kept {
+                    here.iter().for_each(|part| found.parts[*part as usize].kept = true);
+                }
+                let bytes: u64 = here.iter().map(|part| found.parts[*part as usize].bytes).sum();
+                let parts = here.iter().map(|part| &found.blobs[*part as usize].0);
+                let last = parts
+                    .chain([&Hash(key.0)])
+                    .filter_map(|name| self.uses.last(name, &self.index))
+                    .chain([record.hlc.millis() / 1000])
+                    .max()
+                    .unwrap_or(0);
+                found.holdings.push(Holding {
+                    bytes: u64::from(entry.location.len) + ENTRY,
+                    parts: here,
+                    whole,
+                    idle: Duration::from_secs(now.saturating_sub(last)),
+                    rebuild: Duration::from_millis(record.execution.duration_ms),
+                    refetch: refetch(&key, bytes),
+                    kept,
+                });
+                let path = record.result.outputs.first().map(|output| output.path.clone());
+                let known = regions.get(record.region.as_str()).cloned();
+                let region = known.unwrap_or_else(|| Arc::from(record.region.as_str()));
+                regions.insert(Arc::clone(&region));
+                let path = path.unwrap_or_default();
+                found.names.push(Name { what: Pin::Action(key), path, region });
+            }
+            let looked = found.blobs.len() + found.holdings.len();
+            if tell("looking", LOOKING * looked as f64 / all).is_break() {
+                return Ok(None);
+            }
+        }
+        for (part, (hash, entry)) in found.blobs.iter().enumerate().filter(|(at, _)| !named[*at]) {
+            found.holdings.push(Holding {
+                bytes: 0,
+                parts: vec![part as u32],
+                whole: true,
+                idle: self.idle_of(hash, entry, now),
+                rebuild: UNKNOWN_REBUILD,
+                refetch: None,
+                kept: found.parts[part].kept,
+            });
+            let blob = Digest { hash: *hash, size: entry.size };
+            let region = Arc::clone(&nowhere);
+            found.names.push(Name { what: Pin::Blob(blob), path: Vec::new(), region });
+        }
+        Ok(Some(found))
+    }
+
+    /// Who takes the space.
+    pub(super) fn survey(self: &Arc<Self>, tell: Tell<'_>) -> Result<Option<Survey>, StoreError> {
+        let Some(found) = self.look(&|_, _| None, tell)? else { return Ok(None) };
+        let mut users = vec![0_u64; found.parts.len()];
+        found.holdings.iter().flat_map(|one| &one.parts).for_each(|at| users[*at as usize] += 1);
+        let mut survey = Survey::default();
+        let mut paths = HashMap::<&[u8], Share>::new();
+        for (name, holding) in found.names.iter().zip(&found.holdings) {
+            let shares = holding.parts.iter().map(|at| *at as usize);
+            let bytes = shares.map(|at| found.parts[at].bytes / users[at]).sum::<u64>();
+            let bytes = bytes + holding.bytes;
+            let days = holding.idle.as_secs() / (24 * 3600);
+            let age = AGES.iter().take_while(|bound| days >= **bound).count();
+            let region = survey.regions.entry(name.region.to_string()).or_default();
+            let path = paths.entry(&name.path).or_default();
+            for share in [&mut survey.ages[age], region, path] {
+                share.count += 1;
+                share.bytes += bytes;
+            }
+        }
+        let mut paths: Vec<_> = paths.into_iter().collect();
+        paths.sort_unstable_by_key(|(path, share)| (std::cmp::Reverse(share.bytes), *path));
+        paths.truncate(MAX_PATHS);
+        survey.paths = paths.into_iter().map(|(path, share)| (path.to_vec(), share)).collect();
+        Ok(Some(survey))
+    }
+
+    /// The blobs of a record that are here, each once, and whether these are all.
+    fn parts_of(
+        self: &Arc<Self>,
+        record: &Record,
+        places: &HashMap<Hash, u32>,
+    ) -> (Vec<u32>, bool) {
+        let mut wanted: BTreeSet<Digest> = record.blobs().collect();
+        let mut whole = true;
+        for output in &record.result.outputs {
+            if let OutputKind::Tree { listing } | OutputKind::Files { listing } = &output.kind {
+                match self.files_of(listing) {
+                    Some(files) => wanted.extend(files),
+                    None => whole = false,
+                }
+            }
+        }
+        let here: Vec<u32> =
+            wanted.iter().filter_map(|blob| places.get(&blob.hash).copied()).collect();
+        whole &= here.len() == wanted.len();
+        (here, whole)
+    }
+
+    fn files_of(self: &Arc<Self>, listing: &Digest) -> Option<Vec<Digest>> {
+        if listing.size > MAX_LISTING as u64 {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        // Not through the reader of a user, as looking is no use.
+        let mut reader = self.open_unused(listing).ok().flatten()?;
+        io::Read::read_to_end(&mut reader, &mut bytes).ok()?;
+        let entries = listing::decode(&bytes).ok()?;
+        let file = |entry| match entry {
+            Entry::File { digest, .. } => Some(digest),
+            Entry::Symlink { .. } | Entry::Directory => None,
+        };
+        Some(entries.into_iter().filter_map(|(_, entry)| file(entry)).collect())
+    }
+
+    fn idle_of(&self, hash: &Hash, entry: &BlobEntry, now: u64) -> Duration {
+        if let Some(last) = self.uses.last(hash, &self.index) {
+            return Duration::from_secs(now.saturating_sub(last));
+        }
+        let written = match entry.place {
+            Place::File => fs::symlink_metadata(self.layout.blob(hash)).and_then(|m| m.modified()),
+            Place::Journal(_) => return UNKNOWN_IDLE,
+        };
+        let written = written.ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        written.map_or(UNKNOWN_IDLE, |at| Duration::from_secs(now.saturating_sub(at.as_secs())))
+    }
+
+    /// Takes in blob files that the index has lost in a crash, which would never be given up, and
+    /// forgets entries whose files are gone.
+    fn reconcile(&self) -> Result<(), StoreError> {
+        for dir in super::recover::entries(&self.layout.blobs())?.iter().filter(|dir| dir.is_dir())
+        {
+            for path in super::recover::entries(dir)? {
+                let name = path.file_name().and_then(|name| name.to_str()?.parse::<Hash>().ok());
+                let hash = name.filter(|hash| self.layout.blob(hash) == path);
+                let Some(hash) = hash.filter(|hash| self.index.blob(hash).is_none()) else {
+                    continue;
+                };
+                if let Ok(meta) = fs::symlink_metadata(&path)
+                    && meta.is_file()
+                {
+                    self.adopt(&Digest { hash, size: meta.len() });
+                }
+            }
+        }
+        let mut after = None;
+        loop {
+            let page = self.index.blobs_after(after.as_ref(), PAGE);
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            let files = page.iter().filter(|(_, entry)| entry.place == Place::File);
+            for (hash, _) in files {
+                if !fs::exists(self.layout.blob(hash)).unwrap_or(true) {
+                    self.lost_file(hash);
+                }
+            }
+        }
+    }
+}
+
+fn report(done: &mut Evicted, found: &Found, one: &evict::Gone, bytes: u64, blobs: u64) {
+    let Name { what: name, path, .. } = &found.names[one.holding];
+    if let Pin::Action(key) = name {
+        done.actions.push(*key);
+        if one.hint {
+            done.hints += 1;
+        } else {
+            done.forgotten.push(*key);
+        }
+    }
+    done.blobs += blobs;
+    done.bytes += bytes;
+    let (count, sum) = done.reasons.entry(one.why).or_default();
+    *count += 1;
+    *sum += bytes;
+    if done.named.len() < MAX_NAMED_GONE {
+        let holding = &found.holdings[one.holding];
+        done.named.push(Removed {
+            what: *name,
+            path: path.clone(),
+            why: one.why,
+            bytes,
+            idle: holding.idle,
+            rebuild: holding.rebuild,
+            refetch: holding.refetch,
+        });
+    }
+}
