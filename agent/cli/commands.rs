@@ -3,6 +3,7 @@
 mod agent;
 mod conflicts;
 mod get;
+mod graph;
 mod links;
 mod monitor;
 mod peers;
@@ -20,6 +21,7 @@ mod why;
 pub(crate) use agent::{agent, stop};
 pub(crate) use conflicts::conflicts;
 pub(crate) use get::get;
+pub(crate) use graph::graph;
 pub(crate) use links::links;
 pub(crate) use monitor::monitor;
 pub(crate) use peers::peers;

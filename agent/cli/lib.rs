@@ -3,13 +3,16 @@
 mod args;
 mod commands;
 mod errors;
+mod graph_file;
 mod log;
 mod memory;
 mod moving;
 mod progress;
+mod recorder;
 mod signals;
 mod table;
 mod text;
+mod trace;
 mod trend;
 
 use args::{AgentArgs, Args, Command};
@@ -37,6 +40,7 @@ pub fn netbuild_main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Run(args) => commands::run(&args),
+        Command::Graph(command) => commands::graph(&command),
         Command::Status(args) => commands::status(&args),
         Command::Peers(args) => commands::peers(&args),
         Command::Links(args) => commands::links(&args),

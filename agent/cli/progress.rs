@@ -1,21 +1,39 @@
-//! Shows a run: a line for each task that ended, and, on a terminal, what runs now.
+//! Shows a run on standard error: a line for each task that ended, and what runs now. On a terminal
+//! that is a view that is drawn again and again, elsewhere a line from time to time.
+
+mod heart;
+mod view;
 
 use crate::{
-    moving::results,
+    table::Style,
     text::{duration, size},
+    trace::critical_path,
 };
+use heart::Heart;
 use indicatif::{ProgressBar, ProgressStyle};
-use netbuild_core::{cache::Source, graph::LogPolicy, moved};
+use netbuild_core::{
+    cache::Source,
+    graph::{Graph, LogPolicy, TaskId},
+};
 use netbuild_runner::{Ended, Event, Observer, Summary};
 use std::{
-    collections::BTreeMap,
     io::{IsTerminal as _, Write as _},
-    sync::{Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
+use view::State;
 
-/// Longest list of running tasks in the progress line.
-const SHOWN_RUNNING: usize = 4;
+/// From one drawing of the view to the next.
+const FRAME: Duration = Duration::from_millis(200);
+/// From one sign of life to the next where there is no view: services that run builds end those
+/// that are silent for minutes.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+/// A shorter critical path is not worth a line.
+const LONG: Duration = Duration::from_secs(1);
+/// Names of a critical path that are shown at either end.
+const SHOWN_ENDS: usize = 3;
+/// The size of a terminal that does not tell it.
+const USUAL: (usize, usize) = (80, 24);
 
 /// How much is shown.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -28,44 +46,86 @@ pub(crate) enum Detail {
 /// Writes to standard error, from several threads.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    detail: Detail,
-    bar: ProgressBar,
-    state: Mutex<State>,
+    inner: Arc<Inner>,
+    heart: Option<Heart>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    tasks: usize,
-    ended: usize,
-    running: Vec<String>,
-    /// Results on their way, by task.
-    moving: BTreeMap<String, moved::Progress>,
+#[derive(Debug)]
+struct Inner {
+    detail: Detail,
+    /// Logs are folded as GitHub Actions folds them.
+    folded: bool,
+    style: Style,
+    bar: ProgressBar,
+    state: Mutex<State>,
 }
 
 impl Progress {
     /// Shows a run of `tasks` tasks.
     pub(crate) fn new(detail: Detail, tasks: usize) -> Self {
-        let live = std::io::stderr().is_terminal() && detail > Detail::Quiet;
-        let bar = if live { ProgressBar::new(tasks as u64) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}")
-        {
+        let terminal = std::io::stderr().is_terminal();
+        let live = terminal && detail > Detail::Quiet;
+        let bar = if live { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
             bar.set_style(style);
         }
-        if live {
-            bar.enable_steady_tick(Duration::from_millis(200));
-        }
-        Self { detail, bar, state: Mutex::new(State { tasks, ..State::default() }) }
+        let inner = Arc::new(Inner {
+            detail,
+            folded: !terminal && std::env::var_os("GITHUB_ACTIONS").is_some_and(|on| on == "true"),
+            style: Style::of_stdout(terminal),
+            bar,
+            state: Mutex::new(State::new(tasks, Instant::now())),
+        });
+        let shown = Arc::clone(&inner);
+        let heart = match (live, detail) {
+            (true, _) => Some(Heart::start(FRAME, move || shown.draw())),
+            (false, Detail::Quiet) => None,
+            (false, _) => Some(Heart::start(HEARTBEAT, move || shown.sign())),
+        };
+        Self { inner, heart }
     }
 
-    /// Prints the last line.
-    pub(crate) fn finish(&self, summary: &Summary) {
-        self.bar.finish_and_clear();
-        if self.detail > Detail::Quiet || !summary.is_success() {
-            self.print(&[describe(summary).as_bytes()]);
+    /// Prints the last lines.
+    pub(crate) fn finish(mut self, summary: &Summary, critical: &[String], long: Duration) {
+        drop(self.heart.take());
+        self.inner.bar.finish_and_clear();
+        if self.inner.detail > Detail::Quiet || !summary.is_success() {
+            self.inner.print(&[describe(summary).as_bytes()]);
+        }
+        if self.inner.detail > Detail::Quiet && long >= LONG && critical.len() > 1 {
+            self.inner.print(&[describe_path(critical, long).as_bytes()]);
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Draws the view.
+    fn draw(&self) {
+        let (columns, rows) = match rustix::termios::tcgetwinsize(std::io::stderr()) {
+            Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+                (usize::from(size.ws_col), usize::from(size.ws_row))
+            }
+            _ => USUAL,
+        };
+        // At the border the cursor would go on to the next line.
+        let lines = self.state().lines(Instant::now(), columns.saturating_sub(1), rows, self.style);
+        self.bar.set_message(lines.join("\n"));
+        self.bar.tick();
+    }
+
+    /// Says that the run goes on.
+    fn sign(&self) {
+        let sign = self.state().sign(Instant::now());
+        if let Some(sign) = sign {
+            self.print(&[sign.as_bytes()]);
         }
     }
 
-    /// Prints lines above the progress line, each ended.
+    /// Prints lines above the view, each ended.
     fn print(&self, parts: &[&[u8]]) {
         self.bar.suspend(|| {
             let mut stderr = std::io::stderr().lock();
@@ -76,56 +136,64 @@ impl Progress {
             }
         });
     }
+
+    fn print_end(&self, line: &str, ended: &Ended, log: &[u8]) {
+        match (self.folded, ended) {
+            (true, Ended::Failed(_)) => {
+                self.print(&[line.as_bytes(), log, format!("::error::{line}").as_bytes()]);
+            }
+            (true, _) if !log.is_empty() => {
+                self.print(&[format!("::group::{line}").as_bytes(), log, b"::endgroup::"]);
+            }
+            _ => self.print(&[line.as_bytes(), log]),
+        }
+    }
 }
 
 impl Observer for Progress {
     fn event(&self, event: Event<'_>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = &*self.inner;
+        let mut state = inner.state();
         match event {
-            Event::Started { task } => {
-                // Whatever of its result was on its way, it is built now.
-                state.moving.remove(task);
-                state.running.push(task.to_owned());
-            }
-            Event::Moving { task, progress } => {
-                state.moving.insert(task.to_owned(), progress.clone());
-            }
+            Event::Started { task } => state.started(task, Instant::now()),
+            Event::Moving { task, progress } => state.moving(task, progress),
             Event::Warning { task, message } => {
                 let task = task.map(|task| format!("{task}: ")).unwrap_or_default();
-                self.print(&[format!("warning: {task}{message}").as_bytes()]);
+                inner.print(&[format!("warning: {task}{message}").as_bytes()]);
             }
             Event::Finished { task, ended, took, log, log_policy } => {
-                state.running.retain(|running| running != task);
-                state.moving.remove(task);
-                state.ended += 1;
-                self.bar.set_position(state.ended as u64);
-                if self.detail >= wanted(&ended) {
-                    let line = line(&state, task, &ended, took);
-                    let failed = matches!(ended, Ended::Failed(_));
-                    let show_log = match log_policy {
-                        LogPolicy::Full => failed || self.detail > Detail::Quiet,
-                        LogPolicy::Errors => failed,
-                        LogPolicy::None => false,
-                    };
-                    self.print(&[line.as_bytes(), if show_log { &log } else { &[] }]);
+                state.finished(task, &ended);
+                if inner.detail < wanted(&ended) {
+                    return;
                 }
+                let line = line(&state, task, &ended, took);
+                let failed = matches!(ended, Ended::Failed(_));
+                let show_log = match log_policy {
+                    LogPolicy::Full => failed || inner.detail > Detail::Quiet,
+                    LogPolicy::Errors => failed,
+                    LogPolicy::None => false,
+                };
+                inner.print_end(&line, &ended, if show_log { &log } else { &[] });
             }
-        }
-        if !self.bar.is_hidden() {
-            self.bar.set_message(now(&state));
         }
     }
 }
 
-/// What goes on: the commands that run, and the results that are fetched.
-fn now(state: &State) -> String {
-    let shown = state.running.iter().take(SHOWN_RUNNING);
-    let mut running = shown.map(String::as_str).collect::<Vec<_>>().join(", ");
-    if state.running.len() > SHOWN_RUNNING {
-        running += &format!(" and {} more", state.running.len() - SHOWN_RUNNING);
-    }
-    let parts = [Some(running).filter(|running| !running.is_empty()), results(&state.moving)];
-    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+/// The names of the chain of tasks that took longest, and its time.
+pub(crate) fn longest(graph: &Graph, took: &dyn Fn(TaskId) -> Duration) -> (Vec<String>, Duration) {
+    let path = critical_path(graph, took);
+    let names = path.iter().map(|id| graph[*id].name.clone()).collect();
+    (names, path.iter().map(|id| took(*id)).sum())
+}
+
+fn describe_path(names: &[String], long: Duration) -> String {
+    let shown = if names.len() <= 2 * SHOWN_ENDS {
+        names.join(" -> ")
+    } else {
+        let (first, last) = (&names[..SHOWN_ENDS], &names[names.len() - SHOWN_ENDS..]);
+        format!("{} -> ... -> {}", first.join(" -> "), last.join(" -> "))
+    };
+    format!("critical path {}: {shown}", duration(long))
 }
 
 /// From which detail on an end is worth a line.
@@ -184,38 +252,7 @@ fn describe(summary: &Summary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netbuild_core::peer::PeerId;
     use netbuild_runner::Hits;
-
-    #[test]
-    fn a_run_shows_what_is_fetched_until_it_is_there_or_built() {
-        let progress = Progress::new(Detail::Quiet, 3);
-        let shown = || now(&progress.state.lock().unwrap());
-        let region = "us-east".into();
-        let so_far = moved::Progress {
-            total: 4_000_000,
-            done: 1_000_000,
-            per_second: 500_000.0,
-            sources: vec![Source::Peer { peer: PeerId([1; 32]), region }],
-            ..moved::Progress::default()
-        };
-        let fetching = "fetching lib: 1.0 MB of 4.0 MB, 500.0 kB/s from us-east";
-        progress.event(Event::Moving { task: "lib", progress: &so_far });
-        assert_eq!(shown(), fetching);
-        progress.event(Event::Started { task: "app" });
-        assert_eq!(shown(), format!("app; {fetching}"));
-        progress.event(Event::Finished {
-            task: "lib",
-            ended: Ended::UpToDate,
-            took: Duration::ZERO,
-            log: Vec::new(),
-            log_policy: LogPolicy::None,
-        });
-        assert_eq!(shown(), "app");
-        progress.event(Event::Moving { task: "package", progress: &so_far });
-        progress.event(Event::Started { task: "package" });
-        assert_eq!(shown(), "app, package");
-    }
 
     #[test]
     fn a_summary_reads_as_a_sentence() {
@@ -234,6 +271,11 @@ mod tests {
             describe(&summary),
             "18 tasks in 1.2 s: 2 executed, 3 from disk, 12 from peers (12 us-east), 1 failed; \
              fetched 3.5 MB; saved 2 min 0 s"
+        );
+        let names: Vec<_> = (0..8).map(|i| format!("t{i}")).collect();
+        assert_eq!(
+            describe_path(&names, Duration::from_secs(2)),
+            "critical path 2.0 s: t0 -> t1 -> t2 -> ... -> t5 -> t6 -> t7"
         );
     }
 }

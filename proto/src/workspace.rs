@@ -15,7 +15,7 @@ use netbuild_core::{
 };
 
 /// First bytes of the file; the number is the format's.
-const MAGIC: &[u8; 16] = b"netbuild state 3";
+const MAGIC: &[u8; 16] = b"netbuild state 4";
 /// Most bytes of the file: some millions of files.
 const MAX_STATE: usize = 1 << 30;
 
@@ -62,6 +62,8 @@ pub struct TaskState {
     pub outputs: Vec<Output>,
     /// Every file, link and directory of its outputs, with paths relative to the workspace.
     pub entries: Vec<(Vec<u8>, Entry)>,
+    /// Inputs that its command named in its dep file, as paths relative to the workspace.
+    pub discovered: Vec<Vec<u8>>,
 }
 
 /// The whole memory of a workspace.
@@ -89,6 +91,7 @@ struct TaskV1 {
     duration_ms: u64,
     outputs: Vec<OutputV1>,
     entries: Vec<(Vec<u8>, EntryV1)>,
+    discovered: Vec<Vec<u8>>,
 }
 
 #[derive(Encode, Decode)]
@@ -113,6 +116,7 @@ impl State {
             duration_ms: task.duration_ms,
             outputs: task.outputs.iter().map(output_to_wire).collect(),
             entries: task.entries.into_iter().map(|(p, e)| (p, EntryV1::from(e))).collect(),
+            discovered: task.discovered,
         };
         let body = codec::encode(&StateV1 {
             files: self.files.into_iter().map(file).collect(),
@@ -142,7 +146,8 @@ impl State {
             let outputs = task.outputs.into_iter().map(output_from_wire);
             let outputs = outputs.collect::<Result<_, _>>()?;
             let (key, cache) = (ActionKey(task.key), Hash(task.cache));
-            let state = TaskState { key, cache, duration_ms: task.duration_ms, outputs, entries };
+            let (duration_ms, discovered) = (task.duration_ms, task.discovered);
+            let state = TaskState { key, cache, duration_ms, outputs, entries, discovered };
             Ok((task.name, state))
         };
         Ok(Self {
@@ -172,6 +177,7 @@ mod tests {
                     duration_ms: 10,
                     outputs: vec![Output { path: b"d".to_vec(), kind: OutputKind::Absent }],
                     entries: vec![(b"d/e".to_vec(), entry)],
+                    discovered: vec![b"x.h".to_vec()],
                 },
             )],
         };

@@ -2,6 +2,7 @@
 
 mod agent;
 mod bad_graphs;
+mod graphs;
 mod hostile;
 mod integrity;
 mod interruption;

@@ -3,31 +3,33 @@
 use crate::{
     args::RunArgs,
     errors::{CliError, EXIT_FAILED},
-    progress::{Detail, Progress},
+    graph_file::{self, Loaded},
+    progress::{Detail, Progress, longest},
+    recorder::Recorder,
     settings,
 };
-use netbuild_core::graph::{self, Graph, TaskId, UnknownTask};
 use netbuild_node::{Session, config::Flags};
-use netbuild_runner::{Cancel, Options, Summary};
+use netbuild_runner::{Cancel, Event, Observer, Options, Summary};
 use serde_json::json;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::{Handle, Signals},
 };
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering},
     },
+    time::Duration,
 };
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let jobs = args.jobs.map(|jobs| jobs as usize);
     let settings = settings(&Flags { jobs, ..args.common.flags() })?;
-    let graph = load(&args.graph)?;
-    let targets = targets(&graph, &args.tasks)?;
+    let Loaded { graph, root, .. } = graph_file::load(&args.graph)?;
+    let targets = graph_file::targets(&graph, &args.tasks)?;
     let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?
         .with_bounds(settings.store);
     let detail = match (args.quiet, args.verbose) {
@@ -37,12 +39,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     };
     let commands =
         graph.closure(&targets).iter().filter(|id| graph[**id].command.is_some()).count();
-    let progress = Progress::new(detail, commands);
+    let recorder = Recorder::start(&graph, args.json_events.as_deref())?;
+    let seeing = Seeing { recorder, progress: Progress::new(detail, commands) };
     let cancel = Arc::new(Cancel::default());
     let signals = Stopper::start(Arc::clone(&cancel))?;
     let limit = graph.max_parallel().map_or(usize::MAX, |most| most as usize);
     let options = Options {
-        root: root_of(&args.graph),
+        root,
         graph: &graph,
         targets,
         jobs: settings.jobs.get().min(limit),
@@ -52,10 +55,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
             .map_err(|error| CliError::io("find", Path::new("netbuild"), &error))?,
         cache_id: &|| session.id(),
     };
-    let summary = netbuild_runner::run(options, &session, &progress, &cancel)?;
-    progress.finish(&summary);
+    let summary = netbuild_runner::run(options, &session, &seeing, &cancel)?;
+    let Seeing { recorder, progress } = seeing;
+    let (critical, long) = longest(&graph, &|id| recorder.took(id));
+    progress.finish(&summary, &critical, long);
     let signal = signals.stop();
-    let json = to_json(&summary);
+    let mut json = to_json(&summary);
+    json["critical_path"] = json!({
+        "seconds": seconds(long),
+        "tasks": critical.iter().take(SHOWN_PATH).collect::<Vec<_>>(),
+    });
+    recorder.finish(&json, args.trace.as_deref())?;
     if args.json {
         super::print_json(&json);
     }
@@ -71,54 +81,26 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     })
 }
 
-fn load(path: &Path) -> Result<Graph, CliError> {
-    let bytes = std::fs::read(path).map_err(|error| {
-        let failed = CliError::io("read the graph", path, &error);
-        match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                failed.hint("run in the directory of a graph.json, or name one with --graph")
-            }
-            _ => failed,
-        }
-    })?;
-    let graph = graph::load(&bytes).map_err(|problems| CliError::graph(path, &problems))?;
-    let name = path.display().to_string();
-    for warning in graph.warnings() {
-        tracing::warn!("{}", warning.in_file(&name));
-    }
-    Ok(graph)
+/// Most names of a critical path in the summary.
+const SHOWN_PATH: usize = 100;
+
+/// Shows and records a run.
+#[derive(Debug)]
+struct Seeing<'g> {
+    recorder: Recorder<'g>,
+    progress: Progress,
 }
 
-/// Longest list of task names in an error.
-const SHOWN_NAMES: usize = 12;
-
-fn targets(graph: &Graph, names: &[String]) -> Result<Vec<TaskId>, CliError> {
-    if names.is_empty() {
-        return Ok(graph.default_targets().to_vec());
+impl Observer for Seeing<'_> {
+    fn event(&self, event: Event<'_>) {
+        self.recorder.note(&event);
+        self.progress.event(event);
     }
-    names.iter().map(|name| graph.find(name).map_err(|error| unknown(graph, error))).collect()
 }
 
-/// Says what there is, when no name is near to the one that was asked for.
-fn unknown(graph: &Graph, error: UnknownTask) -> CliError {
-    let near = error.suggestion.is_some();
-    let error = CliError::from(error);
-    if near {
-        return error;
-    }
-    let names: Vec<&str> = graph.tasks().iter().map(|task| task.name.as_str()).collect();
-    let shown = names.iter().take(SHOWN_NAMES).copied().collect::<Vec<_>>().join(", ");
-    let more = names.len().saturating_sub(SHOWN_NAMES);
-    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-    error.hint(format!("the tasks are {shown}{rest}"))
-}
-
-/// The directory of the graph file.
-fn root_of(graph: &Path) -> PathBuf {
-    match graph.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
+/// Seconds, to the millisecond.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e3).round() / 1e3
 }
 
 fn to_json(summary: &Summary) -> serde_json::Value {
@@ -127,7 +109,6 @@ fn to_json(summary: &Summary) -> serde_json::Value {
         (_, true) => "success",
         _ => "failure",
     };
-    let seconds = |duration: std::time::Duration| (duration.as_secs_f64() * 1e3).round() / 1e3;
     json!({
         "result": result,
         "tasks": summary.tasks,

@@ -10,6 +10,7 @@ mod cycle;
 mod document;
 mod fields;
 mod file;
+mod format;
 mod missing_edge;
 mod outputs;
 mod overlap;
@@ -23,7 +24,10 @@ mod service;
 mod suggest;
 mod task;
 mod values;
+mod write;
 
+pub(crate) use cycle::cycles;
+pub use format::format;
 pub use problem::{Problem, Problems, Severity};
 pub use task::{
     CachePolicy, Dependency, DependencyKind, InputPattern, LogPolicy, PlatformFilter, PlatformKey,
@@ -33,6 +37,10 @@ pub use task::{
 use file::File;
 use report::Report;
 use std::collections::HashMap;
+
+/// The JSON Schema (2020-12) of graph files, for editors. It accepts what [`load`] accepts, and of
+/// what [`load`] refuses as much as a schema can.
+pub const SCHEMA: &str = include_str!("graph/schema.json");
 
 /// A checked graph.
 #[derive(Clone, Debug)]
@@ -45,6 +53,15 @@ pub struct Graph {
     max_parallel: Option<u32>,
     pools: Vec<Pool>,
     warnings: Vec<Problem>,
+}
+
+/// What an importer makes a graph of.
+pub(crate) struct Parts {
+    pub(crate) tasks: Vec<Task>,
+    pub(crate) default_targets: Vec<TaskId>,
+    pub(crate) pools: Vec<Pool>,
+    /// Further names of tasks.
+    pub(crate) aliases: Vec<(String, TaskId)>,
 }
 
 /// A name that is not the name of a task.
@@ -83,6 +100,23 @@ pub fn load(bytes: &[u8]) -> Result<Graph, Problems> {
 }
 
 impl Graph {
+    /// A graph of an importer, which has checked it.
+    pub(crate) fn of(parts: Parts) -> Self {
+        let Parts { tasks, default_targets, pools, aliases } = parts;
+        let named = (0..).map(TaskId).zip(&tasks).map(|(id, task)| (task.name.clone(), id));
+        let by_name = aliases.into_iter().chain(named).collect();
+        Self {
+            tasks,
+            by_name,
+            default_targets,
+            namespace: None,
+            salt: None,
+            max_parallel: None,
+            pools,
+            warnings: Vec::new(),
+        }
+    }
+
     /// The tasks in the order of the file; a [`TaskId`] is an index into them.
     pub fn tasks(&self) -> &[Task] {
         &self.tasks

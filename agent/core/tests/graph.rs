@@ -10,7 +10,16 @@ use netbuild_core::{
 use proptest::prelude::*;
 use std::time::Duration;
 
+#[path = "graph/schema.rs"]
+mod schema;
+
+/// Longest text that is also held against the schema.
+const VALIDATED: usize = 100_000;
+
 fn good(text: &str) -> Graph {
+    if text.len() < VALIDATED {
+        schema::accepts(text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+    }
     load(text.as_bytes()).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
@@ -243,6 +252,97 @@ fn pools_and_services_are_checked() {
         assert!(problem.message.contains(message), "{problem}");
         assert!(problem.hint.as_deref().unwrap_or_default().contains(hint), "{problem}");
     }
+}
+
+#[test]
+fn the_schema_refuses_what_a_schema_can_see() {
+    for task in [
+        r#"{}"#,
+        r#"{"deps":[]}"#,
+        r#"{"comand":"x","command":"x"}"#,
+        r#"{"command":1}"#,
+        r#"{"command":""}"#,
+        r#"{"command":[]}"#,
+        r#"{"command":[" "]}"#,
+        r#"{"command":"a\u0000b"}"#,
+        r#"{"command":["x",1]}"#,
+        r#"{"command":"x","shell":"basch"}"#,
+        r#"{"command":"x","deps":"b"}"#,
+        r#"{"command":"x","deps":[{"kind":"data"}]}"#,
+        r#"{"command":"x","working_dir":"/tmp"}"#,
+        r#"{"command":"x","working_dir":"a","cwd":"a"}"#,
+        r#"{"command":"x","retry":1,"retries":1}"#,
+        r#"{"command":"x","inputs":["C:/x"]}"#,
+        r#"{"command":"x","inputs":["a\\b"]}"#,
+        r#"{"command":"x","inputs":[""]}"#,
+        r#"{"command":"x","outputs":["!a"]}"#,
+        r#"{"command":"x","outputs":[{"optional":true}]}"#,
+        r#"{"command":"x","env":{"A=B":"1"}}"#,
+        r#"{"command":"x","pass_env":["*"]}"#,
+        r#"{"command":"x","secret_env":["A*"]}"#,
+        r#"{"command":"x","timeout":"x"}"#,
+        r#"{"command":"x","timeout":0}"#,
+        r#"{"command":"x","retries":100}"#,
+        r#"{"command":"x","platforms":["beos"]}"#,
+        r#"{"command":"x","cache":"never"}"#,
+        r#"{"command":"x","weight":0}"#,
+        r#"{"command":"x","persistent":{"ready_when":{}}}"#,
+        r#"{"command":"x","dep_file":{"path":"d","format":"msvc"}}"#,
+        r#"{"command":"x","runner":"docker"}"#,
+        r#"{"command":"x","priority":1.5}"#,
+    ] {
+        let text = one(task);
+        bad(&text);
+        assert!(schema::accepts(&text).is_err(), "{task}");
+    }
+    for text in [
+        "[]",
+        "{}",
+        r#"{"graphs":{}}"#,
+        r#"{"version":"2","tasks":{}}"#,
+        r#"{"tasks":{},"graphs":{},"version":1}"#,
+        r#"{"tasks":{},"pools":{"jobs":1}}"#,
+        r#"{"tasks":{},"pools":{"p":0}}"#,
+        r#"{"tasks":{},"taks":1}"#,
+        r#"{"tasks":{"a b":{"command":"x"}}}"#,
+        r#"{"tasks":{},"defaults":{"command":"x"}}"#,
+        r#"{"tasks":{},"tools":{"t":{"path":"a","value":"b"}}}"#,
+        r#"{"tasks":{},"cache":{"salts":"x"}}"#,
+    ] {
+        bad(text);
+        assert!(schema::accepts(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn the_example_of_the_repository_loads_and_is_in_its_one_layout() {
+    let text = include_str!("../../../graph.json");
+    let graph = good(text);
+    let again = good(&graph.to_json());
+    assert_eq!(again.to_json(), graph.to_json());
+}
+
+#[test]
+fn a_graph_is_written_as_it_was_read() {
+    let graph = good(
+        r#"{"version": "1", "default": "t", "cache": {"namespace": "n", "salt": "s"}, "parallelism": {"max_parallel": 3},
+        "tools": {"go": {"version": ["go", "version"]}, "k": {"value": "1\n"}},
+        "tasks": {"d": {"command": ["./x", "a b\u0001\"\\"], "outputs": ["lib/"]}, "o": {"command": "o"},
+        "t": {"command": "x", "deps": ["d", {"task": "o", "kind": "order"}], "inputs": ["a/**", "!b/", "./@c"],
+        "outputs": ["o", {"path": "p/*.x", "optional": true}], "env": {"A": "1"}, "pass_env": ["B*"], "secret_env": ["C"],
+        "tools": ["go", "k", "./y"], "platforms": ["linux/arm64"], "platform_key": "any", "cache": "complete", "clean": false,
+        "timeout": 1.5, "retries": {"max_attempts": 3, "on": ["exit"]}, "key_salt": "z", "description": "d", "log": "errors",
+        "priority": -2, "dep_file": "o.d", "working_dir": "w", "shell": "bash"}}}"#,
+    );
+    let text = graph.to_json();
+    let again = good(&text);
+    assert_eq!(format!("{:?}", again.tasks()), format!("{:?}", graph.tasks()));
+    assert_eq!(again.to_json(), text);
+    assert_eq!(
+        (again.namespace(), again.salt(), again.max_parallel()),
+        (Some("n"), Some("s"), Some(3))
+    );
+    assert_eq!(again.default_targets(), graph.default_targets());
 }
 
 #[test]

@@ -11,6 +11,7 @@
 compile_error!("the runner needs openat2, pidfd and subreapers of Linux");
 
 mod beneath;
+mod discovered;
 mod environment;
 mod event;
 mod files;

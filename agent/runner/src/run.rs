@@ -263,6 +263,13 @@ impl Run<'_> {
         found.iter().flat_map(|entries| entries.iter().cloned()).collect()
     }
 
+    /// What a finished task left at a path.
+    pub(crate) fn left_at(&self, path: &[u8]) -> Option<Entry> {
+        let left: Vec<_> = self.progress().data.values().cloned().collect();
+        let mut entries = left.iter().flat_map(|entries| entries.iter());
+        entries.find(|(left, _)| left == path).map(|(_, entry)| entry.clone())
+    }
+
     /// Runs a command to its end; the values of `secrets` do not show in its log.
     pub(crate) fn command(
         &self,

@@ -2,6 +2,7 @@
 
 use crate::{
     beneath::{join, remove_all, shown},
+    discovered::{self, Discovered},
     environment::Environment,
     event::{Ended, Event},
     files::FileError,
@@ -93,6 +94,8 @@ struct Prepared {
     id: TaskId,
     environment: Environment,
     inputs: Inputs,
+    /// Further inputs, from the dep file of an earlier run; `None` when there was none.
+    discovered: Option<Discovered>,
     key: ActionKey,
     working_dir: PathBuf,
 }
@@ -106,9 +109,13 @@ pub(crate) fn process(
 ) -> Result<Done, Failure> {
     let cacheable = task.is_cacheable();
     for attempt in 0..=RERUNS {
-        let prepared = prepare(run, id, task, argv)?;
+        let earlier = || run.workspace.task(&task.name).map(|state| state.discovered);
+        let discovered = task.dep_file.as_ref().and_then(|_| earlier());
+        let prepared = prepare(run, id, task, argv, discovered)?;
+        // Without its inputs a task has no key to look for.
+        let findable = cacheable && (task.dep_file.is_none() || prepared.discovered.is_some());
         let knows = |cache| cache == (run.cache_id)();
-        let standing = if cacheable { up_to_date(run, task, &prepared) } else { None };
+        let standing = if findable { up_to_date(run, task, &prepared) } else { None };
         let standing = match standing {
             Some((done, cache)) if knows(cache) => return Ok(done),
             standing => standing,
@@ -116,7 +123,7 @@ pub(crate) fn process(
         let Some(_lock) = run.workspace.lock(&task.name, run.cancel)? else {
             return Err(TaskError::Cancelled.into());
         };
-        if cacheable && let Some(done) = from_cache(run, task, &prepared)? {
+        if findable && let Some(done) = from_cache(run, task, &prepared)? {
             return Ok(done);
         }
         // Outputs that only another cache knows are made again, so that this one comes to have
@@ -134,13 +141,19 @@ pub(crate) fn process(
     Err(TaskError::Prepare("its inputs never stood still".into()).into())
 }
 
-fn prepare(run: &Run<'_>, id: TaskId, task: &Task, argv: &[String]) -> Result<Prepared, TaskError> {
+fn prepare(
+    run: &Run<'_>,
+    id: TaskId,
+    task: &Task,
+    argv: &[String],
+    discovered: Option<Discovered>,
+) -> Result<Prepared, TaskError> {
     let environment = run.caller.environment(task);
     let working_dir = run.workspace.files.absolute(task.working_dir.as_bytes());
     if !working_dir.is_dir() {
         return Err(TaskError::WorkingDir(task.working_dir.clone()));
     }
-    let inputs = current_inputs(run, id, task)?;
+    let inputs = current_inputs(run, id, task, discovered.as_ref())?;
     for pattern in inputs::unmatched(task.inputs.as_deref().unwrap_or_default(), &inputs) {
         run.warn_of_pattern(task, pattern);
     }
@@ -165,7 +178,7 @@ fn prepare(run: &Run<'_>, id: TaskId, task: &Task, argv: &[String]) -> Result<Pr
         outputs: declared(task).iter().cloned().collect(),
         clean: task.clean,
     };
-    Ok(Prepared { id, environment, inputs, key: action.key(), working_dir })
+    Ok(Prepared { id, environment, inputs, discovered, key: action.key(), working_dir })
 }
 
 fn declared(task: &Task) -> &[OutputDeclaration] {
@@ -177,12 +190,20 @@ fn cleaned(task: &Task) -> &[OutputDeclaration] {
     if task.clean { declared(task) } else { &[] }
 }
 
-/// Declared inputs and the outputs of data dependencies.
-fn current_inputs(run: &Run<'_>, id: TaskId, task: &Task) -> Result<Inputs, InputError> {
+/// Declared inputs, the outputs of data dependencies, and what was discovered.
+fn current_inputs(
+    run: &Run<'_>,
+    id: TaskId,
+    task: &Task,
+    discovered: Option<&Discovered>,
+) -> Result<Inputs, InputError> {
     let patterns = task.inputs.as_deref().unwrap_or_default();
     let mut inputs = inputs::collect(&run.workspace.files, &run.ignored, patterns)?;
     for (path, _) in run.data_of(id) {
         inputs::add_path(&run.workspace.files, &mut inputs, path)?;
+    }
+    if let Some(paths) = discovered {
+        discovered::add(run, paths, &mut inputs)?;
     }
     Ok(inputs)
 }
@@ -262,6 +283,7 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<
                     duration_ms,
                     outputs: outputs.clone(),
                     entries: entries.clone(),
+                    discovered: prepared.discovered.clone().unwrap_or_default(),
                 };
                 run.workspace.remember(&task.name, state);
                 return Ok(Some(Done {
@@ -293,6 +315,7 @@ fn execute(
         return Err(TaskError::Cancelled.into());
     }
     run.observer.event(Event::Started { task: &task.name });
+    let started = SystemTime::now();
     let (finished, flaky) = attempts(run, task, argv, prepared)?;
     let log = finished.log.interleaved();
     let with_log = |error: TaskError| Failure { error, log: log.clone() };
@@ -313,6 +336,20 @@ fn execute(
         run.warn(task, format!("{what}; {then}"));
         return Ok(last.then(|| done(collected.entries)));
     }
+    let found;
+    let prepared = match &task.dep_file {
+        None => prepared,
+        Some(dep_file) => match discover(run, task, argv, prepared, dep_file, started) {
+            Ok(with_discovered) => {
+                found = with_discovered;
+                &found
+            }
+            Err(why) => {
+                run.warn(task, format!("{why}; its result is not kept"));
+                return Ok(Some(done(collected.entries)));
+            }
+        },
+    };
     if let Some(why) = &collected.uncacheable {
         run.warn(task, format!("{why}; its result is not kept"));
         return Ok(Some(done(collected.entries)));
@@ -332,14 +369,34 @@ fn execute(
         duration_ms: millis(finished.duration),
         outputs: collected.outputs.clone(),
         entries: collected.entries.clone(),
+        discovered: prepared.discovered.clone().unwrap_or_default(),
     };
     run.workspace.remember(&task.name, state);
     Ok(Some(done(collected.entries)))
 }
 
+/// The task with the inputs that its command named in its dep file.
+fn discover(
+    run: &Run<'_>,
+    task: &Task,
+    argv: &[String],
+    before: &Prepared,
+    dep_file: &str,
+    started: SystemTime,
+) -> Result<Prepared, String> {
+    let paths = discovered::read(run, task, dep_file)?;
+    let prepared = prepare(run, before.id, task, argv, Some(paths)).map_err(|e| e.to_string())?;
+    let started = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let started = i64::try_from(started.as_nanos()).unwrap_or(i64::MAX);
+    match discovered::changed(run, &before.inputs, &prepared.inputs, started) {
+        Some(what) => Err(what),
+        None => Ok(prepared),
+    }
+}
+
 /// What changed among the inputs since they were read for the key.
 fn drift(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Option<String> {
-    match current_inputs(run, prepared.id, task) {
+    match current_inputs(run, prepared.id, task, prepared.discovered.as_ref()) {
         Ok(after) => inputs::drift(&prepared.inputs, &after),
         Err(error) => Some(error.to_string()),
     }

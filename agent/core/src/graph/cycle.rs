@@ -9,7 +9,7 @@ const MAX_STEPS: usize = 20_000_000;
 
 /// For each knot of tasks that wait for one another, a shortest cycle in it, beginning with its
 /// first task; each task depends on the next and the last one on the first.
-pub(super) fn cycles(edges: &[Vec<u32>]) -> Vec<Vec<u32>> {
+pub(crate) fn cycles(edges: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let mut steps = MAX_STEPS;
     let (component, members) = components(edges);
     let mut search = Search {

@@ -66,7 +66,7 @@ const DEFAULT_FIELDS: &[&str] = &[
 const LATER_FIELDS: &[&str] = &["network", "cache_failures"];
 /// Fields that are read and checked but that runs do not obey yet, so that a graph with one of them
 /// is refused: a pool that does not limit, or a service that nobody waits for, is worse than none.
-const UNOBEYED_FIELDS: &[&str] = &["pool", "weight", "persistent", "interactive", "dep_file"];
+const UNOBEYED_FIELDS: &[&str] = &["pool", "weight", "persistent", "interactive"];
 
 /// Largest weight: as many slots as `--jobs` can have.
 const MAX_WEIGHT: i64 = 4096;

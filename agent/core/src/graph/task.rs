@@ -15,6 +15,11 @@ use std::{
 pub struct TaskId(pub(crate) u32);
 
 impl TaskId {
+    /// The task at a place.
+    pub(crate) fn at(place: u32) -> Self {
+        Self(place)
+    }
+
     /// Its place among the tasks of its graph, from 0.
     pub fn index(self) -> usize {
         self.0 as usize
@@ -188,6 +193,11 @@ impl Default for Retry {
 pub struct PoolId(pub(crate) u32);
 
 impl PoolId {
+    /// The pool at a place.
+    pub(crate) fn at(place: u32) -> Self {
+        Self(place)
+    }
+
     /// Its place among the pools of its graph, from 0.
     pub fn index(self) -> usize {
         self.0 as usize
@@ -281,6 +291,39 @@ pub struct Task {
     /// A file in which its command names further inputs, as `gcc -MD` writes it; relative to the
     /// workspace.
     pub dep_file: Option<String>,
+}
+
+impl Default for Task {
+    /// A task that does nothing, with what every field means when it is left out.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            command: None,
+            deps: Vec::new(),
+            inputs: None,
+            outputs: None,
+            working_dir: ".".to_owned(),
+            env: BTreeMap::new(),
+            pass_env: BTreeSet::new(),
+            secret_env: BTreeSet::new(),
+            tools: Vec::new(),
+            platforms: Vec::new(),
+            platform_key: PlatformKey::default(),
+            cache: CachePolicy::default(),
+            clean: true,
+            timeout: None,
+            retry: Retry::default(),
+            key_salt: None,
+            description: None,
+            log: LogPolicy::default(),
+            priority: 0,
+            pool: None,
+            weight: 1,
+            service: None,
+            interactive: false,
+            dep_file: None,
+        }
+    }
 }
 
 impl Task {

@@ -1,0 +1,210 @@
+//! Finds out what kind of graph a file is, and loads it with its workspace.
+
+use crate::{args::GraphFileArgs, errors::CliError};
+use netbuild_core::{
+    graph::{self, Graph, TaskId, UnknownTask},
+    import::{self, Files, ImportError, Imported, Kind, MAX_FILE},
+};
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Longest list of task names in an error.
+const SHOWN_NAMES: usize = 12;
+
+/// A graph with the directory that its paths are relative to.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) graph: Graph,
+    pub(crate) root: PathBuf,
+    /// Where further inputs of other formats were told of.
+    pub(crate) notes: Vec<String>,
+}
+
+/// The formats that are told by the names of their files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Graph,
+    Ninja,
+    Turbo,
+}
+
+fn format_of(path: &Path) -> Format {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match name {
+        "turbo.json" | "turbo.jsonc" => Format::Turbo,
+        _ if name.ends_with(".ninja") => Format::Ninja,
+        _ => Format::Graph,
+    }
+}
+
+/// Loads a graph and says what is worth a warning.
+pub(crate) fn load(args: &GraphFileArgs) -> Result<Loaded, CliError> {
+    let loaded = load_quietly(args)?;
+    let name = args.graph.display().to_string();
+    for warning in loaded.graph.warnings() {
+        tracing::warn!("{}", warning.in_file(&name));
+    }
+    for note in &loaded.notes {
+        tracing::warn!("{name}: {note}");
+    }
+    Ok(loaded)
+}
+
+/// Loads a graph.
+pub(crate) fn load_quietly(args: &GraphFileArgs) -> Result<Loaded, CliError> {
+    let path = &args.graph;
+    let format = format_of(path);
+    if args.workspace.is_some() && format != Format::Ninja {
+        let message = format!("the workspace of `{}` is its directory", path.display());
+        return Err(CliError::wrong(message).hint("--workspace is for a build.ninja"));
+    }
+    if format == Format::Graph {
+        let bytes = read(path)?;
+        let graph = graph::load(&bytes).map_err(|problems| CliError::graph(path, &problems))?;
+        return Ok(Loaded { graph, root: directory_of(path), notes: Vec::new() });
+    }
+    let full = path.canonicalize().map_err(|error| unreadable(path, &error))?;
+    let text = text_of(&full)?;
+    let (Imported { graph, notes }, root) = match format {
+        Format::Ninja => {
+            let root = ninja_root(&full, args.workspace.as_deref())?;
+            (import::ninja::import(&Disk, &text, &text_of(&root)?)?, root)
+        }
+        Format::Turbo | Format::Graph => {
+            (import::turbo::import(&Disk, &text)?, directory_of(&full))
+        }
+    };
+    Ok(Loaded { graph, root, notes })
+}
+
+/// Reads a graph file, of which no more is read than can be good.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE as u64 + 4).read_to_end(&mut bytes))
+        .map_err(|error| unreadable(path, &error))?;
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
+    let failed = CliError::io("read the graph", path, error);
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            failed.hint("run in the directory of a graph.json, or name one with --graph")
+        }
+        _ => failed,
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, CliError> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| CliError::wrong(format!("the path `{}` is not UTF-8", path.display())))
+}
+
+/// The directory of a file.
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The workspace of a manifest: what was asked for; the source directory that CMake noted, if one
+/// of the two is in the other; the git repository around it; its own directory.
+fn ninja_root(manifest: &Path, asked: Option<&Path>) -> Result<PathBuf, CliError> {
+    if let Some(asked) = asked {
+        return asked
+            .canonicalize()
+            .map_err(|error| CliError::io("use the workspace", asked, &error));
+    }
+    let build = directory_of(manifest);
+    let cache = fs::read_to_string(build.join("CMakeCache.txt")).unwrap_or_default();
+    let home = cache.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="));
+    if let Some(home) = home.and_then(|home| Path::new(home).canonicalize().ok()) {
+        if build.starts_with(&home) {
+            return Ok(home);
+        }
+        if home.starts_with(&build) {
+            return Ok(build);
+        }
+        let message = format!("the sources in `{}` are not around the build", home.display());
+        return Err(
+            CliError::wrong(message).hint("name a directory that has both with --workspace")
+        );
+    }
+    let repository = build.ancestors().find(|directory| directory.join(".git").exists());
+    Ok(repository.unwrap_or(&build).to_owned())
+}
+
+/// The file system, for importers.
+struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &str) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+        let regular = file.metadata().is_ok_and(|meta| meta.is_file());
+        if !regular {
+            return Err("is not a file".to_owned());
+        }
+        file.take(MAX_FILE as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| format!("cannot be read: {error}"))?;
+        match bytes.len() > MAX_FILE {
+            true => Err(format!("has more than {} MiB", MAX_FILE >> 20)),
+            false => Ok(bytes),
+        }
+    }
+
+    fn kind(&self, path: &str) -> Kind {
+        match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => Kind::Directory,
+            Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => {
+                Kind::Executable
+            }
+            Ok(_) => Kind::File,
+            Err(_) => Kind::Missing,
+        }
+    }
+
+    fn list(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        let mut names: Vec<_> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl From<ImportError> for CliError {
+    fn from(error: ImportError) -> Self {
+        Self::wrong(error.to_string())
+    }
+}
+
+/// The tasks of these names; without a name what the graph runs then.
+pub(crate) fn targets(graph: &Graph, names: &[String]) -> Result<Vec<TaskId>, CliError> {
+    if names.is_empty() {
+        return Ok(graph.default_targets().to_vec());
+    }
+    names.iter().map(|name| graph.find(name).map_err(|error| unknown(graph, error))).collect()
+}
+
+/// Says what there is, when no name is near to the one that was asked for.
+pub(crate) fn unknown(graph: &Graph, error: UnknownTask) -> CliError {
+    let near = error.suggestion.is_some();
+    let error = CliError::from(error);
+    if near {
+        return error;
+    }
+    let names: Vec<&str> = graph.tasks().iter().map(|task| task.name.as_str()).collect();
+    let shown = names.iter().take(SHOWN_NAMES).copied().collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(SHOWN_NAMES);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    error.hint(format!("the tasks are {shown}{rest}"))
+}

@@ -1,0 +1,202 @@
+//! Writes down what happens in a run: events for programs, spans for a trace.
+
+use crate::{
+    errors::CliError,
+    trace::{Kind, Span, Trace},
+};
+use netbuild_core::{
+    cache::Source,
+    graph::{Graph, TaskId},
+};
+use netbuild_runner::{Ended, Event};
+use serde_json::{Value, json};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, BufWriter, Write as _},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Takes part in a run from its beginning to its end.
+#[derive(Debug)]
+pub(crate) struct Recorder<'g> {
+    graph: &'g Graph,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: Option<BufWriter<File>>,
+    /// Why no more events can be written.
+    broken: Option<io::Error>,
+    trace: Trace,
+    jobs: Rows,
+    transfers: Rows,
+    running: HashMap<String, (usize, Duration)>,
+    moving: HashMap<String, (usize, Duration)>,
+    took: HashMap<TaskId, Duration>,
+}
+
+/// When each row is free again.
+#[derive(Debug, Default)]
+struct Rows(Vec<Duration>);
+
+impl Rows {
+    /// The first row that is free from `start` on, taken until further notice.
+    fn take(&mut self, start: Duration) -> usize {
+        let free = self.0.iter().position(|end| *end <= start);
+        let row = free.unwrap_or(self.0.len());
+        if row == self.0.len() {
+            self.0.push(Duration::ZERO);
+        }
+        self.0[row] = Duration::MAX;
+        row
+    }
+
+    fn free(&mut self, row: usize, end: Duration) {
+        self.0[row] = end;
+    }
+}
+
+impl<'g> Recorder<'g> {
+    /// Records; to a file as well, if one is named.
+    pub(crate) fn start(graph: &'g Graph, events: Option<&Path>) -> Result<Self, CliError> {
+        let open = |path: &Path| {
+            File::create(path).map_err(|error| CliError::io("write events to", path, &error))
+        };
+        let events = events.map(open).transpose()?.map(BufWriter::new);
+        let state = Mutex::new(State { events, ..State::default() });
+        Ok(Self { graph, began: Instant::now(), state })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes down an event.
+    pub(crate) fn note(&self, event: &Event<'_>) {
+        let now = self.began.elapsed();
+        let mut state = self.state();
+        match event {
+            Event::Started { task } => {
+                state.end_transfer(task, now, "given up");
+                let row = state.jobs.take(now);
+                state.running.insert((*task).to_owned(), (row, now));
+                state.write(now, "started", json!({"task": task}));
+            }
+            Event::Moving { task, progress } => {
+                if !state.moving.contains_key(*task) {
+                    let row = state.transfers.take(now);
+                    state.moving.insert((*task).to_owned(), (row, now));
+                }
+                let (done, total) = (progress.done, progress.total);
+                state.write(now, "moving", json!({"task": task, "done": done, "total": total}));
+            }
+            Event::Warning { task, message } => {
+                state.write(now, "warning", json!({"task": task, "message": message}));
+            }
+            Event::Finished { task, ended, took, log, .. } => {
+                let how = Self::how(ended);
+                state.end_transfer(task, now, how);
+                let id = self.graph.find(task).ok();
+                let (row, start) = state.running.remove(*task).unwrap_or_else(|| {
+                    let start = now.saturating_sub(*took);
+                    (state.jobs.take(start), start)
+                });
+                state.jobs.free(row, now);
+                let ran = !matches!(ended, Ended::Skipped(_));
+                if let Some(id) = id.filter(|_| ran) {
+                    state.took.insert(id, *took);
+                }
+                if ran {
+                    state.trace.add(Span {
+                        name: (*task).to_owned(),
+                        id,
+                        kind: Kind::Job(row),
+                        start,
+                        took: now.saturating_sub(start),
+                        how: how.to_owned(),
+                    });
+                }
+                let mut fields = json!({
+                    "task": task,
+                    "how": how,
+                    "seconds": took.as_secs_f64(),
+                    "log_bytes": log.len(),
+                });
+                match ended {
+                    Ended::Hit { source, bytes } => {
+                        fields["bytes"] = (*bytes).into();
+                        if let Source::Peer { region, .. } = source {
+                            fields["region"] = region.as_str().into();
+                        }
+                    }
+                    Ended::Failed(reason) | Ended::Skipped(reason) => {
+                        fields["reason"] = reason.as_str().into();
+                    }
+                    Ended::UpToDate | Ended::Executed => {}
+                }
+                state.write(now, "finished", fields);
+            }
+        }
+    }
+
+    fn how(ended: &Ended) -> &'static str {
+        match ended {
+            Ended::UpToDate => "up to date",
+            Ended::Hit { source: Source::Disk, .. } => "from disk",
+            Ended::Hit { .. } => "from a peer",
+            Ended::Executed => "executed",
+            Ended::Failed(_) => "failed",
+            Ended::Skipped(_) => "skipped",
+        }
+    }
+
+    /// How long a task took in this run; nothing when it did not take part.
+    pub(crate) fn took(&self, id: TaskId) -> Duration {
+        self.state().took.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Ends the events with the summary, and writes the trace if a file for it is named.
+    pub(crate) fn finish(&self, summary: &Value, trace: Option<&Path>) -> Result<(), CliError> {
+        let mut state = self.state();
+        state.write(self.began.elapsed(), "summary", summary.clone());
+        let flushed = state.events.as_mut().map_or(Ok(()), BufWriter::flush);
+        if let Some(error) = state.broken.take().or(flushed.err()) {
+            tracing::warn!("not all events could be written: {error}");
+        }
+        let Some(path) = trace else { return Ok(()) };
+        state.trace.flag_critical(self.graph);
+        std::fs::write(path, state.trace.to_json())
+            .map_err(|error| CliError::io("write the trace to", path, &error))
+    }
+}
+
+impl State {
+    /// One line of JSON. What cannot be written is said in the end: it is no reason to end a build.
+    fn write(&mut self, now: Duration, event: &str, mut fields: Value) {
+        let Some(file) = self.events.as_mut().filter(|_| self.broken.is_none()) else { return };
+        fields["event"] = event.into();
+        fields["at"] = ((now.as_secs_f64() * 1e6).round() / 1e6).into();
+        // Whoever follows the file wants to see what happens when it does.
+        let written = writeln!(file, "{fields}").and_then(|()| file.flush());
+        self.broken = written.err();
+    }
+
+    fn end_transfer(&mut self, task: &str, now: Duration, how: &str) {
+        if let Some((row, start)) = self.moving.remove(task) {
+            self.transfers.free(row, now);
+            self.trace.add(Span {
+                name: task.to_owned(),
+                id: None,
+                kind: Kind::Transfer(row),
+                start,
+                took: now.saturating_sub(start),
+                how: how.to_owned(),
+            });
+        }
+    }
+}
