@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Unpin(UnpinArgs),
     /// Print the ticket with which another agent joins the mesh of this one
     Ticket(ReportArgs),
+    /// Wait until the tiers have all results that are to be copied to them
+    Flush(FlushArgs),
     /// Stop the agent of this data directory, in order
     Stop(StopArgs),
     /// Emulate wide-area links between sites on this machine
@@ -86,11 +88,20 @@ pub(crate) struct Common {
     /// Configuration file [env: NETBUILD_CONFIG] [default: built in]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
+    /// Storage to share, such as redis://host+s3://bucket [env: CACHE_BACKEND]
+    // Never with its value from the environment: it may have a password in it.
+    #[arg(long, value_name = "CHAIN")]
+    backend: Option<String>,
 }
 
 impl Common {
     pub(crate) fn flags(&self) -> Flags {
-        Flags { config: self.config.clone(), data_dir: self.data_dir.clone(), ..Flags::default() }
+        Flags {
+            config: self.config.clone(),
+            data_dir: self.data_dir.clone(),
+            backend: self.backend.clone(),
+            ..Flags::default()
+        }
     }
 }
 
@@ -134,6 +145,19 @@ pub(crate) struct RunArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReportArgs {
     /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 all is copied, 1 something still waits, 2 wrong usage")]
+pub(crate) struct FlushArgs {
+    /// Longest time to wait, in seconds; what is not copied then still waits
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    pub(crate) timeout: Duration,
+    /// Print the state of the tiers as JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -348,6 +372,14 @@ fn parse_region(text: &str) -> Result<String, String> {
 
 /// Seconds with a fraction. Shorter than a tenth nobody can see, and longer than an hour is no
 /// watching.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|time| *time <= Duration::from_secs(24 * 3600))
+        .ok_or_else(|| "from 0 to 86400 seconds".to_owned())
+}
+
 fn parse_interval(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),

@@ -2,6 +2,7 @@
 
 mod agent;
 mod conflicts;
+mod flush;
 mod get;
 mod graph;
 mod links;
@@ -20,6 +21,7 @@ mod why;
 
 pub(crate) use agent::{agent, stop};
 pub(crate) use conflicts::conflicts;
+pub(crate) use flush::flush;
 pub(crate) use get::get;
 pub(crate) use graph::graph;
 pub(crate) use links::links;
@@ -61,11 +63,16 @@ pub(crate) fn completions(shell: Shell) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A session with the data directory of the settings, for a command that must not make one.
+/// A session with the data directory and the tiers of the settings.
+fn session(settings: &Settings) -> Result<Session, CliError> {
+    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?;
+    Ok(session.with_bounds(settings.store).with_tiers(&settings.cache, &settings.policy))
+}
+
+/// The same for a command that must not make the directory.
 fn existing(settings: &Settings) -> Result<Session, CliError> {
     if settings.data_dir.exists() {
-        let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?;
-        return Ok(session.with_bounds(settings.store));
+        return session(settings);
     }
     let dir = settings.data_dir.display();
     Err(CliError::failed(format!("there is no data directory `{dir}`"))

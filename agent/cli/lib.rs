@@ -57,6 +57,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Pin(args) => commands::pin(&args),
         Command::Unpin(args) => commands::unpin(&args),
         Command::Ticket(args) => commands::ticket(&args),
+        Command::Flush(args) => commands::flush(&args),
         Command::Stop(args) => commands::stop(&args),
         Command::Wan(command) => commands::wan(&command),
         Command::Completions { shell } => commands::completions(shell),

@@ -139,12 +139,16 @@ pub(crate) fn took(movement: &Movement, seconds: f64) -> String {
 /// A movement as the fields that `--json` prints of it.
 pub(crate) fn to_json(movement: &Movement) -> serde_json::Map<String, Value> {
     let source = |part: &netbuild_core::moved::Part| {
-        let (peer, region) = match &part.source {
-            Source::Disk => (None, ""),
-            Source::Peer { peer, region } => (Some(peer.to_string()), region.as_str()),
+        let (peer, region, tier) = match &part.source {
+            Source::Disk => (None, "", None),
+            Source::Peer { peer, region } => (Some(peer.to_string()), region.as_str(), None),
+            Source::Tier(tier) => (None, "", Some(tier.place.as_str())),
         };
         let (bytes, bytes_on_wire) = (part.moved.logical, part.moved.wire);
-        json!({ "peer": peer, "region": region, "bytes": bytes, "bytes_on_wire": bytes_on_wire })
+        json!({
+            "peer": peer, "region": region, "tier": tier,
+            "bytes": bytes, "bytes_on_wire": bytes_on_wire,
+        })
     };
     let sources: Vec<Value> = movement.by_size().into_iter().map(source).collect();
     let codec = |(coding, moved): (&Coding, &netbuild_core::moved::Moved)| {
@@ -270,7 +274,7 @@ mod tests {
         let full = json!({
             "bytes_on_wire": 40,
             "sources": [{
-                "peer": PeerId([1; 32]).to_string(), "region": "us-west",
+                "peer": PeerId([1; 32]).to_string(), "region": "us-west", "tier": null,
                 "bytes": 100, "bytes_on_wire": 40}],
             "codecs": {"zstd": {"bytes": 100, "bytes_on_wire": 40}},
             "resumed": {"chunks_here": 60, "chunks": 100},

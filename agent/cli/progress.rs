@@ -220,15 +220,25 @@ fn line(state: &State, task: &str, ended: &Ended, took: Duration) -> String {
     format!("[{:>width$}/{}] {task}: {how}", state.ended, state.tasks)
 }
 
+/// Whether a source is the place of a tier: no region has such a name.
+fn is_tier(source: &str) -> bool {
+    source.contains("://")
+}
+
 fn describe(summary: &Summary) -> String {
     let mut parts = vec![format!("{} executed", summary.executed)];
     parts.push(format!("{} from disk", summary.hits.disk));
     if summary.hits.peer > 0 {
         let name =
             |region: &String| if region.is_empty() { "no region".into() } else { region.clone() };
-        let regions: Vec<_> =
-            summary.sources.iter().map(|(region, n)| format!("{n} {}", name(region))).collect();
+        let peers = summary.sources.iter().filter(|(source, _)| !is_tier(source));
+        let regions: Vec<_> = peers.map(|(region, n)| format!("{n} {}", name(region))).collect();
         parts.push(format!("{} from peers ({})", summary.hits.peer, regions.join(", ")));
+    }
+    for (count, what) in [(summary.hits.redis, "redis"), (summary.hits.s3, "s3")] {
+        if count > 0 {
+            parts.push(format!("{count} from {what}"));
+        }
     }
     for (count, what) in [(summary.failed, "failed"), (summary.skipped, "skipped")] {
         if count > 0 {

@@ -20,7 +20,7 @@ pub use report::{
     PlanReport, PlanStep, Rows, Version,
 };
 pub use space::{GcOrder, GcReport, GcRow, PinRow, SpaceReport, SpaceShare};
-pub use status::{Member, PeerState, ScrubStatus, Status, StoreStatus};
+pub use status::{Member, PeerState, ScrubStatus, Status, StoreStatus, TierRow};
 pub use sync::{SyncOrder, SyncPair, SyncProgress, SyncReport};
 pub use verify::{MAX_FINDINGS, VerifyFinding, VerifyOrder, VerifyProgress, VerifyReport};
 
@@ -30,7 +30,7 @@ use crate::{
     record::{DigestV1, MAX_RECORD, NewRecordV1, SealedRecord, check_region},
 };
 use bincode::{Decode, Encode};
-use moved::{MovementV3, ProgressV3, SourceV3, check_figure};
+use moved::{MovementV3, ProgressV3, SourceV4, check_figure};
 use netbuild_core::{
     cache::{NewRecord, Source},
     digest::Digest,
@@ -74,6 +74,11 @@ pub enum Request {
     PutRecord(NewRecord),
     /// `Cache::flush`.
     Flush,
+    /// Waits until the tiers have what is to be copied to them.
+    Drain {
+        /// Milliseconds that are waited at most.
+        timeout_ms: u64,
+    },
     /// Asks for a [`Status`].
     Status,
     /// Asks for what is known of the links between agents.
@@ -197,6 +202,7 @@ enum RequestV4 {
     PutBlob(DigestV1),
     PutRecord(NewRecordV1),
     Flush,
+    Drain { timeout_ms: u64 },
     Status,
     Links,
     Plan(DigestV1),
@@ -242,8 +248,8 @@ enum ResponseV4 {
     Working,
     Moving(ProgressV3),
     Missing,
-    Hit { record: Vec<u8>, source: SourceV3, bytes: u64, movement: MovementV3 },
-    Fetched { missing: Vec<u32>, source: SourceV3, movement: MovementV3, seconds: f64 },
+    Hit { record: Vec<u8>, source: SourceV4, bytes: u64, movement: MovementV3 },
+    Fetched { missing: Vec<u32>, source: SourceV4, movement: MovementV3, seconds: f64 },
     Done,
     Failed(String),
     Status(Box<Status>),
@@ -275,6 +281,7 @@ impl Request {
             Self::PutBlob(blob) => RequestV4::PutBlob((*blob).into()),
             Self::PutRecord(record) => RequestV4::PutRecord(record.into()),
             Self::Flush => RequestV4::Flush,
+            Self::Drain { timeout_ms } => RequestV4::Drain { timeout_ms: *timeout_ms },
             Self::Status => RequestV4::Status,
             Self::Links => RequestV4::Links,
             Self::Plan(blob) => RequestV4::Plan((*blob).into()),
@@ -309,6 +316,7 @@ impl Request {
             RequestV4::PutBlob(blob) => Self::PutBlob(blob.into()),
             RequestV4::PutRecord(record) => Self::PutRecord(record.try_into().map_err(invalid)?),
             RequestV4::Flush => Self::Flush,
+            RequestV4::Drain { timeout_ms } => Self::Drain { timeout_ms },
             RequestV4::Status => Self::Status,
             RequestV4::Links => Self::Links,
             RequestV4::Plan(blob) => Self::Plan(blob.into()),
@@ -442,6 +450,7 @@ mod tests {
             Request::Hello { version: 1 },
             Request::PutRecord(new),
             Request::Flush,
+            Request::Drain { timeout_ms: u64::MAX },
             Request::Fetch(vec![Digest::of(b"one"), Digest { size: u64::MAX, ..Digest::of(b"") }]),
             Request::Links,
             Request::Plan(Digest::of(b"blob")),

@@ -12,6 +12,7 @@ pub mod gossip;
 pub mod listing;
 pub mod log;
 pub mod membership;
+pub mod outbox;
 pub mod parts;
 pub mod record;
 pub mod segment;

@@ -12,6 +12,7 @@ mod regions;
 mod restore;
 mod run;
 mod sample;
+mod shared;
 mod support;
 mod transfers;
 mod wan;

@@ -98,7 +98,9 @@ pub(crate) fn netbuild_agent() -> Command {
 
 fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("NETBUILD_") {
+        let of_ours =
+            ["NETBUILD_", "AWS_", "REDIS_", "CACHE_BACKEND", "PRIMARY_CACHE", "FORCE_CACHE"];
+        if of_ours.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
         }
     }

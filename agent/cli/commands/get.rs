@@ -13,7 +13,6 @@ use netbuild_core::{
     digest::{Digest, ParseDigestError},
     moved::Watch,
 };
-use netbuild_node::Session;
 use serde_json::json;
 use std::{
     collections::BTreeSet,
@@ -45,8 +44,7 @@ pub(crate) fn get(args: &GetArgs) -> Result<ExitCode, CliError> {
         (_, Some(directory)) => Target::Directory(directory),
         (None, None) => Target::Stdout,
     };
-    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?
-        .with_bounds(settings.store);
+    let session = super::session(&settings)?;
     let name = match digests.as_slice() {
         [digest] => digest.hash.short(),
         several => count(several.len() as u64, "blob"),

@@ -21,8 +21,7 @@ pub(crate) fn pin(args: &PinArgs) -> Result<ExitCode, CliError> {
         return list(&existing(&settings)?, args.json);
     }
     let pins = resolve(&args.what)?;
-    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?;
-    let session = session.with_bounds(settings.store);
+    let session = super::session(&settings)?;
     for (pin, label) in pins {
         session.pin(pin, &label)?;
     }

@@ -1,12 +1,11 @@
 //! `netbuild put`.
 
-use super::{print, print_json};
+use super::{print, print_json, session};
 use crate::{args::PutArgs, errors::CliError, settings};
 use netbuild_core::{
     cache::{Cache as _, Content},
     digest::{Digest, DigestBuilder},
 };
-use netbuild_node::Session;
 use serde_json::json;
 use std::{
     fs::File,
@@ -21,8 +20,7 @@ const BUFFER: usize = 256 * 1024;
 pub(crate) fn put(args: &PutArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
     let digest = digest_of(&args.file).map_err(|error| CliError::io("read", &args.file, &error))?;
-    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?
-        .with_bounds(settings.store);
+    let session = session(&settings)?;
     session.put_blob(&digest, Content::File(&args.file))?;
     session.flush()?;
     if args.json {

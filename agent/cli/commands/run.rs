@@ -30,8 +30,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&Flags { jobs, ..args.common.flags() })?;
     let Loaded { graph, root, .. } = graph_file::load(&args.graph)?;
     let targets = graph_file::targets(&graph, &args.tasks)?;
-    let session = Session::new(&settings.data_dir, &settings.region, &settings.trust)?
-        .with_bounds(settings.store);
+    let session = super::session(&settings)?;
     let detail = match (args.quiet, args.verbose) {
         (true, _) => Detail::Quiet,
         (_, true) => Detail::Verbose,
@@ -60,6 +59,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let (critical, long) = longest(&graph, &|id| recorder.took(id));
     progress.finish(&summary, &critical, long);
     let signal = signals.stop();
+    if signal.is_none() {
+        finish(&session);
+    }
     let mut json = to_json(&summary);
     json["critical_path"] = json!({
         "seconds": seconds(long),
@@ -79,6 +81,20 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         None if summary.is_success() => ExitCode::SUCCESS,
         None => ExitCode::from(EXIT_FAILED),
     })
+}
+
+/// Gives the tiers a moment to get the results, and says what they still lack.
+fn finish(session: &Session) {
+    if session.finish() {
+        return;
+    }
+    let tiers = session.status().map(|status| status.tiers).unwrap_or_default();
+    for tier in tiers.iter().filter(|tier| tier.waiting > 0) {
+        tracing::warn!(
+            "{}; `netbuild flush` or the next run goes on with it",
+            super::flush::line(tier)
+        );
+    }
 }
 
 /// Most names of a critical path in the summary.

@@ -1,6 +1,6 @@
 //! `netbuild status` and `netbuild ticket`.
 
-use super::{existing, no_agent, now_ms, print, print_json};
+use super::{existing, flush, no_agent, now_ms, print, print_json};
 use crate::{
     args::ReportArgs,
     errors::CliError,
@@ -78,6 +78,7 @@ fn to_json(status: &Status) -> Value {
             "quarantined": status.store.quarantined,
             "scrub": status.store.scrub,
         },
+        "tiers": status.tiers,
         "counters": counters,
     })
 }
@@ -114,6 +115,14 @@ fn to_text(status: &Status, data_dir: &str) -> String {
     );
     if let Some(scrub) = &store.scrub {
         line("scrub", scrub_text(scrub, now_ms()));
+    }
+    for tier in &status.tiers {
+        let rtt = tier.rtt_ms.map_or_else(|| "rtt not measured".to_owned(), text::millis);
+        let state = match &tier.resting {
+            Some(why) => format!("{}, {}", tier.state, text::clean(why)),
+            None => tier.state.to_string(),
+        };
+        line("tier", format!("{}; {}, {state}, {rtt}", flush::line(tier), tier.policy));
     }
     line("members", status.members.len().to_string());
     for member in &status.members {

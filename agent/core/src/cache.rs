@@ -4,6 +4,7 @@
 //! agent of the data directory, and, behind that, the mesh.
 
 use crate::{
+    backend::TierName,
     digest::Digest,
     key::ActionKey,
     moved::{Movement, Watch},
@@ -24,6 +25,8 @@ pub enum Source {
         /// Its region; empty when it has none.
         region: String,
     },
+    /// Storage that agents share.
+    Tier(TierName),
 }
 
 impl fmt::Display for Source {
@@ -32,6 +35,7 @@ impl fmt::Display for Source {
             Self::Disk => f.write_str("disk"),
             Self::Peer { peer, region } if region.is_empty() => write!(f, "peer {}", peer.short()),
             Self::Peer { peer, region } => write!(f, "{region} (peer {})", peer.short()),
+            Self::Tier(tier) => tier.fmt(f),
         }
     }
 }
@@ -43,7 +47,7 @@ pub struct Hit {
     pub record: Record,
     /// Where the record was, or its blobs when those came from farther away.
     pub source: Source,
-    /// Bytes that other agents sent to make the hit complete here, as they were sent.
+    /// Bytes that others sent to make the hit complete here, as they were sent.
     pub bytes: u64,
     /// Who sent them, and how.
     pub movement: Movement,

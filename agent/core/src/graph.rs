@@ -34,6 +34,8 @@ pub use task::{
     Pool, PoolId, Readiness, Retry, RetryOn, Service, Task, TaskId, ToolSource, ToolSpec,
 };
 
+pub(crate) use suggest::did_you_mean;
+
 use file::File;
 use report::Report;
 use std::collections::HashMap;

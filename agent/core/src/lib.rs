@@ -2,6 +2,7 @@
 //!
 //! No clock, no file, no socket, no runtime: time and randomness are arguments.
 
+pub mod backend;
 pub mod cache;
 pub mod chunk;
 pub mod codec;
@@ -26,6 +27,7 @@ pub mod link;
 pub mod merge;
 pub mod moved;
 pub mod neighbourhood;
+pub mod outbox;
 pub mod peer;
 pub mod peers;
 pub mod plan;
@@ -34,8 +36,10 @@ pub mod record;
 pub mod region;
 pub mod schedule;
 pub mod score;
+pub mod secret;
 pub mod sim;
 pub mod sketch;
 pub mod spread;
+pub mod tiers;
 pub mod tree;
 pub mod wan;

@@ -8,9 +8,10 @@ use crate::{
     health::{Breaker, Fault, Health},
     link::{Basis, Belief, Estimate, Report, STALE_RTT, Sample},
     peer::PeerId,
-    plan::{Offer, Order, Plan, Policy, plan, region_scores},
+    plan::{Offer, Order, Plan, Policy, Who, plan, region_scores},
     region::{self, Detection},
     score::REFERENCE_SIZE,
+    tiers::Tiers,
 };
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -111,6 +112,7 @@ pub struct Peers {
     region: String,
     /// Estimates of an earlier life, until the peer joins.
     remembered: BTreeMap<PeerId, Estimate>,
+    tiers: Tiers,
 }
 
 impl Peers {
@@ -119,7 +121,22 @@ impl Peers {
         Self { policy, region, ..Self::default() }
     }
 
+    /// The same, beside storage that is shared.
+    pub fn with_tiers(self, tiers: Tiers) -> Self {
+        Self { tiers, ..self }
+    }
+
     // -- getters --
+
+    /// The tiers, which are sources like peers.
+    pub fn tiers(&self) -> &Tiers {
+        &self.tiers
+    }
+
+    /// The tiers, for what happens to them.
+    pub fn tiers_mut(&mut self) -> &mut Tiers {
+        &mut self.tiers
+    }
 
     /// One peer.
     pub fn get(&self, peer: &PeerId) -> Option<&Peer> {
@@ -235,32 +252,34 @@ impl Peers {
     fn offers<'a>(
         &'a self,
         among: &'a dyn Fn(&PeerId, &Peer) -> bool,
-        holds: &'a dyn Fn(&PeerId) -> Option<bool>,
+        holds: &'a dyn Fn(Who) -> Option<bool>,
         now: Instant,
     ) -> impl Iterator<Item = Offer<'a>> {
         let meant = self.beliefs(now).filter(|(id, peer, _)| peer.present && among(id, peer));
         meant.map(move |(id, peer, link)| Offer {
-            peer: *id,
+            who: Who::Peer(*id),
             region: &peer.region,
             health: peer.breaker.health(now),
             link,
             queue: peer.queue,
-            holds: holds(id),
+            holds: holds(Who::Peer(*id)),
             unused: peer.used.map(|used| now.saturating_duration_since(used)),
         })
     }
 
-    /// The plan for a thing of `size` bytes among the peers for which `among` is true. `holds` and
-    /// `dice` are as in [`plan`].
+    /// The plan for a thing of `size` bytes among the peers for which `among` is true, and all tiers
+    /// if `tiers`. `holds` and `dice` are as in [`plan`].
     pub fn plan(
         &self,
         size: u64,
         among: &dyn Fn(&PeerId, &Peer) -> bool,
-        holds: &dyn Fn(&PeerId) -> Option<bool>,
+        tiers: bool,
+        holds: &dyn Fn(Who) -> Option<bool>,
         dice: f64,
         now: Instant,
     ) -> Plan {
-        let offers = self.offers(among, holds, now);
+        let shared = tiers.then(|| self.tiers.offers(holds, now)).into_iter().flatten();
+        let offers = self.offers(among, holds, now).chain(shared);
         plan(offers, size, self.order.primary(), &self.policy, dice)
     }
 
@@ -428,8 +447,9 @@ impl Peers {
     /// Brings the order of regions up to date; says whether the primary changed. To be called
     /// about twice a second.
     pub fn handle_tick(&mut self, now: Instant) -> bool {
+        let all = self.offers(&|_, _| true, &|_| None, now);
         let scores = region_scores(
-            self.offers(&|_, _| true, &|_| None, now),
+            all.chain(self.tiers.offers(&|_| None, now)),
             REFERENCE_SIZE,
             self.policy.weights,
         );
@@ -535,8 +555,8 @@ mod tests {
     }
 
     fn order(peers: &Peers, now: Instant) -> Vec<PeerId> {
-        let plan = peers.plan(1000, &|_, _| true, &|_| None, 1.0, now);
-        plan.steps.into_iter().map(|step| step.peer).collect()
+        let plan = peers.plan(1000, &|_, _| true, false, &|_| None, 1.0, now);
+        plan.steps.into_iter().filter_map(|step| step.who.peer()).collect()
     }
 
     #[test]

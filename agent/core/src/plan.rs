@@ -1,4 +1,5 @@
 //! The plan for one fetch: the sources in the order in which they are asked, each with its reason.
+//! A source is another agent, or storage that agents share; both are measured, and scored alike.
 //!
 //! Health comes before score, and what a person forces comes before both. The order within that is
 //! the score at the size of the thing; the primary region keeps a small advantage, so that jitter
@@ -14,6 +15,7 @@ use crate::{
     link::{Basis, Belief},
     peer::PeerId,
     score::{Prediction, Weights, predict},
+    tiers::TierId,
 };
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -35,20 +37,46 @@ const EXPLORE_AFTER: Duration = Duration::from_secs(30);
 /// A source that is expected to take so many times as long as the best one is not explored.
 const EXPLORE_FACTOR: f64 = 4.0;
 
-/// A region or a single agent, as `PRIMARY_CACHE` names it.
+/// Who may be asked: a source other than this disk.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Who {
+    /// Another agent.
+    Peer(PeerId),
+    /// A tier of this agent's chain.
+    Tier(TierId),
+}
+
+impl Who {
+    /// The agent, if it is one.
+    pub fn peer(self) -> Option<PeerId> {
+        match self {
+            Self::Peer(peer) => Some(peer),
+            Self::Tier(_) => None,
+        }
+    }
+}
+
+/// A region, a single agent or a tier, as `PRIMARY_CACHE` names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
     /// All agents of a region.
     Region(String),
     /// One agent.
     Peer(PeerId),
+    /// A tier, by its place such as `s3://bucket/prefix`, or all of its kind, as in `s3`.
+    Tier(String),
 }
 
 impl Target {
     fn covers(&self, offer: &Offer<'_>) -> bool {
-        match self {
-            Self::Region(region) => offer.region == region,
-            Self::Peer(peer) => offer.peer == *peer,
+        match (self, offer.who) {
+            (Self::Region(region), Who::Peer(_)) => offer.region == region,
+            (Self::Peer(peer), who) => who == Who::Peer(*peer),
+            (Self::Tier(name), Who::Tier(_)) => {
+                let scheme = offer.region.split(':').next().unwrap_or_default();
+                offer.region == name || scheme == name || scheme.strip_suffix('s') == Some(name)
+            }
+            (Self::Region(_), Who::Tier(_)) | (Self::Tier(_), Who::Peer(_)) => false,
         }
     }
 }
@@ -56,7 +84,7 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Region(region) => f.write_str(region),
+            Self::Region(name) | Self::Tier(name) => f.write_str(name),
             Self::Peer(peer) => write!(f, "peer {}", peer.short()),
         }
     }
@@ -77,8 +105,8 @@ pub struct Policy {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Offer<'a> {
     /// Who.
-    pub peer: PeerId,
-    /// Its region; empty for none.
+    pub who: Who,
+    /// Its region; empty for none. A tier is a region of its own, which has its place for a name.
     pub region: &'a str,
     /// Whether it can be asked.
     pub health: Health,
@@ -138,8 +166,8 @@ impl fmt::Display for Reason {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Step {
     /// Who.
-    pub peer: PeerId,
-    /// Its region; empty for none.
+    pub who: Who,
+    /// Its region; empty for none. That of a tier is its place.
     pub region: String,
     /// What is believed of the link.
     pub link: Belief,
@@ -227,7 +255,7 @@ pub fn plan<'a>(
             None => plan.left_out.push(step),
         }
     }
-    ranked.sort_by(|(a, x, _), (b, y, _)| a.compare(b).then(x.peer.cmp(&y.peer)));
+    ranked.sort_by(|(a, x, _), (b, y, _)| a.compare(b).then(x.who.cmp(&y.who)));
     explore(&mut ranked, size, dice);
     plan.steps = ranked.into_iter().map(|(_, step, _)| step).collect();
     plan
@@ -277,7 +305,7 @@ fn rank(
         _ => Reason::Score,
     });
     let step = Step {
-        peer: offer.peer,
+        who: offer.who,
         region: offer.region.to_owned(),
         link: offer.link,
         holds: offer.holds,
@@ -355,7 +383,7 @@ mod tests {
             ..Belief::default()
         };
         Offer {
-            peer,
+            who: Who::Peer(peer),
             region,
             health: Health::Closed,
             link,
@@ -370,7 +398,7 @@ mod tests {
     }
 
     fn order(plan: &Plan) -> Vec<PeerId> {
-        plan.steps.iter().map(|step| step.peer).collect()
+        plan.steps.iter().filter_map(|step| step.who.peer()).collect()
     }
 
     fn planned(offers: &[Offer<'static>], policy: &Policy) -> Plan {
@@ -464,6 +492,26 @@ mod tests {
     }
 
     #[test]
+    fn a_tier_stands_where_its_score_puts_it_and_can_be_named() {
+        let tier =
+            |region: &'static str, ms| Offer { who: Who::Tier(TierId(0)), ..offer(A, region, ms) };
+        let who = |policy: &Policy, ms| {
+            let offers = three().into_iter().chain([tier("rediss://host:6379", ms)]);
+            plan(offers, 1000, None, policy, NEVER).steps[0].who
+        };
+        let policy = Policy::default();
+        assert_eq!(who(&policy, 10), Who::Tier(TierId(0)));
+        assert_eq!(who(&policy, 60), Who::Peer(A));
+        for name in ["redis", "rediss://host:6379"] {
+            let primary = Some(Target::Tier(name.into()));
+            let named = Policy { primary, ..Policy::default() };
+            assert_eq!(who(&named, 500), Who::Tier(TierId(0)), "{name}");
+        }
+        let other = Policy { primary: Some(Target::Tier("s3".into())), ..Policy::default() };
+        assert_eq!(who(&other, 60), Who::Peer(A));
+    }
+
+    #[test]
     fn the_primary_region_keeps_its_place_against_one_that_is_hardly_better() {
         let offers = || [offer(A, "us-east", 50), offer(B, "us-west", 48)];
         let primary = Some("us-east");
@@ -522,11 +570,11 @@ mod tests {
             let policy =
                 Policy { primary: Some(Target::Region("us".into())), force, ..Policy::default() };
             let plan = plan(offers, size, Some("eu"), &policy, dice);
-            let mut peers: Vec<PeerId> =
-                plan.steps.iter().chain(&plan.left_out).map(|step| step.peer).collect();
-            peers.sort_unstable();
-            peers.dedup();
-            prop_assert_eq!(peers.len(), count);
+            let mut all: Vec<Who> =
+                plan.steps.iter().chain(&plan.left_out).map(|step| step.who).collect();
+            all.sort_unstable();
+            all.dedup();
+            prop_assert_eq!(all.len(), count);
             prop_assert!(plan.steps.iter().all(|step| !matches!(step.reason, Reason::Open(_))));
         }
     }

@@ -141,8 +141,8 @@ fn absurd_reports_change_nothing_of_what_was_measured() {
         [rtt, goodput].into_iter().for_each(|sample| peers.handle_sample(&id(peer), sample, now));
     }
     let order = |peers: &Peers| -> Vec<PeerId> {
-        let plan = peers.plan(1 << 20, &|peer, _| *peer != id(3), &|_| None, 0.5, now);
-        plan.steps.iter().map(|step| step.peer).collect()
+        let plan = peers.plan(1 << 20, &|peer, _| *peer != id(3), false, &|_| None, 0.5, now);
+        plan.steps.iter().filter_map(|step| step.who.peer()).collect()
     };
     let before = (order(&peers), [1, 2].map(|peer| peers.belief(&id(peer), now)));
     let report = |peer, rtt, goodput| Report {

@@ -105,6 +105,18 @@ impl SocketCache {
         }
     }
 
+    /// Waits, at most so long, until the tiers of the owner have what is to be copied to them.
+    ///
+    /// # Errors
+    /// When the process does not answer, or not rightly.
+    pub fn drain(&self, timeout: Duration) -> Result<(), CacheError> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        match self.ask(&Request::Drain { timeout_ms })? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Sends a request and returns its answer.
     fn ask(&self, request: &Request) -> Result<Response, CacheError> {
         self.ask_watching(request, &())

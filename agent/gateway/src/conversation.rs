@@ -97,6 +97,10 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
                 working(&mut writer, || door.put_record(record).map(|()| Response::Done))?;
             }
             Request::Flush => working(&mut writer, || door.flush().map(|()| Response::Done))?,
+            Request::Drain { timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms);
+                working(&mut writer, || door.drain(timeout).map(|()| Response::Done))?;
+            }
             Request::Status => {
                 working(&mut writer, || Ok(Response::Status(Box::new(door.status()))))?;
             }

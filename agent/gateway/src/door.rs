@@ -16,7 +16,7 @@ use netbuild_proto::{
     },
     record::SealedRecord,
 };
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, time::Duration};
 
 /// Hears how far a sync is, and says whether it goes on.
 pub type OnProgress<'a> = &'a mut (dyn FnMut(SyncProgress) -> ControlFlow<()> + Send);
@@ -42,6 +42,12 @@ pub trait Door: Cache + 'static {
 
     /// The state of the process.
     fn status(&self) -> Status;
+
+    /// Waits, at most so long, until the tiers have what is to be copied to them. What they lack then
+    /// is in [`Door::status`].
+    fn drain(&self, _timeout: Duration) -> Result<(), CacheError> {
+        Ok(())
+    }
 
     /// What is known of the links between agents.
     fn links(&self) -> Result<Vec<LinkRow>, CacheError> {

@@ -3,9 +3,11 @@
 use crate::{
     chain::chain,
     config::Settings,
+    connect::ConnectTierError,
     decisions::Decisions,
     disk_cache::{DiskCache, failed},
-    fetcher::Fetcher,
+    far_cache::FarCache,
+    fetcher::{Fetcher, Net},
     flights::Flights,
     keys::{self, KeyError},
     measure::Measuring,
@@ -15,12 +17,14 @@ use crate::{
     room::{Elsewhere, Tidier},
     scrub::{self, Scrub},
     session::RUN_ROLE,
+    shared::{self, Shared},
     shelf::Shelf,
     sync::{Answerer, Syncer},
     tolls::toll,
     view::View,
 };
 use netbuild_core::{
+    backend::Local,
     cache::CacheError,
     ledger::{Cost, Item},
     link::Sample,
@@ -29,7 +33,7 @@ use netbuild_core::{
 use netbuild_gateway::{ControlServer, Door, socket_path};
 use netbuild_mesh::{Event, Mesh, StartError, Timing};
 use netbuild_proto::ticket::Ticket;
-use netbuild_store::{DiskStore, OpenError};
+use netbuild_store::{DiskStore, MemoryStore, OpenError, Store};
 use netbuild_transfer::{BindError, Endpoint};
 use std::{
     net::SocketAddr,
@@ -79,6 +83,9 @@ pub enum AgentError {
     /// The store cannot be read.
     #[error(transparent)]
     Read(#[from] CacheError),
+    /// A tier of the chain cannot be used at all.
+    #[error(transparent)]
+    Tier(#[from] ConnectTierError),
     /// The control socket cannot be served.
     #[error("cannot serve the control socket `{path}`: {error}", path = .0.display(), error = .1)]
     Serve(PathBuf, #[source] std::io::Error),
@@ -98,6 +105,8 @@ pub struct Agent {
     tasks: JoinSet<()>,
     tidier: Tidier,
     stop: CancellationToken,
+    /// The data directory, when it has the keys and the lock only.
+    lock: Option<DiskStore>,
 }
 
 impl Agent {
@@ -113,19 +122,27 @@ impl Agent {
             Ok::<_, AgentError>((store, identity, mesh_key, Remembered::load(&opening)))
         })
         .await??;
+        let (store, lock): (Arc<dyn Store>, _) = match settings.cache.local {
+            Some(Local::Memory) => (Arc::new(MemoryStore::new()), Some(store)),
+            Some(Local::Directory(_)) | None => (Arc::new(store), None),
+        };
         let finder;
         let disk = {
             let (name, hint) = (&settings.region_settings.name, &settings.region_settings.hint);
             let hinted = hint.as_ref().map_or("", |(_, region)| region);
             let region = if name.is_empty() { hinted } else { name };
             let (identity, trust) = (identity.clone(), settings.trust.clone());
-            let disk = DiskCache::new(Arc::new(store), identity, region.to_owned(), trust, "agent");
+            let disk = DiskCache::new(store, identity, region.to_owned(), trust, "agent");
             let disk = Arc::new(disk.with_bounds(settings.store));
             finder = RegionFinder::new(settings.region_settings.clone(), Arc::clone(&disk));
             disk
         };
         let seeds: Vec<_> = settings.seeds().into_iter().chain(remembered.seeds()).collect();
-        let view = Arc::new(View::new(settings.policy.clone(), disk.region(), !seeds.is_empty()));
+        let (policy, sources) = (settings.policy.clone(), shared::sources(&settings.cache));
+        let view = Arc::new(View::new(policy, disk.region(), sources, !seeds.is_empty()));
+        let (tiers, seen) = (settings.cache.clone(), Arc::clone(&view));
+        let shared_in = data_dir.clone();
+        let shared = spawn_blocking(move || Shared::of(&tiers, &shared_in, &seen)).await??;
         let links = Links::new(&data_dir);
         let knowing = (Arc::clone(&disk), Arc::clone(&view), links.clone());
         spawn_blocking(move || recall(&knowing.0, &knowing.1, &knowing.2)).await??;
@@ -161,8 +178,8 @@ impl Agent {
         let fetcher = Arc::new(Fetcher {
             disk: Arc::clone(&disk),
             view: Arc::clone(&view),
-            endpoint: endpoint.clone(),
-            mesh: mesh.clone(),
+            net: Some(Net { endpoint: endpoint.clone(), mesh: mesh.clone() }),
+            shared: Arc::new(shared),
             decisions: Decisions::default(),
             way: settings.fallback,
             delta: settings.transfer.delta,
@@ -170,16 +187,21 @@ impl Agent {
             unused: Mutex::default(),
         });
         shelf.bring_with(&fetcher);
-        let syncer = Arc::new(Syncer::new(Arc::clone(&fetcher), settings.sync, stop.clone()));
+        let net = Net { endpoint: endpoint.clone(), mesh: mesh.clone() };
+        let syncing = (Arc::clone(&fetcher), net.clone());
+        let syncer = Arc::new(Syncer::new(syncing.0, syncing.1, settings.sync, stop.clone()));
         answerer.answer_with(&syncer);
         let cache = Arc::new(MeshCache {
-            fetcher,
+            far: FarCache {
+                fetcher: Arc::clone(&fetcher),
+                runtime: Handle::current(),
+                stop: stop.clone(),
+            },
+            net,
             syncer: Arc::clone(&syncer),
             finder: finder.clone(),
             scrub,
             mesh_key,
-            runtime: Handle::current(),
-            stop: stop.clone(),
             started: Instant::now(),
         });
         let control = match serve(settings, &cache).await {
@@ -218,10 +240,11 @@ impl Agent {
         tasks.spawn(Arc::clone(&syncer).run());
         tasks.spawn(listen_to(events, view, syncer, remembered, stop.clone()));
         tasks.spawn(keep_durable(Arc::clone(&disk), stop.clone()));
+        fetcher.share(&mut tasks, &stop);
         tasks.spawn(keep_whole(Arc::clone(&disk), stop.clone()));
         let scrubbed = Arc::clone(&cache);
         tasks.spawn_blocking(move || scrub::run(&scrubbed));
-        Ok(Self { cache, disk, control, mesh, endpoint, tasks, tidier, stop })
+        Ok(Self { cache, disk, control, mesh, endpoint, tasks, tidier, stop, lock })
     }
 
     /// What another machine needs to join.
@@ -246,7 +269,7 @@ impl Agent {
 
     /// Stops: first no new work from here, then none from peers, then what was put is made durable.
     pub async fn shutdown(self) {
-        let Self { cache, disk, control, mesh, endpoint, mut tasks, tidier, stop } = self;
+        let Self { cache, disk, control, mesh, endpoint, mut tasks, tidier, stop, lock } = self;
         cache.stop();
         // Waits for the requests of commands that are under way.
         report(spawn_blocking(move || drop(control)).await);
@@ -259,6 +282,7 @@ impl Agent {
         drop(cache);
         report(spawn_blocking(move || drop(tidier)).await);
         report(spawn_blocking(move || flush(&disk)).await);
+        drop(lock);
     }
 }
 

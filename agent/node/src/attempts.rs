@@ -1,7 +1,11 @@
 //! Asking the sources of a plan: one after the other, or a team of them, and another beside one that
 //! is late.
 
-use crate::view::{View, Whom, over_of};
+use crate::{
+    fault::{SourceError, over_of_source},
+    shared::Tier,
+    view::{View, Whom},
+};
 use futures::{
     StreamExt as _,
     stream::{self, FuturesUnordered, LocalBoxStream},
@@ -10,14 +14,13 @@ use netbuild_core::{
     cache::CacheError,
     fallback::Fallback,
     health::Fault,
-    peer::PeerId,
     peers::Over,
-    plan::{Plan, Reason, Step},
+    plan::{Plan, Reason, Step, Who},
     score::{goodput, patience},
     spread::Pace,
 };
-use netbuild_transfer::{FetchError, Holder, PROGRESS_TIMEOUT, Patience};
-use std::{cell::Cell, rc::Rc, time::Duration};
+use netbuild_transfer::{PROGRESS_TIMEOUT, Patience};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
 /// Sources beyond its team that may be asked at once for one thing, as others are late.
@@ -47,10 +50,33 @@ pub(crate) enum Told<T> {
     Missing,
 }
 
+/// A source, and how it is reached.
+#[derive(Clone, Debug)]
+pub(crate) enum Reach {
+    Peer(Whom),
+    Tier(Arc<Tier>),
+}
+
+impl Reach {
+    fn who(&self) -> Who {
+        match self {
+            Self::Peer(whom) => Who::Peer(whom.peer),
+            Self::Tier(tier) => Who::Tier(tier.id),
+        }
+    }
+}
+
+/// What is known of the sources, and how they are reached: `reach` says `None` of one that has gone.
+#[derive(Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    pub(crate) view: &'a View,
+    pub(crate) reach: &'a dyn Fn(&Who) -> Option<Reach>,
+}
+
 /// One attempt at one source.
 #[derive(Clone, Debug)]
 pub(crate) struct Trial {
-    pub(crate) whom: Whom,
+    pub(crate) to: Reach,
     /// What is believed of the link to it.
     pub(crate) pace: Pace,
     /// Bytes per second that the link gives, if that was ever measured.
@@ -67,7 +93,7 @@ impl Trial {
     #[cfg(test)]
     pub(crate) fn alone(whom: Whom) -> Self {
         Self {
-            whom,
+            to: Reach::Peer(whom),
             pace: Pace { rtt: LEAST_PATIENCE, goodput: 1e6, patience: MOST_PATIENCE },
             goodput: None,
             arriving: false,
@@ -75,10 +101,6 @@ impl Trial {
             due: Rc::new(Cell::new(Instant::now())),
             bytes: Rc::default(),
         }
-    }
-
-    pub(crate) fn holder(&self) -> Holder {
-        self.whom.holder()
     }
 
     /// How long the source may say nothing before it counts as gone.
@@ -129,14 +151,14 @@ pub(crate) enum Outcome {
 /// A request under way, as the view counts it. Dropped without an end, it says nothing about the peer.
 pub(crate) struct Asked<'a> {
     view: &'a View,
-    peer: PeerId,
+    who: Who,
     over: Over,
 }
 
 impl<'a> Asked<'a> {
-    pub(crate) fn new(view: &'a View, peer: PeerId) -> Self {
-        view.asked(&peer);
-        Self { view, peer, over: Over::Dropped }
+    pub(crate) fn new(view: &'a View, who: Who) -> Self {
+        view.asked(who);
+        Self { view, who, over: Over::Dropped }
     }
 
     /// It ended like this.
@@ -147,7 +169,7 @@ impl<'a> Asked<'a> {
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        self.view.over(&self.peer, self.over);
+        self.view.over(self.who, self.over);
     }
 }
 
@@ -200,7 +222,7 @@ impl Team<'_> {
 /// # Errors
 /// When this agent's own store fails; what sources do wrong is no error.
 pub(crate) async fn ask<T, F, Fut>(
-    view: &View,
+    sources: Sources<'_>,
     plan: &mut Plan,
     mut fallback: Fallback,
     Team { size, hedge, joining }: Team<'_>,
@@ -209,8 +231,9 @@ pub(crate) async fn ask<T, F, Fut>(
 ) -> Result<Option<T>, CacheError>
 where
     F: Fn(Trial) -> Fut,
-    Fut: Future<Output = Result<Result<Told<T>, FetchError>, CacheError>>,
+    Fut: Future<Output = Result<Result<Told<T>, SourceError>, CacheError>>,
 {
+    let view = sources.view;
     // Also of a plan without any source it has to be found out that nobody is left.
     let team = size.max(1);
     let mut joining = joining;
@@ -235,7 +258,7 @@ where
             let next = next.filter(|next| running.is_empty() || next.pause.is_zero());
             if let Some(next) = next {
                 sleep(next.pause).await;
-                let Some(attempt) = begin(view, plan, next.step, count) else {
+                let Some(attempt) = begin(sources, plan, next.step, count) else {
                     fallback.handle_missing(next.step);
                     continue;
                 };
@@ -250,7 +273,7 @@ where
             Some(step) = joining.next() => {
                 plan.steps.push(step);
                 fallback.handle_joined();
-                if let Some(attempt) = begin(view, plan, plan.steps.len() - 1, count) {
+                if let Some(attempt) = begin(sources, plan, plan.steps.len() - 1, count) {
                     answers.push(run(attempt.trial.clone(), count));
                     running.push(Running { joined: true, ..attempt });
                     count += 1;
@@ -260,7 +283,7 @@ where
             number = first_late(&running) => {
                 if let Some(attempt) = running.iter_mut().find(|a| a.number == number) {
                     attempt.late = true;
-                    tracing::debug!(peer = %attempt.trial.whom.peer.short(), "late");
+                    tracing::debug!(source = ?attempt.trial.to.who(), "late");
                 }
                 continue;
             }
@@ -274,7 +297,7 @@ where
             Ok(answer) => answer,
             Err(error) => break Err(error),
         };
-        let over = over_of(&answer);
+        let over = over_of_source(&answer);
         let step = attempt.at;
         match answer {
             Ok(Told::Got(got)) => {
@@ -286,16 +309,16 @@ where
                 attempt.ends(plan, Outcome::Missing, over, log);
             }
             Err(error) => {
-                tracing::info!(region = %attempt.trial.whom.region, "{error}; going on without it");
+                tracing::info!(region = %plan.steps[step].region, "{error}; going on without it");
                 let outcome = Outcome::Failed(error.to_string());
-                if error.peer() == attempt.trial.whom.peer {
+                if error.who() == attempt.trial.to.who() {
                     fallback.handle_failed(step);
                     attempt.ends(plan, outcome, over, log);
                 } else {
                     // What this source brought showed what another one had done. That one is not
                     // asked again; this one is, as it did nothing wrong.
-                    Asked::new(view, error.peer()).ends(over);
-                    if let Some(step) = plan.steps.iter().position(|s| s.peer == error.peer()) {
+                    Asked::new(view, error.who()).ends(over);
+                    if let Some(step) = plan.steps.iter().position(|s| s.who == error.who()) {
                         fallback.handle_missing(step);
                     }
                     attempt.ends(plan, outcome, Over::Answered, log);
@@ -316,9 +339,9 @@ where
     result
 }
 
-fn begin<'a>(view: &'a View, plan: &Plan, at: usize, number: usize) -> Option<Running<'a>> {
+fn begin<'a>(sources: Sources<'a>, plan: &Plan, at: usize, number: usize) -> Option<Running<'a>> {
     let step = &plan.steps[at];
-    let whom = view.whom(&step.peer)?;
+    let to = (sources.reach)(&step.who)?;
     let patience = patience(&step.link, LEAST_PATIENCE, MOST_PATIENCE);
     let began = Instant::now();
     let pace = Pace {
@@ -327,7 +350,7 @@ fn begin<'a>(view: &'a View, plan: &Plan, at: usize, number: usize) -> Option<Ru
         patience,
     };
     let trial = Trial {
-        whom,
+        to,
         pace,
         goodput: step.link.goodput,
         arriving: step.reason == Reason::Arriving,
@@ -335,7 +358,7 @@ fn begin<'a>(view: &'a View, plan: &Plan, at: usize, number: usize) -> Option<Ru
         due: Rc::new(Cell::new(began + patience)),
         bytes: Rc::default(),
     };
-    let asked = Asked::new(view, step.peer);
+    let asked = Asked::new(sources.view, step.who);
     Some(Running { at, number, began, late: false, joined: false, trial, asked })
 }
 
@@ -358,10 +381,11 @@ async fn first_late(running: &[Running<'_>]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netbuild_core::{health::Health, link::Sample, plan::Policy};
+    use netbuild_core::{health::Health, link::Sample, peer::PeerId, plan::Policy, tiers::Tiers};
     use netbuild_mesh::Event;
     use netbuild_proto::membership::Presence;
-    use std::{cell::RefCell, collections::BTreeSet};
+    use netbuild_transfer::FetchError;
+    use std::cell::RefCell;
 
     const A: PeerId = PeerId([1; 32]);
     const B: PeerId = PeerId([2; 32]);
@@ -369,7 +393,7 @@ mod tests {
 
     /// Three peers at 10, 20 and 30 ms.
     fn view() -> View {
-        let view = View::new(Policy::default(), String::new(), false);
+        let view = View::new(Policy::default(), String::new(), Tiers::default(), false);
         for (peer, ms) in [(A, 10), (B, 20), (C, 30)] {
             let presence = Presence {
                 region: String::new(),
@@ -384,6 +408,14 @@ mod tests {
         view
     }
 
+    fn reach(view: &View) -> impl Fn(&Who) -> Option<Reach> {
+        move |who| view.whom(&who.peer()?).map(Reach::Peer)
+    }
+
+    fn peer_of(trial: &Trial) -> PeerId {
+        trial.to.who().peer().unwrap()
+    }
+
     /// Asks all three; says who gave it, and what became of each.
     async fn asked<Fut>(
         view: &View,
@@ -391,14 +423,20 @@ mod tests {
         start: impl Fn(Trial) -> Fut,
     ) -> (Option<PeerId>, Vec<(PeerId, Outcome)>)
     where
-        Fut: Future<Output = Result<Result<Told<PeerId>, FetchError>, CacheError>>,
+        Fut: Future<Output = Result<Result<Told<PeerId>, SourceError>, CacheError>>,
     {
-        let mut plan = view.plan(1000, &BTreeSet::from([A, B, C]), &|_, _| true);
+        let mut plan = view.plan(1000, &[A, B, C].map(Who::Peer).into(), &|_, _| true, false);
         let fallback = Fallback::adaptive(plan.steps.len(), 1, 0.5);
         let mut log = Vec::new();
         let team = Team::of_one(hedge);
-        let got = ask(view, &mut plan, fallback, team, &mut log, start).await.unwrap();
-        (got, log.into_iter().map(|tried| (tried.step.peer, tried.outcome)).collect())
+        let got =
+            ask(Sources { view, reach: &reach(view) }, &mut plan, fallback, team, &mut log, start)
+                .await
+                .unwrap();
+        (
+            got,
+            log.into_iter().map(|tried| (tried.step.who.peer().unwrap(), tried.outcome)).collect(),
+        )
     }
 
     fn health(view: &View, peer: PeerId) -> Health {
@@ -410,9 +448,9 @@ mod tests {
         let view = view();
         let began = Instant::now();
         let (got, log) = asked(&view, true, |trial| async move {
-            let peer = trial.whom.peer;
+            let peer = peer_of(&trial);
             Ok(match peer {
-                A => Err(FetchError::Closed { peer }),
+                A => Err(FetchError::Closed { peer }.into()),
                 B => Ok(Told::Missing),
                 _ => Ok(Told::Got(peer)),
             })
@@ -431,11 +469,11 @@ mod tests {
         let view = view();
         let began = Instant::now();
         let (got, log) = asked(&view, true, |trial| async move {
-            if trial.whom.peer == A {
+            if peer_of(&trial) == A {
                 std::future::pending::<()>().await;
             }
             trial.count(1);
-            Ok(Ok(Told::Got(trial.whom.peer)))
+            Ok(Ok(Told::Got(peer_of(&trial))))
         })
         .await;
         assert_eq!(got, Some(B));
@@ -452,7 +490,7 @@ mod tests {
                 trial.alive(0);
                 sleep(LEAST_PATIENCE).await;
             }
-            Ok(Ok(Told::Got(trial.whom.peer)))
+            Ok(Ok(Told::Got(peer_of(&trial))))
         })
         .await;
         assert_eq!((got, log), (Some(A), vec![(A, Outcome::Fetched)]));
@@ -463,7 +501,7 @@ mod tests {
         let view = view();
         let (got, log) = asked(&view, false, |trial| async move {
             sleep(MOST_PATIENCE * 3).await;
-            Ok(Ok(Told::Got(trial.whom.peer)))
+            Ok(Ok(Told::Got(peer_of(&trial))))
         })
         .await;
         assert_eq!((got, log), (Some(A), vec![(A, Outcome::Fetched)]));
@@ -473,9 +511,9 @@ mod tests {
     async fn when_all_are_late_the_first_answer_counts_and_two_are_under_way() {
         let view = view();
         let (got, log) = asked(&view, true, |trial| async move {
-            let last = if trial.whom.peer == B { 1 } else { 2 };
+            let last = if peer_of(&trial) == B { 1 } else { 2 };
             sleep(MOST_PATIENCE * 4 * last).await;
-            Ok(Ok(Told::Got(trial.whom.peer)))
+            Ok(Ok(Told::Got(peer_of(&trial))))
         })
         .await;
         assert_eq!(got, Some(B));
@@ -496,16 +534,16 @@ mod tests {
     async fn one_that_shows_what_another_did_is_asked_again_and_the_other_is_not() {
         let view = view();
         // A request to A from elsewhere, which all this must not count as over.
-        view.asked(&A);
+        view.asked(Who::Peer(A));
         let times = Cell::new(0);
         let (got, log) = asked(&view, true, |trial| {
-            let (peer, time) = (trial.whom.peer, times.get());
+            let (peer, time) = (peer_of(&trial), times.get());
             times.set(time + 1);
             async move {
                 let why = "a manifest that is not of its blob".to_owned();
                 match (peer, time) {
                     (A, _) => std::future::pending().await,
-                    (_, 1) => Ok(Err(FetchError::Malformed { peer: A, why })),
+                    (_, 1) => Ok(Err(FetchError::Malformed { peer: A, why }.into())),
                     _ => Ok(Ok(Told::Got(peer))),
                 }
             }
@@ -521,11 +559,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_team_is_asked_at_once_and_one_that_fails_is_replaced() {
         let view = view();
-        let mut plan = view.plan(1000, &BTreeSet::from([A, B, C]), &|_, _| true);
+        let mut plan = view.plan(1000, &[A, B, C].map(Who::Peer).into(), &|_, _| true, false);
         let fallback = Fallback::adaptive(plan.steps.len(), 1, 0.5);
         let (mut log, began) = (Vec::new(), RefCell::new(Vec::new()));
         let start = |trial: Trial| {
-            let peer = trial.whom.peer;
+            let peer = peer_of(&trial);
             began.borrow_mut().push((peer, Instant::now()));
             trial.rests();
             async move {
@@ -533,7 +571,7 @@ mod tests {
                     A => std::future::pending().await,
                     B => {
                         sleep(MOST_PATIENCE * 5).await;
-                        Ok(Err(FetchError::Closed { peer }))
+                        Ok(Err(FetchError::Closed { peer }.into()))
                     }
                     _ => Ok(Ok(Told::Got(peer))),
                 }
@@ -541,7 +579,16 @@ mod tests {
         };
         let began_at = Instant::now();
         let team = Team { size: 2, ..Team::of_one(true) };
-        let got = ask(&view, &mut plan, fallback, team, &mut log, start).await.unwrap();
+        let got = ask(
+            Sources { view: &view, reach: &reach(&view) },
+            &mut plan,
+            fallback,
+            team,
+            &mut log,
+            start,
+        )
+        .await
+        .unwrap();
         assert_eq!(got, Some(C));
         let later = began_at + MOST_PATIENCE * 5;
         assert_eq!(began.into_inner(), [(A, began_at), (B, began_at), (C, later)]);
@@ -551,8 +598,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_turns_up_is_asked_at_once_beside_the_others() {
         let view = view();
-        let mut plan = view.plan(1000, &BTreeSet::from([A, B]), &|peer, _| *peer != C);
-        let joins = view.plan(1000, &BTreeSet::from([C]), &|peer, _| *peer == C).steps.remove(0);
+        let mut plan = view.plan(1000, &[A, B].map(Who::Peer).into(), &|peer, _| *peer != C, false);
+        let joins = view
+            .plan(1000, &[C].map(Who::Peer).into(), &|peer, _| *peer == C, false)
+            .steps
+            .remove(0);
         let later = Duration::from_secs(2);
         let joining = stream::once(async move {
             sleep(later).await;
@@ -563,14 +613,24 @@ mod tests {
         let fallback = Fallback::adaptive(plan.steps.len(), 1, 0.5);
         let (mut log, began) = (Vec::new(), Instant::now());
         let start = |trial: Trial| async move {
-            match trial.whom.peer {
+            match peer_of(&trial) {
                 C => Ok(Ok(Told::Got(C))),
                 _ => std::future::pending().await,
             }
         };
-        let got = ask(&view, &mut plan, fallback, team, &mut log, start).await.unwrap();
+        let got = ask(
+            Sources { view: &view, reach: &reach(&view) },
+            &mut plan,
+            fallback,
+            team,
+            &mut log,
+            start,
+        )
+        .await
+        .unwrap();
         assert_eq!((got, began.elapsed()), (Some(C), later));
-        let of: Vec<_> = log.iter().map(|tried| (tried.step.peer, tried.step.reason)).collect();
+        let of: Vec<_> =
+            log.iter().map(|tried| (tried.step.who.peer().unwrap(), tried.step.reason)).collect();
         assert_eq!(of, [(A, Reason::Score), (C, Reason::Joined)]);
     }
 }

@@ -1,8 +1,13 @@
 //! The configuration: the schema of `mesh.toml`, and the one place that resolves what is said where.
 
+mod backend;
 mod parse;
 
+pub use backend::{Backend, CacheSettings, RedisMode, RedisSettings, S3Settings, TierSettings};
+
+use backend::{CacheSection, RedisSection, S3Section, Sections, parse_cache, parse_chain};
 use netbuild_core::{
+    backend::Local,
     codec,
     evict::Amount,
     limit::{Limits, Rate},
@@ -61,6 +66,20 @@ pub mod variable {
     pub const LISTEN: &str = "NETBUILD_LISTEN";
     /// `mesh.join`, entries separated by commas.
     pub const JOIN: &str = "NETBUILD_JOIN";
+    /// `cache.backend`.
+    pub const CACHE_BACKEND: &str = "CACHE_BACKEND";
+    /// What a bare `redis://` in a chain stands for.
+    pub const REDIS_URL: &str = "REDIS_URL";
+    /// The password of Redis, where its address has none.
+    pub const REDIS_PASSWORD: &str = "REDIS_PASSWORD";
+    /// `s3.endpoint`, as AWS tools name it.
+    pub const AWS_ENDPOINT_URL: &str = "AWS_ENDPOINT_URL";
+    /// The same, for S3 alone.
+    pub const AWS_ENDPOINT_URL_S3: &str = "AWS_ENDPOINT_URL_S3";
+    /// `s3.region`.
+    pub const AWS_REGION: &str = "AWS_REGION";
+    /// `s3.region`, if the one before is not set.
+    pub const AWS_DEFAULT_REGION: &str = "AWS_DEFAULT_REGION";
     /// `run.jobs`.
     pub const JOBS: &str = "NETBUILD_JOBS";
     /// `log.filter`.
@@ -100,6 +119,9 @@ pub enum ConfigError {
 struct File {
     agent: AgentSection,
     mesh: MeshSection,
+    cache: CacheSection,
+    redis: RedisSection,
+    s3: S3Section,
     plan: PlanSection,
     transfer: TransferSection,
     sync: SyncSection,
@@ -204,6 +226,8 @@ pub struct Flags {
     pub listen: Option<String>,
     /// `--join`, all of them.
     pub join: Vec<String>,
+    /// `--backend`.
+    pub backend: Option<String>,
     /// `-j`.
     pub jobs: Option<usize>,
 }
@@ -321,6 +345,8 @@ pub struct Settings {
     pub allowed: Option<BTreeSet<PeerId>>,
     /// Whether members are looked for on the local network.
     pub mdns: bool,
+    /// The storage that is shared with other agents.
+    pub cache: CacheSettings,
     /// How sources are put in order.
     pub policy: Policy,
     /// What is tried when a source fails.
@@ -441,12 +467,29 @@ pub fn resolve(
     .parse(|text| text.parse::<usize>().map_err(|_| format!("`{text}` is not a number of jobs")))?;
     let log_filter =
         text(("", None), variable::LOG, "log.filter", file.log.filter, default.log.filter).value;
+    let file_said = |key: &str| format!("`{}`, {key}", resolver.file_name);
+    let sections = Sections {
+        cache: [&file.cache, &default.cache],
+        redis: [&file.redis, &default.redis],
+        s3: [&file.s3, &default.s3],
+    };
+    let backend = flags.backend.as_deref();
+    let chain = parse_chain(&sections, backend, &variable, &file_said)?;
+    let in_chain = match &chain.0.local {
+        Some(Local::Directory(path)) => Some(PathBuf::from(path)),
+        Some(Local::Memory) | None => None,
+    };
+    // The file's chain says no more than the file.
+    let of_file = backend.is_none() && variable(variable::CACHE_BACKEND).is_none();
+    let of_variable = in_chain.clone().filter(|_| !of_file);
     let data_dir = flags
         .data_dir
         .clone()
         .or_else(|| variable(variable::DATA_DIR).map(PathBuf::from))
+        .or(of_variable)
         .or(file.agent.data_dir)
-        .filter(|path| !path.as_os_str().is_empty());
+        .filter(|path| !path.as_os_str().is_empty())
+        .or(in_chain);
     let join = if !flags.join.is_empty() {
         Said { value: flags.join.clone(), origin: "--join".to_owned() }
     } else if let Some(list) = variable(variable::JOIN) {
@@ -461,7 +504,6 @@ pub fn resolve(
         value: file.mesh.peers.or(default.mesh.peers).unwrap_or_default(),
         origin: format!("`{}`, mesh.peers", resolver.file_name),
     };
-    let file_said = |key: &str| format!("`{}`, {key}", resolver.file_name);
     let (policy, fallback) = parse_plan(&file.plan, &default.plan, &variable, &file_said)?;
     Ok(Settings {
         data_dir: absolute(data_dir.map_or_else(|| default_data_dir(&variable), Ok)?)?,
@@ -472,6 +514,7 @@ pub fn resolve(
         join: join.parse(parse_join)?,
         allowed: peers.parse(parse_peers)?,
         mdns: file.mesh.mdns.or(default.mesh.mdns).unwrap_or(false),
+        cache: parse_cache(&sections, chain, &variable, &file_said)?,
         policy,
         fallback,
         transfer: parse_transfer(&file.transfer, &default.transfer, &file_said)?,

@@ -1,7 +1,7 @@
 //! What was decided of late, and what came of it: the answer to `netbuild why`.
 
 use crate::attempts::{Outcome, Tried};
-use netbuild_core::plan::{Plan, Step};
+use netbuild_core::plan::{Plan, Step, Who};
 use netbuild_proto::control::{Attempt, Decision};
 use std::{
     collections::VecDeque,
@@ -92,7 +92,11 @@ fn considered(step: &Step) -> Attempt {
     }
 }
 
-/// A peer as people see it in a plan.
+/// A source as people see it in a plan.
 pub(crate) fn source(step: &Step) -> String {
-    format!("peer {}", step.peer.short())
+    match step.who {
+        Who::Peer(peer) => format!("peer {}", peer.short()),
+        // The region of a tier is its place.
+        Who::Tier(_) => step.region.clone(),
+    }
 }

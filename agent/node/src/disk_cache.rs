@@ -142,6 +142,22 @@ impl DiskCache {
         self.identity.peer_id()
     }
 
+    /// Makes durable what was put.
+    pub(crate) fn flush_store(&self) -> Result<(), CacheError> {
+        self.store.flush().map_err(failed)
+    }
+
+    /// All blobs that a record names, directly and through its listings, if all of them are here.
+    pub(crate) fn whole(&self, record: &Record) -> Result<Option<Vec<Digest>>, CacheError> {
+        let (blobs, lacks_listings) = self.named(record)?;
+        for blob in &blobs {
+            if !self.store.has_blob(blob).map_err(failed)? {
+                return Ok(None);
+            }
+        }
+        Ok((!lacks_listings).then(|| blobs.into_iter().collect()))
+    }
+
     /// What is missing here of all that a record names, directly and through its listings.
     pub(crate) fn lacking(&self, record: &Record) -> Result<Lacking, CacheError> {
         let (wanted, listings) = self.named(record)?;
@@ -295,7 +311,7 @@ impl Cache for DiskCache {
     }
 
     fn flush(&self) -> Result<(), CacheError> {
-        self.store.flush().map_err(failed)
+        self.flush_store()
     }
 }
 

@@ -5,14 +5,16 @@ mod asking;
 mod joining;
 
 use crate::{
-    attempts::{Team, Told, Trial, Tried, ask},
+    attempts::{Reach, Sources, Team, Told, Trial, Tried, ask},
     bases::Bases,
     config::FallbackWay,
     decisions::{Decisions, decision},
     disk_cache::{DiskCache, failed},
+    fault::SourceError,
     flights::{Claim, Errand, Flights},
     job::Job,
-    view::{Known, View, Whom},
+    shared::Shared,
+    view::{Known, View, source},
 };
 use netbuild_core::{
     cache::{CacheError, Source},
@@ -21,14 +23,14 @@ use netbuild_core::{
     ledger::{Cost, Item},
     moved::{Movement, Watch},
     peer::PeerId,
-    peers::Peer,
-    plan::{MAX_TEAM, Plan},
+    peers::{Peer, Peers},
+    plan::{MAX_TEAM, Plan, Who},
     record::Record,
 };
 use netbuild_mesh::Mesh;
 use netbuild_proto::{data::Priority, membership::Held, record::SealedRecord};
 use netbuild_store::Kept;
-use netbuild_transfer::{Endpoint, FetchError};
+use netbuild_transfer::Endpoint;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
@@ -40,10 +42,17 @@ const RECORD_SIZE: u64 = 1024;
 const CROSSING_SIZE: u64 = 64 * 1024;
 /// Agents of one region that tell that they hold a record; one more is no news.
 const MAX_ANNOUNCED: usize = 3;
-/// Most records whose first use is still to be told as a hit of the peer that they came from.
+/// Most records whose first use is still to be told as a hit of the source that they came from.
 const MAX_UNUSED: usize = 100_000;
 /// How often listings may lead to more blobs: a listing names files, never listings.
 const MAX_ROUNDS: usize = 2;
+
+/// Where other agents are reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Net {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) mesh: Mesh,
+}
 
 /// Gets what is not on this disk. Its futures read and write the disk: they are to be run on a
 /// thread of their own.
@@ -51,15 +60,16 @@ const MAX_ROUNDS: usize = 2;
 pub(crate) struct Fetcher {
     pub(crate) disk: Arc<DiskCache>,
     pub(crate) view: Arc<View>,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) mesh: Mesh,
+    /// `None` in a process that is no agent: it knows tiers, and no peers.
+    pub(crate) net: Option<Net>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) decisions: Decisions,
     pub(crate) way: FallbackWay,
     /// Whether patches are asked for.
     pub(crate) delta: bool,
     pub(crate) flights: Flights,
-    /// Records that came in the background and were not used yet, with the peer that had them.
-    pub(crate) unused: Mutex<BTreeMap<ActionKey, PeerId>>,
+    /// Records that came in the background and were not used yet, with the source that had them.
+    pub(crate) unused: Mutex<BTreeMap<ActionKey, Who>>,
 }
 
 /// Who may be asked.
@@ -84,7 +94,7 @@ pub(crate) struct Want<'a> {
     /// Whether what looks like them may be looked for.
     pub(crate) alike: bool,
     /// Who is known to have them.
-    pub(crate) holders: BTreeSet<PeerId>,
+    pub(crate) holders: BTreeSet<Who>,
     /// How long they took to be made, if known.
     pub(crate) build_ms: Option<u64>,
     pub(crate) scope: Scope,
@@ -124,6 +134,7 @@ impl Taken {
     pub(crate) fn origin(&self) -> Option<&str> {
         self.brought_from.as_deref().or_else(|| match self.movement.from()? {
             Source::Peer { region, .. } => Some(region.as_str()),
+            Source::Tier(tier) => Some(tier.place.as_str()),
             Source::Disk => None,
         })
     }
@@ -134,17 +145,32 @@ impl Fetcher {
 
     /// The record of a key from those who hold it. It is in the store then, unless a better one was
     /// there already or its writer is not trusted.
-    pub(crate) async fn record(&self, key: &ActionKey) -> Result<Option<Whom>, CacheError> {
-        let (holders, among) = match self.view.known(key) {
-            // It was here and is damaged: the others have it, as they were told.
-            Known::Nobody if self.view.lost(key) => {
-                (BTreeSet::new(), self.view.connected().into_iter().collect())
-            }
+    pub(crate) async fn record(&self, key: &ActionKey) -> Result<Option<Source>, CacheError> {
+        let known = self.view.known(key);
+        // It was here and is damaged: the others have it, as they were told.
+        let lost = known == Known::Nobody && self.view.lost(key);
+        if let Some(source) = self.peer_record(key, known, lost).await? {
+            return Ok(Some(source));
+        }
+        let Some((record, tier)) = self.shared.record(key, lost).await else { return Ok(None) };
+        self.keep(&record)?;
+        Ok(Some(Source::Tier(tier.name.clone())))
+    }
+
+    /// The same from peers.
+    async fn peer_record(
+        &self,
+        key: &ActionKey,
+        known: Known,
+        lost: bool,
+    ) -> Result<Option<Source>, CacheError> {
+        let (holders, among) = match known {
+            Known::Nobody if lost => (BTreeSet::new(), self.view.connected().into_iter().collect()),
             Known::Nobody => return Ok(None),
-            Known::Holders(holders) => (holders.clone(), holders),
+            Known::Holders(holders) => (holders.iter().copied().map(Who::Peer).collect(), holders),
             Known::Perhaps(peers) => (BTreeSet::new(), peers),
         };
-        let mut plan = self.view.plan(RECORD_SIZE, &holders, &|id, _| among.contains(id));
+        let mut plan = self.view.plan(RECORD_SIZE, &holders, &|id, _| among.contains(id), false);
         let mut tried = Vec::new();
         let start = |trial: Trial| self.ask_record(trial, *key);
         let found = self.try_all(&mut plan, 1, Team::of_one(true), &mut tried, start).await?;
@@ -158,19 +184,22 @@ impl Fetcher {
         &self,
         trial: Trial,
         key: ActionKey,
-    ) -> Result<Result<Told<Whom>, FetchError>, CacheError> {
-        let answer = self.endpoint.records(&trial.holder(), &[key], trial.silence()).await;
+    ) -> Result<Result<Told<Source>, SourceError>, CacheError> {
+        let (Reach::Peer(whom), Some(net)) = (&trial.to, &self.net) else {
+            return Ok(Ok(Told::Missing));
+        };
+        let answer = net.endpoint.records(&whom.holder(), &[key], trial.silence()).await;
         let record = match answer {
             Ok(mut records) => records.pop().flatten(),
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(error.into())),
         };
         let Some(record) = record else {
-            self.view.missing(&trial.whom.peer, &key);
+            self.view.missing(&whom.peer, &key);
             return Ok(Ok(Told::Missing));
         };
         trial.count(record.as_bytes().len() as u64);
         self.keep(&record)?;
-        Ok(Ok(Told::Got(trial.whom)))
+        Ok(Ok(Told::Got(source(whom))))
     }
 
     /// Keeps a record of another agent, if it is to be kept.
@@ -182,9 +211,9 @@ impl Fetcher {
         Ok(kept)
     }
 
-    /// A record came from a peer before anybody asked for it. Says from whom it came before, if it
+    /// A record came from a source before anybody asked for it. Says from whom it came before, if it
     /// was not used since then.
-    pub(crate) fn came_unasked(&self, key: ActionKey, from: PeerId) -> Option<PeerId> {
+    pub(crate) fn came_unasked(&self, key: ActionKey, from: Who) -> Option<Who> {
         let mut unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
         if unused.len() >= MAX_UNUSED && !unused.contains_key(&key) {
             unused.pop_first();
@@ -192,11 +221,17 @@ impl Fetcher {
         unused.insert(key, from)
     }
 
-    /// The peer that a record came from in the background, at its first use.
-    pub(crate) fn first_use(&self, key: &ActionKey) -> Option<Whom> {
-        let peer = self.unused.lock().unwrap_or_else(PoisonError::into_inner).remove(key)?;
-        let region = self.view.peers(|peers, _| peers.get(&peer).map(|known| known.region.clone()));
-        Some(Whom { peer, region: region.unwrap_or_default(), addresses: Vec::new() })
+    /// The source that a record came from in the background, at its first use.
+    pub(crate) fn first_use(&self, key: &ActionKey) -> Option<Source> {
+        let who = self.unused.lock().unwrap_or_else(PoisonError::into_inner).remove(key)?;
+        match who {
+            Who::Peer(peer) => {
+                let region = |peers: &Peers| peers.get(&peer).map(|known| known.region.clone());
+                let region = self.view.peers(|peers, _| region(peers)).unwrap_or_default();
+                Some(Source::Peer { peer, region })
+            }
+            Who::Tier(tier) => Some(Source::Tier(self.shared.tier(tier)?.name.clone())),
+        }
     }
 
     /// Remembers that a record is in the store.
@@ -225,7 +260,9 @@ impl Fetcher {
         let (item, cost) = item_of(record);
         let (key, hlc, sum) = (item.key, item.hlc, item.sum);
         let (build_ms, bytes) = (cost.build_ms, cost.bytes);
-        self.mesh.announce(vec![Held { key, hlc, sum, build_ms, bytes }]);
+        if let Some(net) = &self.net {
+            net.mesh.announce(vec![Held { key, hlc, sum, build_ms, bytes }]);
+        }
     }
 
     // -- blobs --
@@ -255,11 +292,14 @@ impl Fetcher {
         for _ in 0..MAX_ROUNDS {
             let lacking = self.disk.lacking(record.record())?;
             if lacking.is_empty() {
+                self.heal(record)?;
                 return Ok(Some(taken));
             }
-            let mut holders = self.view.holders(&key);
+            let mut holders: BTreeSet<Who> =
+                self.view.holders(&key).into_iter().map(Who::Peer).collect();
             // Who wrote it had all of it once.
-            holders.insert(record.record().writer);
+            holders.insert(Who::Peer(record.record().writer));
+            holders.extend(self.shared.holders(&key));
             let blobs: BTreeSet<Digest> = lacking.blobs.iter().copied().collect();
             let bases = self.bases(&[record.record()], &blobs)?;
             let want = Want {
@@ -275,11 +315,29 @@ impl Fetcher {
                 watch,
             };
             if !self.blobs(&want, &mut taken).await?.is_empty() {
+                // Whatever was thought to hold it all does not.
+                for tier in self.shared.tiers() {
+                    self.shared.note_missing(&key, tier.id);
+                }
                 return Ok(None);
             }
         }
         let lacking = self.disk.lacking(record.record())?;
-        Ok((lacking.is_empty()).then_some(taken))
+        if !lacking.is_empty() {
+            return Ok(None);
+        }
+        self.heal(record)?;
+        Ok(Some(taken))
+    }
+
+    /// All of a record is here: tiers that gave something of it wrongly get it again.
+    fn heal(&self, record: &SealedRecord) -> Result<(), CacheError> {
+        if self.shared.has_doubts()
+            && let Some(blobs) = self.disk.whole(record.record())?
+        {
+            self.shared.heal(record, &blobs);
+        }
+        Ok(())
     }
 
     /// Brings blobs here; returns what is still missing. Two that want the same blob at once fetch
@@ -327,20 +385,29 @@ impl Fetcher {
     ) -> Result<Vec<Digest>, CacheError> {
         let size = want.blobs.iter().map(|blob| blob.size).sum();
         let store = self.disk.store();
-        let job = Job::new(store, &self.endpoint, want)?;
+        let job = Job::new(store, self.net.as_ref().map(|net| &net.endpoint), want)?;
         let missing = job.missing();
         if missing.is_empty() {
             return Ok(missing);
         }
         let among = |_: &PeerId, peer: &Peer| self.is_in(&want.scope, peer);
-        let mut plan = self.view.plan(size, &want.holders, &among);
+        let tiers = !matches!(want.scope, Scope::Regions(_));
+        let mut plan = self.view.plan(size, &want.holders, &among, tiers);
         if plan.steps.iter().all(|step| step.holds.is_none()) && plan.steps.len() > 1 {
             let enough = if size >= CROSSING_SIZE { MAX_TEAM } else { 1 };
             let holders = self.who_has(&plan.steps, &missing, enough).await;
-            plan = self.view.plan(size, &holders, &among);
+            plan = self.view.plan(size, &holders, &among, tiers);
         }
         let mut tried = Vec::new();
-        let start = |trial: Trial| job.attempt(trial);
+        let start = async |trial: Trial| {
+            let told = job.attempt(trial).await;
+            if let Ok(Err(SourceError::Wrong { tier, blob, .. })) = &told
+                && let Some(tier) = self.shared.tier(*tier)
+            {
+                self.shared.doubt(tier, *blob).await;
+            }
+            told
+        };
         let carrier = match want.scope {
             Scope::Mesh if size >= CROSSING_SIZE => {
                 self.brought(&plan, &job, &missing, claim, &mut tried).await?
@@ -350,9 +417,9 @@ impl Fetcher {
         if let Some(carrier) = carrier {
             taken.brought_from = plan.steps.first().map(|step| step.region.clone());
             // It has them now, and is near.
-            let holders = want.holders.iter().copied().chain([carrier]).collect();
-            plan = self.view.plan(size, &holders, &among);
-            if let Some(at) = plan.steps.iter().position(|step| step.peer == carrier) {
+            let holders = want.holders.iter().copied().chain([Who::Peer(carrier)]).collect();
+            plan = self.view.plan(size, &holders, &among, tiers);
+            if let Some(at) = plan.steps.iter().position(|step| step.who == Who::Peer(carrier)) {
                 plan.steps[..=at].rotate_right(1);
             }
         }
@@ -402,12 +469,21 @@ impl Fetcher {
     ) -> Result<Option<T>, CacheError>
     where
         F: Fn(Trial) -> Fut,
-        Fut: Future<Output = Result<Result<Told<T>, FetchError>, CacheError>>,
+        Fut: Future<Output = Result<Result<Told<T>, SourceError>, CacheError>>,
     {
         let classical = self.way == FallbackWay::Classical;
         let fallback = self.view.fallback(plan, rounds, classical);
         let team = if classical { Team::of_one(false) } else { team };
-        ask(&self.view, plan, fallback, team, tried, start).await
+        let sources = Sources { view: &self.view, reach: &|who| self.reach(who) };
+        ask(sources, plan, fallback, team, tried, start).await
+    }
+
+    /// How a source is reached; `None` when it has gone.
+    pub(crate) fn reach(&self, who: &Who) -> Option<Reach> {
+        match who {
+            Who::Peer(peer) => self.view.whom(peer).map(Reach::Peer),
+            Who::Tier(tier) => self.shared.tier(*tier).map(Arc::clone).map(Reach::Tier),
+        }
     }
 }
 

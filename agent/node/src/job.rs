@@ -4,13 +4,15 @@
 //! that ends, however it ends, leaves what it was asked for to the others.
 
 mod parts;
+mod tier;
 
 use crate::{
-    attempts::{Told, Trial},
+    attempts::{Reach, Told, Trial},
     bases::MAX_BASES,
     disk_cache::failed,
+    fault::SourceError,
     fetcher::Want,
-    mesh_cache::source,
+    view::{Whom, source},
     wire,
 };
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use netbuild_core::{
     digest::{Digest, Hash},
     moved::{Coding, Meter, Moved, Movement, Progress, Resumed, Watch},
     peer::PeerId,
+    plan::Who,
     sketch::Sketch,
     spread::{SourceId, Spread},
 };
@@ -29,7 +32,7 @@ use netbuild_transfer::{Arrival, Endpoint, FetchError, Holder, Order, Patience, 
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::ControlFlow,
+    ops::{ControlFlow, Deref},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -62,7 +65,8 @@ type Part<T> = Result<Result<T, FetchError>, CacheError>;
 /// Blobs that are to be had.
 pub(crate) struct Job<'a> {
     store: &'a Arc<dyn Store>,
-    endpoint: &'a Endpoint,
+    /// `None` where there are no peers to ask.
+    endpoint: Option<&'a Endpoint>,
     want: Want<'a>,
     spread: RefCell<Spread>,
     /// What each item of the spread is.
@@ -75,7 +79,7 @@ pub(crate) struct Job<'a> {
     /// Sources that told a manifest which was none; of these, no further one is taken.
     liars: RefCell<BTreeSet<PeerId>>,
     /// Who is asked now.
-    sources: RefCell<BTreeSet<PeerId>>,
+    sources: RefCell<BTreeSet<Who>>,
     /// Those of them who fetch for this agent, and may not have begun; and who has all of it by now.
     brings: RefCell<BTreeSet<PeerId>>,
     whole: RefCell<BTreeSet<PeerId>>,
@@ -129,6 +133,8 @@ enum State {
 struct Open {
     told_by: PeerId,
     partial: Box<dyn PartialBlob>,
+    /// Where each chunk begins.
+    starts: Vec<u64>,
     /// How many chunks are missing.
     left: usize,
     /// Which list of chunks it is.
@@ -152,17 +158,33 @@ impl<'a> News<'a> {
     }
 }
 
+/// An attempt at a peer.
+#[derive(Clone, Copy)]
+struct Peering<'t> {
+    trial: &'t Trial,
+    whom: &'t Whom,
+    endpoint: &'t Endpoint,
+}
+
+impl Deref for Peering<'_> {
+    type Target = Trial;
+
+    fn deref(&self) -> &Trial {
+        self.trial
+    }
+}
+
 /// A source of the job, until it is dropped.
 struct Joined<'j, 'a> {
     job: &'j Job<'a>,
-    peer: PeerId,
+    who: Who,
     id: SourceId,
 }
 
 impl Drop for Joined<'_, '_> {
     fn drop(&mut self) {
         self.job.spread.borrow_mut().leave(self.id);
-        self.job.sources.borrow_mut().remove(&self.peer);
+        self.job.sources.borrow_mut().remove(&self.who);
         self.job.changed.notify_waiters();
     }
 }
@@ -171,7 +193,7 @@ impl<'a> Job<'a> {
     /// A job for blobs that are not here.
     pub(crate) fn new(
         store: &'a Arc<dyn Store>,
-        endpoint: &'a Endpoint,
+        endpoint: Option<&'a Endpoint>,
         want: &Want<'a>,
     ) -> Result<Self, CacheError> {
         let job = Self {
@@ -293,7 +315,7 @@ impl<'a> Job<'a> {
 
     /// Whether a peer is asked now.
     pub(crate) fn is_asked(&self, peer: &PeerId) -> bool {
-        self.sources.borrow().contains(peer)
+        self.sources.borrow().contains(&Who::Peer(*peer))
     }
 
     /// The peer was asked to fetch what is wanted: it counts as getting it even before it has any.
@@ -308,16 +330,35 @@ impl<'a> Job<'a> {
         (spread.left_bytes() + unknown, spread.total_rate())
     }
 
+    /// A source is at it, until the result is dropped.
+    fn joined(&self, who: Who, id: SourceId) -> Joined<'_, 'a> {
+        self.sources.borrow_mut().insert(who);
+        Joined { job: self, who, id }
+    }
+
     /// Takes from one source what it has of what is missing, until nothing is, or it has nothing
     /// more to give.
-    pub(crate) async fn attempt(&self, trial: Trial) -> Part<Told<()>> {
+    pub(crate) async fn attempt(
+        &self,
+        trial: Trial,
+    ) -> Result<Result<Told<()>, SourceError>, CacheError> {
+        match (&trial.to, self.endpoint) {
+            (Reach::Tier(tier), _) => self.attempt_tier(&trial, tier).await,
+            (Reach::Peer(whom), Some(endpoint)) => {
+                let peering = Peering { trial: &trial, whom, endpoint };
+                Ok(self.attempt_peer(peering).await?.map_err(Into::into))
+            }
+            (Reach::Peer(_), None) => Ok(Ok(Told::Missing)),
+        }
+    }
+
+    async fn attempt_peer(&self, trial: Peering<'_>) -> Part<Told<()>> {
         let (peer, now) = (trial.whom.peer, Instant::now());
         let id = match trial.arriving {
             true => self.spread.borrow_mut().join_without(trial.pace, now),
             false => self.spread.borrow_mut().join(trial.pace, now),
         };
-        self.sources.borrow_mut().insert(peer);
-        let _joined = Joined { job: self, peer, id };
+        let _joined = self.joined(Who::Peer(peer), id);
         let grows = Cell::new(trial.arriving);
         if !trial.arriving {
             return self.take_on(id, &trial, &grows).await;
@@ -335,7 +376,12 @@ impl<'a> Job<'a> {
     }
 
     /// Goes on while the source has something, or `grows`.
-    async fn take_on(&self, id: SourceId, trial: &Trial, grows: &Cell<bool>) -> Part<Told<()>> {
+    async fn take_on(
+        &self,
+        id: SourceId,
+        trial: &Peering<'_>,
+        grows: &Cell<bool>,
+    ) -> Part<Told<()>> {
         // Blobs whose chunks it was asked to tell.
         let mut asked = BTreeSet::new();
         loop {
@@ -362,7 +408,12 @@ impl<'a> Job<'a> {
 
     /// Gets the chunks of blobs that nobody has told yet, and takes what is here already.
     /// Of one that `grows` they are asked for until it has begun.
-    async fn open(&self, trial: &Trial, asked: &mut BTreeSet<usize>, grows: bool) -> Part<()> {
+    async fn open(
+        &self,
+        trial: &Peering<'_>,
+        asked: &mut BTreeSet<usize>,
+        grows: bool,
+    ) -> Part<()> {
         let peer = trial.whom.peer;
         if self.liars.borrow().contains(&peer) {
             return Ok(Ok(()));
@@ -374,7 +425,8 @@ impl<'a> Job<'a> {
         }
         trial.alive(0);
         let blobs: Vec<Digest> = unknown.iter().map(|(_, blob)| *blob).collect();
-        let manifests = self.endpoint.manifests(&trial.holder(), &blobs, trial.silence()).await;
+        let manifests =
+            trial.endpoint.manifests(&trial.whom.holder(), &blobs, trial.silence()).await;
         let manifests = match manifests {
             Ok(manifests) => manifests,
             Err(error) => return Ok(Err(error)),
@@ -425,7 +477,8 @@ impl<'a> Job<'a> {
         let bases = self.bases(&manifest.blob(), sketch.as_deref())?;
         self.offer(manifest.blob(), &bases, &missing);
         let (list, left) = (manifest.list_id(), missing.len());
-        let open = Open { told_by, partial, left, list, items };
+        let starts = manifest.offsets().map(|(start, _)| start).collect();
+        let open = Open { told_by, partial, starts, left, list, items };
         self.blobs.borrow_mut()[blob].state = State::Open(open);
         self.finish(blob)
     }
@@ -444,7 +497,7 @@ impl<'a> Job<'a> {
 
     /// What a source is to be asked for next, with the items of that; patches first, as what they do
     /// not bring has to be asked for anew.
-    fn order(&self, id: SourceId, trial: &Trial) -> Option<(Order, Vec<usize>)> {
+    fn order(&self, id: SourceId, trial: &Peering<'_>) -> Option<(Order, Vec<usize>)> {
         let mut spread = self.spread.borrow_mut();
         while trial.pace.goodput < FAST
             && let Some(Patches { order, items }) = self.patches.borrow_mut().pop_front()
@@ -460,8 +513,8 @@ impl<'a> Job<'a> {
     }
 
     /// Asks a source for what it is to give, until that is nothing for now.
-    async fn take(&self, id: SourceId, trial: &Trial) -> Part<()> {
-        let from = source(&trial.whom);
+    async fn take(&self, id: SourceId, trial: &Peering<'_>) -> Part<()> {
+        let from = source(trial.whom);
         loop {
             // Items that were asked for and not answered; those in patches with the likeliest base.
             let asked = RefCell::new(VecDeque::<(usize, Option<Digest>)>::new());
@@ -527,15 +580,15 @@ impl<'a> Job<'a> {
                 priority: self.want.priority,
                 goodput: trial.goodput,
             };
-            let holder = trial.holder();
-            let answer = self.endpoint.chunks(&holder, next, load, terms, deliver).await;
+            let holder = trial.whom.holder();
+            let answer = trial.endpoint.chunks(&holder, next, load, terms, deliver).await;
             self.spread.borrow_mut().handle_given_up(id);
             if let Err(error) = kept? {
                 return Ok(Err(error));
             }
             match answer {
                 Err(error) => {
-                    self.complain(&holder, &error).await;
+                    self.complain(trial.endpoint, &holder, &error).await;
                     return Ok(Err(error));
                 }
                 Ok(()) if !answered => return Ok(Ok(())),
@@ -545,16 +598,16 @@ impl<'a> Job<'a> {
     }
 
     /// Tells a source which gave wrong bytes of which chunk, so that it looks for what is damaged.
-    async fn complain(&self, holder: &Holder, error: &FetchError) {
+    async fn complain(&self, endpoint: &Endpoint, holder: &Holder, error: &FetchError) {
         let FetchError::WrongBytes { peer, chunk } = error else { return };
         self.changed.notify_waiters();
-        let told = self.endpoint.doubt(holder, chunk, Patience::default());
+        let told = endpoint.doubt(holder, chunk, Patience::default());
         let told = timeout(COMPLAINT, told).await;
         tracing::info!(peer = %peer.short(), chunk = %chunk.hash.short(), ?told, "told of wrong bytes");
     }
 
     /// Counts what came.
-    fn note(&self, from: &Source, arrival: &Arrival, base: Option<Digest>, trial: &Trial) {
+    fn note(&self, from: &Source, arrival: &Arrival, base: Option<Digest>, trial: &Peering<'_>) {
         let moved = Moved { logical: arrival.bytes.len() as u64, wire: arrival.wire };
         trial.count(moved.logical);
         let Some(coding) = wire::coding(arrival.coding) else { return };
@@ -750,7 +803,7 @@ mod tests {
         let (here, _) = endpoint(me, &nobody);
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let blobs: Vec<Digest> = small.iter().map(|bytes| Digest::of(bytes)).collect();
-        let job = Job::new(&store, &here, &want(&blobs)).unwrap();
+        let job = Job::new(&store, Some(&here), &want(&blobs)).unwrap();
 
         let mut first = Box::pin(job.attempt(Trial::alone(slow_at)));
         assert!(first.as_mut().now_or_never().is_none());
@@ -786,7 +839,7 @@ mod tests {
         let (here, _) = endpoint(9, &nobody);
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let blobs = [blob];
-        let job = Job::new(&store, &here, &want(&blobs)).unwrap();
+        let job = Job::new(&store, Some(&here), &want(&blobs)).unwrap();
 
         let who_lied = liar_at.peer;
         let mut lying = Box::pin(job.attempt(Trial::alone(liar_at.clone())));
@@ -796,7 +849,7 @@ mod tests {
         }
         // Its chunks are right, its manifest is not.
         let shown = job.attempt(Trial::alone(honest_at)).await.unwrap();
-        assert_eq!(shown.unwrap_err().peer(), who_lied);
+        assert_eq!(shown.unwrap_err().who(), Who::Peer(who_lied));
         let mut saved = Box::pin(job.attempt(Trial::alone(late_at)));
         tokio::select! {
             told = &mut saved => panic!("{told:?}"),
@@ -828,9 +881,10 @@ mod tests {
         let (here, _) = endpoint(9, &nobody);
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let blobs = [Digest::of(&bytes)];
-        let job = Job::new(&store, &here, &want(&blobs)).unwrap();
+        let job = Job::new(&store, Some(&here), &want(&blobs)).unwrap();
         let error = job.attempt(Trial::alone(at.clone())).await.unwrap().unwrap_err();
-        assert_eq!(error, FetchError::WrongBytes { peer: at.peer, chunk });
+        let wrong = FetchError::WrongBytes { peer: at.peer, chunk };
+        assert_eq!(error.to_string(), wrong.to_string());
         assert_eq!(*source.doubted.lock().unwrap(), [chunk]);
         assert_eq!(job.missing(), blobs);
     }

@@ -1,20 +1,17 @@
 //! The cache of an agent: its own disk first, then the other agents.
 //!
-//! A record becomes a hit only when every blob that it names is on this disk and verified.
+//! What it keeps and gets is that of [`FarCache`]; here is what it knows of the mesh.
 
 use crate::{
-    bases::Bases,
-    disk_cache::{DiskCache, from_disk},
-    fetcher::{Fetcher, Scope, Taken, Want},
+    far_cache::FarCache,
+    fetcher::{Fetcher, Net},
     region::RegionFinder,
     reports,
     scrub::Scrub,
     sync::Syncer,
-    verify::{Lost, verify},
-    view::Whom,
 };
 use netbuild_core::{
-    cache::{Cache, CacheError, Content, Fetched, FetchedAll, Hit, NewRecord, Source},
+    cache::{Cache, CacheError, Content, FetchedAll, Hit, NewRecord},
     digest::Digest,
     evict::Pin,
     key::ActionKey,
@@ -29,174 +26,80 @@ use netbuild_proto::{
         ConflictRow, Decision, GcOrder, GcReport, LinkRow, MonitorSnapshot, PinRow, PlanReport,
         SpaceReport, Status, SyncOrder, SyncReport, VerifyOrder, VerifyReport,
     },
-    data::Priority,
     record::SealedRecord,
     ticket::{MeshKey, Ticket},
 };
-use std::{collections::BTreeSet, io::Read, sync::Arc, time::Instant};
-use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
-
-/// How often each source is tried for something that a person waits for and nobody can build.
-const PATIENT_ROUNDS: u32 = 3;
+use std::{
+    io::Read,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// The cache of an agent. Its calls block, and must not come from a thread of the runtime.
 #[derive(Debug)]
 pub(crate) struct MeshCache {
-    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) far: FarCache,
+    pub(crate) net: Net,
     pub(crate) syncer: Arc<Syncer>,
     pub(crate) finder: RegionFinder,
     pub(crate) scrub: Arc<Scrub>,
     pub(crate) mesh_key: MeshKey,
-    pub(crate) runtime: Handle,
-    pub(crate) stop: CancellationToken,
     pub(crate) started: Instant,
-}
-
-pub(crate) fn source(whom: &Whom) -> Source {
-    Source::Peer { peer: whom.peer, region: whom.region.clone() }
 }
 
 impl MeshCache {
     /// Asks nobody any more; what is under way fails at once.
     pub(crate) fn stop(&self) {
-        self.stop.cancel();
-        self.fetcher.view.stop();
+        self.far.stop.cancel();
+        self.fetcher().view.stop();
     }
 
-    fn disk(&self) -> &DiskCache {
-        &self.fetcher.disk
-    }
-
-    /// Blocks until something that needs others is done, or the agent stops.
-    fn wait<T>(&self, what: impl Future<Output = Result<T, CacheError>>) -> Result<T, CacheError> {
-        let done = self.runtime.block_on(self.stop.run_until_cancelled(what));
-        done.unwrap_or_else(|| Err(CacheError::Failed("the agent is stopping".into())))
+    fn fetcher(&self) -> &Fetcher {
+        &self.far.fetcher
     }
 
     pub(crate) fn ticket(&self) -> Ticket {
         Ticket {
-            peer: self.disk().peer_id(),
-            addresses: self.fetcher.mesh.addresses(),
+            peer: self.far.disk().peer_id(),
+            addresses: self.net.mesh.addresses(),
             mesh_key: self.mesh_key,
         }
     }
 
     /// Where the mesh port is, as others may `--join` it once they have the mesh key.
     fn multiaddresses(&self) -> Vec<String> {
-        let peer = self.disk().peer_id();
-        let addresses = self.fetcher.mesh.addresses();
+        let peer = self.far.disk().peer_id();
+        let addresses = self.net.mesh.addresses();
         addresses.iter().map(|address| format_multiaddr(*address, Some(&peer))).collect()
-    }
-
-    /// Gets lost things from others; says of each whether it is here again.
-    pub(crate) fn heal(&self, lost: &[Lost]) -> Result<Vec<bool>, CacheError> {
-        let blob = |lost: &Lost| match lost {
-            Lost::Blob(blob) => Some(*blob),
-            Lost::Record(_) => None,
-        };
-        let blobs: Vec<Digest> = lost.iter().filter_map(blob).collect();
-        let missing: BTreeSet<Digest> = self.fetch_all(&blobs, &())?.missing.into_iter().collect();
-        let healed = lost.iter().map(|lost| match lost {
-            Lost::Blob(blob) => Ok(!missing.contains(blob)),
-            Lost::Record(key) => {
-                if self.disk().record_of(key)?.is_none() {
-                    self.wait(self.fetcher.record(key))?;
-                }
-                Ok(self.disk().record_of(key)?.is_some())
-            }
-        });
-        healed.collect()
-    }
-
-    /// Makes a record that is in the store whole, and so a hit.
-    async fn hit(
-        &self,
-        record: SealedRecord,
-        told_by: Option<Whom>,
-        watch: &dyn Watch,
-    ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
-        let Some(taken) = self.fetcher.complete(&record, &Scope::Mesh, 1, watch).await? else {
-            return Ok(None);
-        };
-        let bytes = taken.wire();
-        if bytes > 0 || told_by.is_some() {
-            self.fetcher.announce(&record, false);
-        }
-        let from = taken.movement.from().cloned().or(told_by.as_ref().map(source));
-        let hit = Hit {
-            record: record.record().clone(),
-            source: from.unwrap_or(Source::Disk),
-            bytes,
-            movement: taken.movement,
-        };
-        Ok(Some((record, hit)))
     }
 }
 
 impl Cache for MeshCache {
     fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
-        Ok(self.lookup_sealed(key, watch)?.map(|(_, hit)| hit))
+        self.far.lookup(key, watch)
     }
 
     fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
         self.scrub.make_way();
-        let began = Instant::now();
-        let here = self.disk().fetch_all(blobs, watch)?;
-        if here.missing.is_empty() {
-            return Ok(here);
-        }
-        let want = Want {
-            what: match blobs {
-                [blob] => format!("blob {blob}"),
-                _ => format!("{} blobs", here.missing.len()),
-            },
-            blobs: &here.missing,
-            bases: &Bases::new(),
-            holders: BTreeSet::new(),
-            build_ms: None,
-            scope: Scope::Mesh,
-            rounds: PATIENT_ROUNDS,
-            priority: Priority::Urgent,
-            alike: self.fetcher.delta,
-            watch,
-        };
-        let mut taken = Taken::default();
-        let lacking: BTreeSet<Digest> =
-            self.wait(self.fetcher.blobs(&want, &mut taken))?.into_iter().collect();
-        let missing = here.missing.iter().copied().filter(|blob| lacking.contains(blob)).collect();
-        let fetched = Fetched {
-            source: taken.movement.from().cloned().unwrap_or(Source::Disk),
-            movement: taken.movement,
-            seconds: began.elapsed().as_secs_f64(),
-        };
-        Ok(FetchedAll { missing, fetched })
+        self.far.fetch_all(blobs, watch)
     }
 
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError> {
         self.scrub.make_way();
-        self.disk().open(blob)
+        self.far.open(blob)
     }
 
     fn put_blob(&self, blob: &Digest, content: Content<'_>) -> Result<(), CacheError> {
         self.scrub.make_way();
-        self.disk().put_blob(blob, content)
+        self.far.put_blob(blob, content)
     }
 
     fn put_record(&self, record: NewRecord) -> Result<(), CacheError> {
-        let record = self.disk().record(record)?;
-        self.fetcher.first_use(&record.record().key);
-        self.fetcher.note(&record);
-        self.fetcher.announce(&record, true);
-        Ok(())
+        self.far.put_record(record)
     }
 
     fn flush(&self) -> Result<(), CacheError> {
-        self.disk().flush()?;
-        self.wait(async {
-            self.fetcher.mesh.flush().await;
-            Ok(())
-        })
+        self.far.flush()
     }
 }
 
@@ -207,69 +110,47 @@ impl Door for MeshCache {
         watch: &dyn Watch,
     ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
         self.scrub.make_way();
-        let came_from = self.fetcher.first_use(key);
-        if let Some(found) = self.disk().complete(key)? {
-            let (record, hit) = from_disk(found);
-            let source = came_from.as_ref().map_or(Source::Disk, source);
-            return Ok(Some((record, Hit { source, ..hit })));
-        }
-        let found = self.wait(async {
-            if let Some(record) = self.disk().record_of(key)? {
-                let found = self.hit(record.clone(), came_from.clone(), watch).await?;
-                if found.is_some() || !self.fetcher.view.settle() {
-                    return Ok(found);
-                }
-                // Somebody has joined meanwhile, who may have what was missing.
-                return self.hit(record, came_from, watch).await;
-            }
-            let told_by = self.fetcher.record(key).await?;
-            match self.disk().record_of(key)? {
-                Some(record) => self.hit(record, told_by, watch).await,
-                None => Ok(None),
-            }
-        })?;
-        // It may have come in the background meanwhile.
-        self.fetcher.first_use(key);
-        match found {
-            Some(found) => Ok(Some(found)),
-            None => Ok(self.disk().second_best(key)?.map(from_disk)),
-        }
+        self.far.lookup_sealed(key, watch)
+    }
+
+    fn drain(&self, timeout: Duration) -> Result<(), CacheError> {
+        self.far.drain(timeout)
     }
 
     fn keep(&self, connection: u64, record: &Record) {
-        Door::keep(self.disk(), connection, record);
+        self.far.keep(connection, record);
     }
 
     fn leave(&self, connection: u64) {
-        self.disk().leave(connection);
+        self.far.leave(connection);
     }
 
     fn space(&self, tell: OnStep<'_>) -> Result<SpaceReport, CacheError> {
-        self.disk().space(tell)
+        self.far.disk().space(tell)
     }
 
     fn gc(&self, order: &GcOrder, tell: OnStep<'_>) -> Result<GcReport, CacheError> {
-        self.disk().gc(order, tell)
+        self.far.disk().gc(order, tell)
     }
 
     fn pin(&self, pin: Pin, label: &str) -> Result<bool, CacheError> {
-        self.disk().pin(pin, label)
+        self.far.disk().pin(pin, label)
     }
 
     fn unpin(&self, pin: &Pin) -> Result<bool, CacheError> {
-        self.disk().unpin(pin)
+        self.far.disk().unpin(pin)
     }
 
     fn pins(&self) -> Result<Vec<PinRow>, CacheError> {
-        self.disk().pins()
+        self.far.disk().pins()
     }
 
     fn status(&self) -> Status {
         let detection = self.finder.detection();
-        let (primary, order) = self.fetcher.view.peers(|peers, _| {
+        let (primary, order) = self.fetcher().view.peers(|peers, _| {
             (peers.order().primary().map(str::to_owned), peers.order().regions().to_vec())
         });
-        let mut status = self.disk().status();
+        let mut status = self.far.status();
         status.store.scrub = self.scrub.status(status.store.blob_bytes);
         Status {
             uptime_s: self.started.elapsed().as_secs_f64(),
@@ -277,36 +158,36 @@ impl Door for MeshCache {
                 Detection::Region { evidence, .. } => evidence.to_string(),
                 Detection::Perhaps { .. } | Detection::Unknown => detection.to_string(),
             },
-            detected_region: self.fetcher.view.detect(None).region().map(str::to_owned),
+            detected_region: self.fetcher().view.detect(None).region().map(str::to_owned),
             primary,
             order,
             mesh_addresses: self.multiaddresses(),
-            data_address: self.fetcher.endpoint.local_addr().to_string(),
+            data_address: self.net.endpoint.local_addr().to_string(),
             ticket: self.ticket().to_string(),
-            members: reports::members(&self.fetcher.view),
-            counters: reports::counters(&self.fetcher, &self.syncer),
+            members: reports::members(&self.fetcher().view),
+            counters: reports::counters(self.fetcher(), &self.net, &self.syncer),
             ..status
         }
     }
 
     fn links(&self) -> Result<Vec<LinkRow>, CacheError> {
-        Ok(reports::links(&self.fetcher))
+        Ok(reports::links(self.fetcher()))
     }
 
     fn plan(&self, blob: &Digest) -> Result<PlanReport, CacheError> {
-        self.wait(reports::plan(&self.fetcher, blob))
+        self.far.plan(blob)
     }
 
     fn decisions(&self, about: Option<&str>, limit: u32) -> Result<Vec<Decision>, CacheError> {
-        Ok(self.fetcher.decisions.about(about, limit as usize))
+        self.far.decisions(about, limit)
     }
 
     fn conflicts(&self) -> Result<Vec<ConflictRow>, CacheError> {
-        reports::conflicts(self.disk())
+        reports::conflicts(self.far.disk())
     }
 
     fn sync(&self, order: &SyncOrder, progress: OnProgress<'_>) -> Result<SyncReport, CacheError> {
-        self.wait(self.syncer.order(order, progress))
+        self.far.wait(self.syncer.order(order, progress))
     }
 
     fn verify(
@@ -314,10 +195,10 @@ impl Door for MeshCache {
         order: &VerifyOrder,
         progress: OnVerify<'_>,
     ) -> Result<VerifyReport, CacheError> {
-        verify(self.disk().store().as_ref(), order, progress, &|lost| self.heal(lost))
+        self.far.verify(order, progress)
     }
 
     fn monitor(&self) -> Result<MonitorSnapshot, CacheError> {
-        Ok(reports::monitor(&self.fetcher))
+        Ok(reports::monitor(self.fetcher()))
     }
 }

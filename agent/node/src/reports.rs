@@ -4,7 +4,7 @@
 use crate::{
     decisions::{source, wall_ms},
     disk_cache::{DiskCache, failed},
-    fetcher::Fetcher,
+    fetcher::{Fetcher, Net},
     sync::Syncer,
     view::View,
 };
@@ -15,14 +15,15 @@ use netbuild_core::{
     link::{Basis, Belief, Report},
     peer::PeerId,
     peers::{Peer, Peers},
-    plan::Step,
+    plan::{Step, Who},
     record::Record,
     score::{REFERENCE_SIZE, goodput, predict},
+    tiers::Tier,
 };
 use netbuild_proto::{
     control::{
         ConflictRow, LinkRow, LinkSource, Member, MonitorRow, MonitorSnapshot, Output, PeerState,
-        PlanReport, PlanStep, Version,
+        PlanReport, PlanStep, TierRow, Version,
     },
     record::SealedRecord,
 };
@@ -45,6 +46,54 @@ fn state(peer: &Peer, now: Instant) -> PeerState {
         Health::HalfOpen => PeerState::HalfOpen,
         Health::Open(_) => PeerState::Open,
     }
+}
+
+fn tier_state(tier: &Tier, now: Instant) -> PeerState {
+    match tier.health(now) {
+        Health::Closed => PeerState::Ok,
+        Health::HalfOpen => PeerState::HalfOpen,
+        Health::Open(_) => PeerState::Open,
+    }
+}
+
+/// What each tier looks like from here, the one that is asked first for something of the usual size
+/// at the top.
+pub(crate) fn tiers(fetcher: &Fetcher) -> Vec<TierRow> {
+    let shared = &fetcher.shared;
+    let plan = fetcher.view.plan(REFERENCE_SIZE, &BTreeSet::new(), &|_, _| false, true);
+    let now = Instant::now();
+    let order = plan.steps.iter().chain(&plan.left_out).filter_map(|step| match step.who {
+        Who::Tier(tier) => Some((shared.tier(tier)?, step)),
+        Who::Peer(_) => None,
+    });
+    let row = |(tier, step): (&std::sync::Arc<crate::shared::Tier>, &Step)| {
+        let seen = fetcher.view.peers(|peers, _| peers.tiers().get(tier.id).cloned());
+        let backlog = shared.backlog(tier.id);
+        let counts = tier.backend.counts().total();
+        let asked = matches!(step.reason, netbuild_core::plan::Reason::Open(_));
+        TierRow {
+            name: tier.name.to_string(),
+            kind: tier.name.kind.to_string(),
+            policy: tier.terms.writing.to_string(),
+            state: seen.as_ref().map(|seen| tier_state(seen, now)).unwrap_or_default(),
+            resting: asked.then(|| step.reason.to_string()),
+            rtt_ms: step.link.rtt.map(ms),
+            goodput: step.link.goodput.map(|goodput| goodput as u64),
+            queue: seen.as_ref().map_or(0, |seen| seen.queue),
+            waiting: backlog.waiting,
+            waiting_bytes: backlog.bytes,
+            why: backlog.why,
+            tried_in_s: backlog.rests.map(|rests| rests.as_secs_f64()),
+            sent: backlog.sent,
+            left_out: backlog.left_out,
+            wrong: seen.map_or(0, |seen| seen.wrong().into()),
+            compared_s: shared.compared(tier.id).map(|passed| passed.as_secs_f64()),
+            requests: counts.requests,
+            bytes_sent: counts.sent,
+            bytes_received: counts.received,
+        }
+    };
+    order.map(row).collect()
 }
 
 /// What each peer looks like from here.
@@ -74,8 +123,8 @@ pub(crate) fn members(view: &View) -> Vec<Member> {
 }
 
 /// Named counters, sorted by name.
-pub(crate) fn counters(fetcher: &Fetcher, syncer: &Syncer) -> Vec<(String, u64)> {
-    let (mesh, data) = (fetcher.mesh.counters(), fetcher.endpoint.counters());
+pub(crate) fn counters(fetcher: &Fetcher, net: &Net, syncer: &Syncer) -> Vec<(String, u64)> {
+    let (mesh, data) = (net.mesh.counters(), net.endpoint.counters());
     let (compared, pulled) = syncer.counts();
     let (known, switches) =
         (fetcher.view.ledger(|l| l.len()), fetcher.view.peers(|p, _| p.order().switches()));
@@ -149,9 +198,9 @@ pub(crate) fn links(fetcher: &Fetcher) -> Vec<LinkRow> {
 /// How a blob would be had now.
 pub(crate) async fn plan(fetcher: &Fetcher, blob: &Digest) -> Result<PlanReport, CacheError> {
     let here = fetcher.disk.store().has_blob(blob).map_err(failed)?;
-    let first = fetcher.view.plan(blob.size, &BTreeSet::new(), &|_, _| true);
+    let first = fetcher.view.plan(blob.size, &BTreeSet::new(), &|_, _| true, true);
     let holders = fetcher.all_who_have(&first.steps, blob).await;
-    let plan = fetcher.view.plan(blob.size, &holders, &|_, _| true);
+    let plan = fetcher.view.plan(blob.size, &holders, &|_, _| true, true);
     let mut steps = Vec::new();
     if here {
         let (source, reason) = ("disk".to_owned(), "it is here".to_owned());
@@ -160,7 +209,10 @@ pub(crate) async fn plan(fetcher: &Fetcher, blob: &Digest) -> Result<PlanReport,
     }
     let weights = fetcher.view.peers(|peers, _| peers.policy().weights);
     steps.extend(plan.steps.iter().chain(&plan.left_out).map(|step| {
-        let whom = fetcher.view.peers(|peers, now| peers.get(&step.peer).map(|p| state(p, now)));
+        let whom = fetcher.view.peers(|peers, now| match step.who {
+            Who::Peer(peer) => peers.get(&peer).map(|peer| state(peer, now)),
+            Who::Tier(tier) => peers.tiers().get(tier).map(|tier| tier_state(tier, now)),
+        });
         PlanStep {
             source: source(step),
             region: step.region.clone(),

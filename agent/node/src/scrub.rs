@@ -185,8 +185,8 @@ impl Scrubber<'_> {
 
     /// Waits; breaks off when the agent stops.
     fn sleep(&self, time: Duration) -> ControlFlow<()> {
-        let sleeping = self.cache.stop.run_until_cancelled(tokio::time::sleep(time));
-        match self.cache.runtime.block_on(sleeping) {
+        let sleeping = self.cache.far.stop.run_until_cancelled(tokio::time::sleep(time));
+        match self.cache.far.runtime.block_on(sleeping) {
             Some(()) => ControlFlow::Continue(()),
             None => ControlFlow::Break(()),
         }
@@ -197,7 +197,7 @@ impl Scrubber<'_> {
         let how = Inspect { deep: true, repair: true, threads: NonZeroUsize::MIN, pace: &pace };
         let mut saved = Instant::now();
         loop {
-            match self.cache.fetcher.disk.store().inspect(&from, &how) {
+            match self.cache.far.fetcher.disk.store().inspect(&from, &how) {
                 Ok(step) if step.next == Some(from) => {
                     self.save();
                     return ControlFlow::Break(());
@@ -244,7 +244,7 @@ impl Scrubber<'_> {
         if lost.is_empty() {
             return;
         }
-        match self.cache.heal(&lost) {
+        match self.cache.far.heal(&lost) {
             Ok(healed) => {
                 let healed = healed.into_iter().filter(|healed| *healed).count() as u64;
                 self.scrub.state().healed += healed;
@@ -257,7 +257,7 @@ impl Scrubber<'_> {
     /// Counts bytes that were read, and waits as long as the budget and others want it to.
     fn pace(&self, bytes: u64) -> ControlFlow<()> {
         self.scrub.state().read += bytes;
-        if self.cache.stop.is_cancelled() {
+        if self.cache.far.stop.is_cancelled() {
             return ControlFlow::Break(());
         }
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,15 +5,29 @@
 //! own the directory by now, or this one does.
 
 use crate::{
-    chain::chain, config::StoreSettings, disk_cache::DiskCache, keys, keys::KeyError, room::Tidier,
+    chain::chain,
+    config::{CacheSettings, FallbackWay, StoreSettings},
+    connect::ConnectTierError,
+    decisions::Decisions,
+    disk_cache::DiskCache,
+    far_cache::FarCache,
+    fetcher::Fetcher,
+    flights::Flights,
+    keys,
+    keys::KeyError,
+    room::Tidier,
+    shared::{self, Drained, Shared},
+    view::View,
 };
 use netbuild_core::{
+    backend::Local,
     cache::{Cache, CacheError, Content, FetchedAll, Hit, NewRecord},
     digest::{Digest, Hash},
     evict::Pin,
     key::ActionKey,
     merge::Trust,
     moved::Watch,
+    plan::Policy,
 };
 use netbuild_gateway::{
     ConnectError, ControlServer, Door, OnStep, OnVerify, SocketCache, socket_path,
@@ -21,13 +35,15 @@ use netbuild_gateway::{
 use netbuild_proto::control::{
     GcOrder, GcReport, PinRow, Rows, SpaceReport, Status, VerifyOrder, VerifyReport,
 };
-use netbuild_store::{DiskStore, OpenError};
+use netbuild_store::{DiskStore, MemoryStore, OpenError, Store};
 use std::{
     io::Read,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
+use tokio::{runtime::Runtime, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 /// What the lock file says of a command that owns the data directory.
 pub(crate) const RUN_ROLE: &str = "netbuild";
@@ -38,6 +54,10 @@ const SETTLE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 /// How long nobody looks again after that was in vain: a build must not wait once for each task.
 const REST: Duration = Duration::from_secs(60);
+/// Threads of a command that asks tiers: they only wait.
+const WORKERS: usize = 2;
+/// How long the end of a command waits for what it did in the background.
+const ENDING: Duration = Duration::from_secs(2);
 /// How many owners an operation may lose one after the other: commands that own the directory for
 /// a moment each. More is no accident.
 const MAX_OWNERS: usize = 8;
@@ -54,6 +74,12 @@ pub enum SessionError {
     /// A key cannot be read or made.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A tier of the chain cannot be used at all.
+    #[error(transparent)]
+    Tier(#[from] ConnectTierError),
+    /// The operating system refuses threads.
+    #[error("cannot start a runtime: {0}")]
+    Runtime(std::io::Error),
 }
 
 /// The cache of a data directory, wherever it is. Opened with the first operation.
@@ -62,6 +88,8 @@ pub struct Session {
     data_dir: PathBuf,
     region: String,
     trust: Trust,
+    /// What this process shares with others when it owns the data directory, and how it asks.
+    sharing: Option<(CacheSettings, Policy)>,
     backend: Mutex<Found>,
     id: OnceLock<Hash>,
     bounds: StoreSettings,
@@ -82,9 +110,37 @@ enum Found {
 #[derive(Debug)]
 enum Backend {
     /// This process owns the data directory, and serves it to others if it can.
-    Owner { cache: Arc<DiskCache>, _server: Option<ControlServer>, _tidier: Tidier },
+    Owner {
+        cache: Arc<dyn Door>,
+        _server: Option<ControlServer>,
+        _tidier: Tidier,
+        sharing: Option<Box<Sharing>>,
+        /// The data directory, when it has the keys and the lock only.
+        _lock: Option<Box<DiskStore>>,
+    },
     /// Another one does.
     Remote(SocketCache),
+}
+
+/// What runs in this process for the tiers.
+#[derive(Debug)]
+struct Sharing {
+    cache: Arc<FarCache>,
+    tasks: JoinSet<()>,
+    /// Taken when it ends.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Sharing {
+    /// What waits stays in the log; what is under way is given up.
+    fn drop(&mut self) {
+        self.cache.stop.cancel();
+        let Some(runtime) = self.runtime.take() else { return };
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        // One that hangs in the disk does not keep the command from its end.
+        let _ = runtime.block_on(async { timeout(ENDING, ended).await });
+        runtime.shutdown_background();
+    }
 }
 
 impl Backend {
@@ -113,6 +169,7 @@ impl Session {
             data_dir: data_dir.to_owned(),
             region: region.to_owned(),
             trust: trust.clone(),
+            sharing: None,
             backend: Mutex::default(),
             id: OnceLock::new(),
             bounds: StoreSettings::default(),
@@ -164,6 +221,37 @@ impl Session {
         match self.backend()?.as_ref() {
             Backend::Owner { cache, .. } => cache.pins().map(Rows::fitting),
             Backend::Remote(cache) => cache.pins(),
+        }
+    }
+
+    /// The same with tiers, which this process uses when it owns the data directory itself.
+    #[must_use]
+    pub fn with_tiers(self, cache: &CacheSettings, policy: &Policy) -> Self {
+        Self { sharing: Some((cache.clone(), policy.clone())), ..self }
+    }
+
+    /// The end of a run: waits until the tiers have its results, at most for the budget of the
+    /// configuration, and for a tier that is written through as long as it takes them. Says whether
+    /// all was copied; what was not waits for the next process. With an agent there is nothing to
+    /// wait for.
+    pub fn finish(&self) -> bool {
+        let Found::Backend(backend) = &*self.found() else { return true };
+        match (backend.as_ref(), &self.sharing) {
+            (Backend::Owner { sharing: Some(sharing), .. }, Some((settings, _))) => {
+                sharing.cache.drained(settings.exit_budget, true) == Drained::All
+            }
+            _ => true,
+        }
+    }
+
+    /// Waits, at most so long, until the tiers have what is to be copied to them.
+    ///
+    /// # Errors
+    /// When the cache cannot be reached.
+    pub fn drain(&self, timeout: Duration) -> Result<(), CacheError> {
+        match self.backend()?.as_ref() {
+            Backend::Owner { cache, .. } => cache.drain(timeout),
+            Backend::Remote(cache) => cache.drain(timeout),
         }
     }
 
@@ -285,9 +373,24 @@ fn open(session: &Session) -> Result<Backend, SessionError> {
 fn own(session: &Session, store: DiskStore, socket: &Path) -> Result<Backend, SessionError> {
     let identity = keys::identity(&session.data_dir)?;
     let (region, trust) = (session.region.clone(), session.trust.clone());
-    let cache = DiskCache::new(Arc::new(store), identity, region, trust, "run");
-    let cache = Arc::new(cache.with_bounds(session.bounds));
-    let door: Arc<dyn Door> = Arc::<DiskCache>::clone(&cache);
+    let local = session.sharing.as_ref().and_then(|(settings, _)| settings.local.as_ref());
+    let (store, lock): (Arc<dyn Store>, _) = match local {
+        Some(Local::Memory) => (Arc::new(MemoryStore::new()), Some(Box::new(store))),
+        Some(Local::Directory(_)) | None => (Arc::new(store), None),
+    };
+    let disk = DiskCache::new(store, identity, region, trust, "run");
+    let disk = Arc::new(disk.with_bounds(session.bounds));
+    let sharing = match &session.sharing {
+        Some((settings, policy)) if !settings.tiers.is_empty() => {
+            Some(Box::new(share(session, Arc::clone(&disk), settings, policy)?))
+        }
+        _ => None,
+    };
+    let door: Arc<dyn Door> = match &sharing {
+        Some(sharing) => Arc::<FarCache>::clone(&sharing.cache),
+        None => Arc::<DiskCache>::clone(&disk),
+    };
+    let cache = Arc::clone(&door);
     // A file system without sockets is no reason to do without the cache.
     let server = ControlServer::start(socket, door)
         .inspect_err(|error| {
@@ -295,8 +398,42 @@ fn own(session: &Session, store: DiskStore, socket: &Path) -> Result<Backend, Se
             tracing::warn!(%socket, %error, "others cannot use the data directory meanwhile");
         })
         .ok();
-    let tidier = Tidier::start(&cache);
-    Ok(Backend::Owner { cache, _server: server, _tidier: tidier })
+    let tidier = Tidier::start(&disk);
+    Ok(Backend::Owner { cache, _server: server, _tidier: tidier, sharing, _lock: lock })
+}
+
+/// Starts what the tiers need.
+fn share(
+    session: &Session,
+    disk: Arc<DiskCache>,
+    settings: &CacheSettings,
+    policy: &Policy,
+) -> Result<Sharing, SessionError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(SessionError::Runtime)?;
+    let region = session.region.clone();
+    let view = Arc::new(View::new(policy.clone(), region, shared::sources(settings), false));
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let fetcher = Arc::new(Fetcher {
+        disk,
+        shared: Arc::new(Shared::of(settings, &session.data_dir, &view)?),
+        view,
+        net: None,
+        decisions: Decisions::default(),
+        way: FallbackWay::Adaptive,
+        delta: false,
+        flights: Flights::default(),
+        unused: Mutex::default(),
+    });
+    {
+        let _inside = runtime.enter();
+        fetcher.share(&mut tasks, &stop);
+    }
+    let cache = FarCache { fetcher, runtime: runtime.handle().clone(), stop };
+    Ok(Sharing { cache: Arc::new(cache), tasks, runtime: Some(runtime) })
 }
 
 impl Cache for Session {

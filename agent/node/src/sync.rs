@@ -11,7 +11,7 @@ use crate::{
     attempts::Asked,
     config::{Background, SyncSettings},
     disk_cache::failed,
-    fetcher::{Fetcher, Scope},
+    fetcher::{Fetcher, Net, Scope},
     view::over_of,
 };
 use netbuild_core::{
@@ -21,6 +21,7 @@ use netbuild_core::{
     ledger::Item,
     peer::PeerId,
     peers::Over,
+    plan::Who,
     reconcile::{Difference, Session, Step},
 };
 use netbuild_proto::exchange::{Request, Response};
@@ -72,6 +73,7 @@ const MAX_WAITING: usize = 100_000;
 #[derive(Debug)]
 pub(crate) struct Syncer {
     fetcher: Arc<Fetcher>,
+    net: Net,
     settings: SyncSettings,
     runtime: Handle,
     stop: CancellationToken,
@@ -114,11 +116,13 @@ enum Work {
 impl Syncer {
     pub(crate) fn new(
         fetcher: Arc<Fetcher>,
+        net: Net,
         settings: SyncSettings,
         stop: CancellationToken,
     ) -> Self {
         Self {
             fetcher,
+            net,
             settings,
             runtime: Handle::current(),
             stop,
@@ -324,7 +328,7 @@ impl Syncer {
     }
 
     async fn ask(&self, peer: PeerId, request: &Request) -> Result<Response, String> {
-        let answer = self.fetcher.mesh.ask(peer, request.encode()).await;
+        let answer = self.net.mesh.ask(peer, request.encode()).await;
         let answer = answer.map_err(|error| error.to_string())?;
         match Response::decode(&answer) {
             Ok(Response::Refused(why)) => Err(why),
@@ -365,10 +369,10 @@ impl Syncer {
             let keys: Vec<ActionKey> = wanted.iter().map(|item| item.key).collect();
             let whom = view.whom(peer).ok_or("it is gone")?;
             let holder = whom.holder();
-            let answer = self.fetcher.endpoint.records(&holder, &keys, Patience::default()).await;
+            let answer = self.net.endpoint.records(&holder, &keys, Patience::default()).await;
             let over = over_of(&answer);
             if over == Over::Failed(Fault::Hostile) {
-                Asked::new(view, *peer).ends(over);
+                Asked::new(view, Who::Peer(*peer)).ends(over);
             }
             let records = answer.map_err(|error| error.to_string())?;
             for (item, record) in wanted.iter().zip(records) {
@@ -379,7 +383,7 @@ impl Syncer {
                 };
                 self.pulled.fetch_add(1, Ordering::Relaxed);
                 // Before it can be used.
-                let before = self.fetcher.came_unasked(*key, *peer);
+                let before = self.fetcher.came_unasked(*key, Who::Peer(*peer));
                 let stays = self.fetcher.keep(&record).map_err(|error| error.to_string());
                 if !matches!(stays, Ok(Kept::Stored)) {
                     self.fetcher.first_use(key);

@@ -1,6 +1,7 @@
 //! What this agent knows of the others: fed by the mesh and by measurements, read by the cache.
 
 use netbuild_core::{
+    cache::Source,
     fallback::{CLASSICAL, Fallback},
     health::Fault,
     key::ActionKey,
@@ -8,9 +9,10 @@ use netbuild_core::{
     link::Report,
     peer::PeerId,
     peers::{Over, Peer, Peers},
-    plan::{Plan, Policy},
+    plan::{Plan, Policy, Who},
     region::Detection,
     score::predict,
+    tiers::Tiers,
 };
 use netbuild_mesh::Event;
 use netbuild_proto::membership::Held;
@@ -92,11 +94,11 @@ impl Whom {
 }
 
 impl View {
-    /// A view of nobody. `expects_members`: lookups wait a moment for the first one.
-    pub(crate) fn new(policy: Policy, region: String, expects_members: bool) -> Self {
+    /// A view of nobody but tiers. `expects_members`: lookups wait a moment for the first one.
+    pub(crate) fn new(policy: Policy, region: String, tiers: Tiers, expects_members: bool) -> Self {
         let alone_until = expects_members.then(|| Instant::now() + CATCH_UP_GRACE);
         let state = State {
-            peers: Peers::new(policy, region),
+            peers: Peers::new(policy, region).with_tiers(tiers),
             ledger: Ledger::default(),
             connected: BTreeSet::new(),
             catching_up: BTreeMap::new(),
@@ -192,12 +194,20 @@ impl View {
         self.changed.notify_all();
     }
 
-    pub(crate) fn asked(&self, peer: &PeerId) {
-        self.state().peers.handle_asked(peer, Instant::now());
+    pub(crate) fn asked(&self, who: Who) {
+        let (peers, now) = (&mut self.state().peers, Instant::now());
+        match who {
+            Who::Peer(peer) => peers.handle_asked(&peer, now),
+            Who::Tier(tier) => peers.tiers_mut().handle_asked(tier, now),
+        }
     }
 
-    pub(crate) fn over(&self, peer: &PeerId, over: Over) {
-        self.state().peers.handle_over(peer, over, crate::random::unit(), Instant::now());
+    pub(crate) fn over(&self, who: Who, over: Over) {
+        let (peers, dice, now) = (&mut self.state().peers, crate::random::unit(), Instant::now());
+        match who {
+            Who::Peer(peer) => peers.handle_over(&peer, over, dice, now),
+            Who::Tier(tier) => peers.tiers_mut().handle_over(tier, over, dice, now),
+        }
     }
 
     /// A record is not in the store; says whether it was thought to be.
@@ -281,17 +291,18 @@ impl View {
         self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The plan for a thing of `size` bytes among the peers for which `among` is true; those of
-    /// `holders` are known to have it.
+    /// The plan for a thing of `size` bytes among the peers for which `among` is true, and the tiers
+    /// if `tiers`; those of `holders` are known to have it.
     pub(crate) fn plan(
         &self,
         size: u64,
-        holders: &BTreeSet<PeerId>,
+        holders: &BTreeSet<Who>,
         among: &dyn Fn(&PeerId, &Peer) -> bool,
+        tiers: bool,
     ) -> Plan {
         let state = self.state();
-        let holds = |peer: &PeerId| holders.contains(peer).then_some(true);
-        state.peers.plan(size, among, &holds, crate::random::unit(), Instant::now())
+        let holds = |who: Who| holders.contains(&who).then_some(true);
+        state.peers.plan(size, among, tiers, &holds, crate::random::unit(), Instant::now())
     }
 
     /// The attempts at a plan: by the way of the configuration.
@@ -395,13 +406,22 @@ fn item(held: &Held) -> (Item, Cost) {
     (item, Cost { build_ms: held.build_ms, bytes: held.bytes })
 }
 
+/// A peer as the source of something.
+pub(crate) fn source(whom: &Whom) -> Source {
+    Source::Peer { peer: whom.peer, region: whom.region.clone() }
+}
+
+/// What a failed request says about the peer.
+pub(crate) fn over_of_peer(error: &FetchError) -> Over {
+    match error.blame() {
+        Blame::Peer => Over::Failed(Fault::Hostile),
+        Blame::Link | Blame::Nobody => Over::Failed(Fault::Unavailable),
+    }
+}
+
 /// Whether a failed request says something about the peer.
 pub(crate) fn over_of<T>(answer: &Result<T, FetchError>) -> Over {
-    match answer.as_ref().map_err(FetchError::blame) {
-        Ok(_) => Over::Answered,
-        Err(Blame::Peer) => Over::Failed(Fault::Hostile),
-        Err(Blame::Link | Blame::Nobody) => Over::Failed(Fault::Unavailable),
-    }
+    answer.as_ref().map_or_else(over_of_peer, |_| Over::Answered)
 }
 
 #[cfg(test)]
@@ -416,7 +436,7 @@ mod tests {
     const B: PeerId = PeerId([2; 32]);
 
     fn view(expects_members: bool) -> View {
-        View::new(Policy::default(), String::new(), expects_members)
+        View::new(Policy::default(), String::new(), Tiers::default(), expects_members)
     }
 
     fn joined(peer: PeerId) -> Event {

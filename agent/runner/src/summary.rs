@@ -1,6 +1,6 @@
 //! What a run came to, in numbers.
 
-use netbuild_core::cache::Source;
+use netbuild_core::{backend::TierKind, cache::Source};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Hits by where their outputs came from.
@@ -36,9 +36,9 @@ pub struct Summary {
     pub failed: usize,
     /// Tasks that did not run: for their platform, a failure before them, or a cancellation.
     pub skipped: usize,
-    /// Hits from peers, by region.
+    /// Hits from peers and tiers, by region and by place.
     pub sources: BTreeMap<String, usize>,
-    /// Bytes that peers sent, as they were sent.
+    /// Bytes that peers and tiers sent, as they were sent.
     pub bytes_fetched: u64,
     /// Wall time of the run.
     pub elapsed: Duration,
@@ -60,6 +60,15 @@ impl Summary {
             Source::Peer { region, .. } => {
                 self.hits.peer += 1;
                 *self.sources.entry(region.clone()).or_default() += 1;
+            }
+            Source::Tier(tier) => {
+                match tier.kind {
+                    TierKind::Redis => self.hits.redis += 1,
+                    TierKind::S3 => self.hits.s3 += 1,
+                    // Of this process, and so as near as its disk.
+                    TierKind::Memory => self.hits.disk += 1,
+                }
+                *self.sources.entry(tier.place.clone()).or_default() += 1;
             }
         }
         self.bytes_fetched += bytes;

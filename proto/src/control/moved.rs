@@ -6,6 +6,7 @@ use crate::{
 };
 use bincode::{Decode, Encode};
 use netbuild_core::{
+    backend::{TierKind, TierName},
     cache::Source,
     moved::{Coding, Moved, Movement, Part, Progress, Resumed},
     peer::PeerId,
@@ -13,10 +14,21 @@ use netbuild_core::{
 use std::collections::BTreeMap;
 
 #[derive(Encode, Decode)]
-pub(super) enum SourceV3 {
+pub(super) enum SourceV4 {
     Disk,
     Peer { peer: [u8; 32], region: String },
+    Tier { kind: TierKindV4, place: String },
 }
+
+#[derive(Clone, Copy, Encode, Decode)]
+pub(super) enum TierKindV4 {
+    Redis,
+    S3,
+    Memory,
+}
+
+/// Longest place of a tier in bytes: a bucket with its prefix, or the servers of a cluster.
+const MAX_PLACE: usize = 8192;
 
 #[derive(Clone, Copy, Encode, Decode)]
 enum CodingV3 {
@@ -40,7 +52,7 @@ struct ResumedV3 {
 
 #[derive(Encode, Decode)]
 pub(super) struct MovementV3 {
-    parts: Vec<(SourceV3, MovedV3)>,
+    parts: Vec<(SourceV4, MovedV3)>,
     codings: Vec<(CodingV3, MovedV3)>,
     resumed: Option<ResumedV3>,
     base: Option<DigestV1>,
@@ -52,29 +64,48 @@ pub(super) struct ProgressV3 {
     done: u64,
     wire: u64,
     per_second: f64,
-    sources: Vec<SourceV3>,
+    sources: Vec<SourceV4>,
     coding: Option<CodingV3>,
     resumed: Option<ResumedV3>,
 }
 
-impl From<&Source> for SourceV3 {
+impl From<&Source> for SourceV4 {
     fn from(source: &Source) -> Self {
         match source {
             Source::Disk => Self::Disk,
             Source::Peer { peer, region } => Self::Peer { peer: peer.0, region: region.clone() },
+            Source::Tier(TierName { kind, place }) => {
+                let kind = match kind {
+                    TierKind::Redis => TierKindV4::Redis,
+                    TierKind::S3 => TierKindV4::S3,
+                    TierKind::Memory => TierKindV4::Memory,
+                };
+                Self::Tier { kind, place: place.clone() }
+            }
         }
     }
 }
 
-impl TryFrom<SourceV3> for Source {
+impl TryFrom<SourceV4> for Source {
     type Error = DecodeError;
 
-    fn try_from(source: SourceV3) -> Result<Self, DecodeError> {
+    fn try_from(source: SourceV4) -> Result<Self, DecodeError> {
         match source {
-            SourceV3::Disk => Ok(Self::Disk),
-            SourceV3::Peer { peer, region } => {
+            SourceV4::Disk => Ok(Self::Disk),
+            SourceV4::Peer { peer, region } => {
                 check_region(&region)?;
                 Ok(Self::Peer { peer: PeerId(peer), region })
+            }
+            SourceV4::Tier { kind, place } => {
+                if place.len() > MAX_PLACE || place.chars().any(char::is_control) {
+                    return Err(DecodeError::Invalid("a tier without a proper place".to_owned()));
+                }
+                let kind = match kind {
+                    TierKindV4::Redis => TierKind::Redis,
+                    TierKindV4::S3 => TierKind::S3,
+                    TierKindV4::Memory => TierKind::Memory,
+                };
+                Ok(Self::Tier(TierName { kind, place }))
             }
         }
     }
@@ -149,7 +180,7 @@ impl TryFrom<MovementV3> for Movement {
     type Error = DecodeError;
 
     fn try_from(wire: MovementV3) -> Result<Self, DecodeError> {
-        let part = |(source, moved): (SourceV3, MovedV3)| {
+        let part = |(source, moved): (SourceV4, MovedV3)| {
             Ok(Part { source: source.try_into()?, moved: moved.into() })
         };
         let mut codings = BTreeMap::new();
@@ -223,6 +254,8 @@ mod tests {
             movement.add(&peer, coding, Moved { logical: u64::MAX / 8, wire: at });
         }
         movement.add(&Source::Disk, Coding::Identity, Moved { logical: 1, wire: 0 });
+        let tier = TierName { kind: TierKind::S3, place: "s3://bucket/prefix".into() };
+        movement.add(&Source::Tier(tier), Coding::Identity, Moved { logical: 1, wire: 1 });
         movement
     }
 

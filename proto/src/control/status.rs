@@ -68,6 +68,8 @@ pub struct Status {
     pub ticket: String,
     /// Members of the mesh that this agent knows.
     pub members: Vec<Member>,
+    /// The storage that it shares with others, the one that is asked first at the top.
+    pub tiers: Vec<TierRow>,
     /// What is stored.
     pub store: StoreStatus,
     /// Named counters, sorted by name.
@@ -95,6 +97,49 @@ pub struct Member {
     pub queue: u32,
     /// Records that it announced.
     pub records: u64,
+}
+
+/// A tier as seen from here.
+#[derive(Clone, PartialEq, Debug, Default, Encode, Decode, Serialize)]
+pub struct TierRow {
+    /// Where it is, such as `s3://bucket/prefix`.
+    pub name: String,
+    /// `redis` or `s3`.
+    pub kind: String,
+    /// How it is written: `write-back`, `write-through` or `read-only`.
+    pub policy: String,
+    /// Whether it is asked at present.
+    pub state: PeerState,
+    /// Why it is not asked at present, if so.
+    pub resting: Option<String>,
+    /// Round-trip time of small requests in milliseconds, once measured.
+    pub rtt_ms: Option<f64>,
+    /// Bytes per second of large answers, once measured.
+    pub goodput: Option<u64>,
+    /// Requests of this agent under way to it.
+    pub queue: u32,
+    /// Results that it does not have yet.
+    pub waiting: u64,
+    /// Bytes of their blobs.
+    pub waiting_bytes: u64,
+    /// Why they wait: what the last failure was; empty when nothing is in the way.
+    pub why: String,
+    /// Seconds until they are tried again, after a failure.
+    pub tried_in_s: Option<f64>,
+    /// Results that this process has copied to it.
+    pub sent: u64,
+    /// Results that it will not get: they could not be sent, or too many waited.
+    pub left_out: u64,
+    /// Blobs that it gave and that were wrong.
+    pub wrong: u64,
+    /// Seconds since all its records were known here.
+    pub compared_s: Option<f64>,
+    /// Requests that this process made of it.
+    pub requests: u64,
+    /// Bytes of content that were sent to it.
+    pub bytes_sent: u64,
+    /// Bytes of content that came from it.
+    pub bytes_received: u64,
 }
 
 /// What a store holds.

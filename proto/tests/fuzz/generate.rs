@@ -1,6 +1,7 @@
 //! Valid messages of every kind, at random.
 
 use netbuild_core::{
+    backend::{TierKind, TierName},
     cache::{NewRecord, Source},
     chunk::{Chunk, MAX_CHUNK, Manifest},
     codec::{Codec, Codecs, Policy},
@@ -511,7 +512,7 @@ pub(crate) fn control_request(random: &mut Random) -> Vec<u8> {
         all: random.bool(),
         ..SyncOrder::default()
     };
-    let request = match random.below(9) {
+    let request = match random.below(10) {
         0 => control::Request::Hello { version: random.number() as u32 },
         1 => control::Request::Lookup(key(random)),
         2 => control::Request::PutBlob(digest(random)),
@@ -520,6 +521,7 @@ pub(crate) fn control_request(random: &mut Random) -> Vec<u8> {
         5 => control::Request::Sync(order(random)),
         6 => control::Request::Plan(digest(random)),
         7 => control::Request::Fetch(random.list(9, digest)),
+        8 => control::Request::Drain { timeout_ms: random.number() },
         _ => control::Request::Monitor,
     };
     let mut bytes = Vec::new();
@@ -569,9 +571,10 @@ fn conflict(random: &mut Random) -> ConflictRow {
 }
 
 pub(crate) fn control_response(random: &mut Random) -> Vec<u8> {
-    let source = |random: &mut Random| match random.bool() {
-        true => Source::Disk,
-        false => Source::Peer { peer: peer(random), region: random.text() },
+    let source = |random: &mut Random| match random.below(3) {
+        0 => Source::Disk,
+        1 => Source::Peer { peer: peer(random), region: random.text() },
+        _ => Source::Tier(TierName { kind: TierKind::S3, place: random.text() }),
     };
     let resumed = |random: &mut Random| {
         let chunks_here = random.below(100) as u32;

@@ -29,7 +29,7 @@ pub(super) fn nearest<'c>(
 }
 
 /// The hint for a wrong name.
-pub(super) fn did_you_mean<'c>(
+pub(crate) fn did_you_mean<'c>(
     wrong: &str,
     candidates: impl IntoIterator<Item = &'c str>,
 ) -> Option<String> {

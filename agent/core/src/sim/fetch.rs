@@ -11,7 +11,7 @@ use crate::{
     health::Health,
     link::{Basis, Belief},
     peer::PeerId,
-    plan::{Offer, Policy, plan},
+    plan::{Offer, Policy, Who, plan},
     wan::Shape,
 };
 use std::{
@@ -145,7 +145,7 @@ impl Run<'_> {
         let offers = holders.filter_map(|holder| {
             let queue = self.transfers.iter().filter(|it| it.from == holder).count() as u32;
             (queue < UPLOADS).then(|| Offer {
-                peer: self.ids[holder],
+                who: Who::Peer(self.ids[holder]),
                 region: &self.names[self.regions[holder]],
                 health: Health::Closed,
                 link: self.belief(holder, agent),
@@ -155,7 +155,7 @@ impl Run<'_> {
             })
         });
         let plan = plan(offers, self.setting.size, None, &Policy::default(), 1.0);
-        let first = plan.steps.first()?.peer;
+        let first = plan.steps.first()?.who.peer()?;
         self.ids.iter().position(|id| *id == first)
     }
 

@@ -61,10 +61,16 @@ pub(super) fn parse_region(region: String) -> Result<String, String> {
     }
 }
 
-/// A peer id or the name of a region; `None` for the empty text.
+/// A peer id, the name of a region, or a tier or a kind of tiers; `None` for the empty text.
 fn parse_target(text: &str) -> Result<Option<Target>, String> {
     match text.parse::<PeerId>() {
         _ if text.is_empty() => Ok(None),
+        _ if text.contains("://") || ["redis", "s3"].contains(&text) => {
+            if text.contains('@') {
+                return Err("a tier is named without user and password".to_owned());
+            }
+            Ok(Some(Target::Tier(text.trim_end_matches('/').to_owned())))
+        }
         Ok(peer) => Ok(Some(Target::Peer(peer))),
         Err(_) => parse_region(text.to_owned()).map(|region| Some(Target::Region(region))),
     }

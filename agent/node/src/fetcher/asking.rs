@@ -2,7 +2,7 @@
 
 use super::Fetcher;
 use crate::{
-    attempts::{Asked, Team, Trial, Tried, ask},
+    attempts::{Asked, Sources, Team, Trial, Tried, ask},
     flights::Claim,
     job::Job,
     view::over_of,
@@ -15,7 +15,7 @@ use netbuild_core::{
     health::Health,
     peer::PeerId,
     peers::Over,
-    plan::{Plan, Reason, Step},
+    plan::{Plan, Reason, Step, Who},
 };
 use netbuild_transfer::Patience;
 use std::{collections::BTreeSet, time::Duration};
@@ -35,7 +35,7 @@ const BRING_MARGIN: Duration = Duration::from_secs(2);
 
 impl Fetcher {
     /// Which of the best sources have a blob, as far as they say soon enough.
-    pub(crate) async fn all_who_have(&self, steps: &[Step], blob: &Digest) -> BTreeSet<PeerId> {
+    pub(crate) async fn all_who_have(&self, steps: &[Step], blob: &Digest) -> BTreeSet<Who> {
         self.query(steps, &[*blob], usize::MAX, |_| QUERY_LIMIT).await
     }
 
@@ -46,7 +46,7 @@ impl Fetcher {
         steps: &[Step],
         blobs: &[Digest],
         enough: usize,
-    ) -> BTreeSet<PeerId> {
+    ) -> BTreeSet<Who> {
         self.query(steps, blobs, enough, |first| first * 2 + QUERY_MARGIN).await
     }
 
@@ -58,31 +58,42 @@ impl Fetcher {
         blobs: &[Digest],
         enough: usize,
         limit: impl Fn(Duration) -> Duration,
-    ) -> BTreeSet<PeerId> {
-        let whom = steps.iter().take(MAX_QUERIED).filter_map(|step| self.view.whom(&step.peer));
+    ) -> BTreeSet<Who> {
+        let whom = steps.iter().take(MAX_QUERIED).map(|step| step.who);
         let mut answers: FuturesUnordered<_> = whom
-            .map(|whom| async move {
-                let holder = whom.holder();
-                let asked = Asked::new(&self.view, whom.peer);
-                let answer = self.endpoint.has(&holder, blobs, Patience::default()).await;
-                asked.ends(over_of(&answer));
-                (whom.peer, answer.is_ok_and(|has| has.iter().all(|has| *has)))
+            .map(|who| async move {
+                let has = match who {
+                    Who::Peer(peer) => self.peer_has(&peer, blobs).await,
+                    Who::Tier(tier) => match self.shared.tier(tier) {
+                        Some(tier) => tier.has(blobs).await,
+                        None => false,
+                    },
+                };
+                (who, has)
             })
             .collect();
         let began = Instant::now();
         let mut deadline = began + QUERY_LIMIT;
         let mut holders = BTreeSet::new();
         while holders.len() < enough
-            && let Ok(Some((peer, has))) = timeout_at(deadline, answers.next()).await
+            && let Ok(Some((who, has))) = timeout_at(deadline, answers.next()).await
         {
             if has && holders.is_empty() {
                 deadline = deadline.min(began + limit(began.elapsed()));
             }
             if has {
-                holders.insert(peer);
+                holders.insert(who);
             }
         }
         holders
+    }
+
+    async fn peer_has(&self, peer: &PeerId, blobs: &[Digest]) -> bool {
+        let (Some(whom), Some(net)) = (self.view.whom(peer), &self.net) else { return false };
+        let asked = Asked::new(&self.view, Who::Peer(*peer));
+        let answer = net.endpoint.has(&whom.holder(), blobs, Patience::default()).await;
+        asked.ends(over_of(&answer));
+        answer.is_ok_and(|has| has.iter().all(|has| *has))
     }
 
     /// Has another agent of this region bring blobs from afar, if it is its turn, and takes from it
@@ -95,7 +106,11 @@ impl Fetcher {
         claim: &Claim<'_>,
         tried: &mut Vec<Tried>,
     ) -> Result<Option<PeerId>, CacheError> {
-        let Some(first) = plan.steps.first() else { return Ok(None) };
+        let (Some(first), Some(net)) = (plan.steps.first(), &self.net) else { return Ok(None) };
+        // What is shared is as near to every agent of the region.
+        if first.who.peer().is_none() {
+            return Ok(None);
+        }
         let region = self.disk.region();
         if region.is_empty() || first.region == *region {
             return Ok(None);
@@ -117,9 +132,9 @@ impl Fetcher {
             let _delegated = claim.delegate();
             let taking = self.take_from_carrier(plan.size, job, agent, tried);
             let bringing = async {
-                let asked = Asked::new(&self.view, agent);
+                let asked = Asked::new(&self.view, Who::Peer(agent));
                 let holder = whom.holder();
-                let asking = self.endpoint.bring(&holder, blobs, Patience::default());
+                let asking = net.endpoint.bring(&holder, blobs, Patience::default());
                 let answer = timeout(limit, asking).await;
                 // One that was still at it when the time was over did nothing wrong.
                 asked.ends(answer.as_ref().map_or(Over::Dropped, over_of));
@@ -157,8 +172,8 @@ impl Fetcher {
         carrier: PeerId,
         tried: &mut Vec<Tried>,
     ) -> Result<bool, CacheError> {
-        let holders = BTreeSet::from([carrier]);
-        let mut plan = self.view.plan(size, &holders, &|peer, _| *peer == carrier);
+        let holders = BTreeSet::from([Who::Peer(carrier)]);
+        let mut plan = self.view.plan(size, &holders, &|peer, _| *peer == carrier, false);
         let Some(step) = plan.steps.first_mut() else { return Ok(false) };
         step.reason = Reason::Arriving;
         job.handle_brings(carrier);
@@ -166,7 +181,8 @@ impl Fetcher {
         let team = Team::of_one(false);
         let mut log = Vec::new();
         let start = |trial: Trial| job.attempt(trial);
-        let whole = ask(&self.view, &mut plan, fallback, team, &mut log, start).await?;
+        let sources = Sources { view: &self.view, reach: &|who| self.reach(who) };
+        let whole = ask(sources, &mut plan, fallback, team, &mut log, start).await?;
         tried.append(&mut log);
         Ok(whole.is_some())
     }

@@ -11,7 +11,7 @@ use netbuild_core::{
     digest::Digest,
     peer::PeerId,
     peers::Peer,
-    plan::{Reason, Step},
+    plan::{Reason, Step, Who},
 };
 use netbuild_proto::parts::Parts;
 use netbuild_transfer::Patience;
@@ -44,7 +44,9 @@ impl Fetcher {
         let next = move |(mut joins, mut found): (BTreeMap<_, _>, VecDeque<Step>)| async move {
             loop {
                 if let Some(step) = found.pop_front() {
-                    *joins.entry(step.peer).or_default() += 1;
+                    if let Some(peer) = step.who.peer() {
+                        *joins.entry(peer).or_default() += 1;
+                    }
                     return Some((step, (joins, found)));
                 }
                 sleep(LOOK_AGAIN).await;
@@ -67,18 +69,19 @@ impl Fetcher {
         among: &dyn Fn(&PeerId, &Peer) -> bool,
     ) -> Vec<Step> {
         let (left, rate) = job.outlook();
-        let plan = self.view.plan(left, &want.holders, among);
+        let plan = self.view.plan(left, &want.holders, among, false);
         let worth = plan.steps.into_iter().filter(|step| step.helps(left, rate));
         let blobs: Vec<Digest> = job.first_missing().into_iter().map(|(_, blob)| blob).collect();
         let asking: FuturesUnordered<_> = worth
             .take(MAX_QUERIED)
-            .filter_map(|step| Some((self.view.whom(&step.peer)?, step)))
+            .filter_map(|step| Some((self.view.whom(&step.who.peer()?)?, step)))
             .map(|(whom, step)| {
                 let blobs = &blobs;
                 async move {
-                    let asked = Asked::new(&self.view, whom.peer);
+                    let asked = Asked::new(&self.view, Who::Peer(whom.peer));
                     let holder = whom.holder();
-                    let parts = self.endpoint.parts(&holder, blobs, Patience::default());
+                    let net = self.net.as_ref()?;
+                    let parts = net.endpoint.parts(&holder, blobs, Patience::default());
                     let parts = timeout(QUERY_LIMIT, parts).await.ok()?;
                     asked.ends(over_of(&parts));
                     let parts = parts.ok()?;

@@ -1,7 +1,6 @@
 //! Sources that are still fetching themselves: what they have by now, asked again and again.
 
-use super::{Job, Part, State};
-use crate::attempts::Trial;
+use super::{Job, Part, Peering, State};
 use netbuild_core::{digest::Digest, peer::PeerId, spread::SourceId};
 use netbuild_proto::parts::Parts;
 use std::{
@@ -61,7 +60,12 @@ impl Job<'_> {
     }
 
     /// Looks what a source has by now, until it does not get any more.
-    pub(super) async fn watch(&self, id: SourceId, trial: &Trial, grows: &Cell<bool>) -> Part<()> {
+    pub(super) async fn watch(
+        &self,
+        id: SourceId,
+        trial: &Peering<'_>,
+        grows: &Cell<bool>,
+    ) -> Part<()> {
         let mut shown = Shown::default();
         loop {
             let missing = self.first_missing();
@@ -70,7 +74,7 @@ impl Job<'_> {
                 break;
             }
             let blobs: Vec<Digest> = missing.iter().map(|(_, blob)| *blob).collect();
-            let parts = self.endpoint.parts(&trial.holder(), &blobs, trial.silence()).await;
+            let parts = trial.endpoint.parts(&trial.whom.holder(), &blobs, trial.silence()).await;
             let parts = match parts {
                 Ok(parts) => parts,
                 Err(error) => return Ok(Err(error)),

@@ -10,6 +10,7 @@ use netbuild_core::{
     digest::Digest,
     key::ActionKey,
     peer::PeerId,
+    plan::Who,
     record::{OutputKind, Record},
 };
 use netbuild_proto::{
@@ -195,7 +196,7 @@ impl Syncer {
                         what: format!("sync of {} records", records.len()),
                         blobs,
                         bases: &bases,
-                        holders: holders.clone(),
+                        holders: holders.iter().copied().map(Who::Peer).collect(),
                         build_ms: None,
                         scope: self.scope(order),
                         rounds: ROUNDS,

@@ -209,8 +209,8 @@ impl Syncer {
     /// The agents of a region that can be asked, the nearest first.
     fn agents_of(&self, region: &str) -> Vec<PeerId> {
         let here = |_: &PeerId, peer: &netbuild_core::peers::Peer| peer.region == region;
-        let plan = self.fetcher.view.plan(0, &BTreeSet::new(), &here);
-        let peers = plan.steps.iter().map(|step| step.peer);
+        let plan = self.fetcher.view.plan(0, &BTreeSet::new(), &here, false);
+        let peers = plan.steps.iter().filter_map(|step| step.who.peer());
         peers.filter(|peer| self.fetcher.view.is_connected(peer)).collect()
     }
 
