@@ -9,7 +9,12 @@ use crate::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{fs, net::UdpSocket, path::Path, process::Command};
+use std::{
+    fs,
+    net::UdpSocket,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 /// A graph whose first task says `started` and then waits for the file `go`, and whose second
 /// needs it.
@@ -107,6 +112,46 @@ fn a_second_agent_on_a_data_directory_names_the_first() {
     );
     // The first one is none the worse for it.
     assert_eq!(agent.status()["pid"].to_string(), pid);
+}
+
+#[test]
+fn of_many_agents_that_start_at_once_one_serves_and_the_others_name_it() {
+    let place = Place::new();
+    let data_dir = place.path("data");
+    // A lock file of one that was killed says nothing.
+    let mut killed = Agent::start("us-east", &data_dir, &[]);
+    let stale = killed.status()["pid"].to_string();
+    killed.kill();
+    let log = Agent::log(&data_dir);
+    let start = |n: usize| {
+        let said = fs::File::create(log.with_extension(n.to_string())).expect("a file");
+        let mut command = agent_command(&data_dir, &[]);
+        command.stdout(Stdio::null()).stderr(said).spawn().expect("netbuild-agent starts")
+    };
+    let mut agents: Vec<_> = (0..10).map(start).collect();
+    let mut ended = vec![None; 10];
+    wait_until("all but one have ended", || {
+        for (agent, ended) in agents.iter_mut().zip(&mut ended) {
+            *ended = ended.or_else(|| agent.try_wait().expect("a child"));
+        }
+        ended.iter().flatten().count() >= 9
+    });
+    let serving = ended.iter().position(Option::is_none).expect("one serves");
+    let pid = agents[serving].id().to_string();
+    for (n, ended) in ended.iter().enumerate().filter(|(n, _)| *n != serving) {
+        let said = fs::read_to_string(log.with_extension(n.to_string())).expect("a log");
+        assert_eq!(ended.and_then(|ended| ended.code()), Some(2), "{said}");
+        assert!(said.contains("in use by") && said.contains("hint: "), "{said}");
+        assert!(!said.contains(&format!("pid {stale})")), "{said}");
+    }
+    wait_until("it serves", || {
+        let status = netbuild_on(&data_dir, &["status", "--json"]).output().expect("netbuild runs");
+        String::from_utf8_lossy(&status.stdout).contains(&format!("\"pid\":{pid}"))
+    });
+    for agent in &mut agents {
+        drop(agent.kill());
+        drop(agent.wait());
+    }
 }
 
 #[test]
