@@ -111,6 +111,22 @@ fn open_hint(error: &netbuild_node::OpenError) -> Option<String> {
         OpenError::BadFormat { .. } | OpenError::Foreign { .. } => {
             Some("name another data directory with --data-dir; nothing was changed".to_owned())
         }
+        OpenError::Io { source, .. } => Some(refusal_hint(source.kind())?.to_owned()),
+        OpenError::Index { .. } => None,
+    }
+}
+
+/// What a person may do when the system refuses to let the data directory be used.
+fn refusal_hint(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind;
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("make room on that disk"),
+        ErrorKind::ReadOnlyFilesystem => {
+            Some("the disk is read-only; mount it for writing, or choose another with --data-dir")
+        }
+        ErrorKind::PermissionDenied => {
+            Some("the data directory must be this user's; choose another with --data-dir")
+        }
         _ => None,
     }
 }

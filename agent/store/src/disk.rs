@@ -87,10 +87,12 @@ impl DiskStore {
         create_dir(dir)?;
         let mut lock = DirLock::acquire(&layout)?;
         let mark = format::check(&layout)?;
-        if mark == Mark::Missing {
-            format::write(&layout)?;
+        match mark {
+            Mark::Present => {}
+            Mark::Missing => format::write(&layout)?,
+            Mark::Older(found) => format::migrate(&layout, found)?,
         }
-        lock.announce(&layout, role)?;
+        lock.announce(&layout, role);
         for name in DIRECTORIES {
             create_dir(&dir.join(name))?;
         }
@@ -110,7 +112,9 @@ impl DiskStore {
                 self.inner.keep_small(blob, &bytes)?;
                 Ok(blob)
             }
-            Received::Large(manifest, sketch, tmp) => {
+            Received::Large(manifest, sketch, mut tmp) => {
+                // Before the lock is taken, as it may take long.
+                tmp.prepare(&self.inner.layout.blob(&manifest.blob().hash))?;
                 self.inner.keep_large(&manifest, sketch, |path| tmp.keep(path))?;
                 Ok(manifest.blob())
             }

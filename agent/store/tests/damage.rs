@@ -464,12 +464,31 @@ fn the_second_to_open_a_directory_is_told_who_has_it() {
 #[test]
 fn a_newer_format_is_refused_and_nothing_is_changed() {
     let filled = Filled::new();
-    fs::write(filled.path().join("format"), "netbuild data 2\n").unwrap();
+    fs::write(filled.path().join("format"), "netbuild data 3\n").unwrap();
     fs::write(filled.path().join("tmp/7"), b"theirs").unwrap();
     let before = contents(filled.path());
     let error = DiskStore::open(filled.path(), "test").unwrap_err();
-    assert!(matches!(error, OpenError::NewerFormat { found: 2, supported: 1, .. }));
+    assert!(matches!(error, OpenError::NewerFormat { found: 3, supported: 2, .. }));
     assert_eq!(contents(filled.path()), before);
+}
+
+#[test]
+fn a_directory_of_the_previous_format_is_brought_to_this_one_and_loses_nothing() {
+    for closed in [true, false] {
+        let filled = Filled::new();
+        // As format 1 left it, closed or killed.
+        fs::write(filled.path().join("format"), "netbuild data 1\n").unwrap();
+        if !closed {
+            fs::remove_file(filled.path().join("index.seal")).unwrap();
+        }
+        assert_eq!(filled.lost(), 0);
+        let format = fs::read_to_string(filled.path().join("format")).unwrap();
+        assert_eq!(format, "netbuild data 2\n");
+        // Of an index that was open nobody knows whether it is whole.
+        let aside = files(&filled.path().join("quarantine")).is_empty();
+        assert_eq!(aside, closed);
+        assert_eq!(filled.lost(), 0);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     io,
+    ops::Bound::Excluded,
     panic::{self, AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
@@ -30,6 +31,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Most changes that wait to be written together: about 400 kB, and what an opening after a crash indexes
 /// again from the journal. sled writes through for each batch, so many small ones cost a disk access each.
 const MAX_PENDING: usize = 4096;
+/// Most changes of a database that is kept in memory as there is no room for it on disk: half a gigabyte or
+/// so. It is better to do without than to take more from the builds on this machine.
+const MAX_IN_MEMORY: usize = 2_000_000;
 /// Version of the envelope and of what is in it, the first byte of each value. An index with values of
 /// another version is made again.
 const VERSION: u8 = 3;
@@ -88,6 +92,8 @@ pub(super) struct Engine {
     /// The newest changes, not written to `db` yet.
     pending: Mutex<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     broken: AtomicBool,
+    /// Whether `pending` is all there is.
+    in_memory: AtomicBool,
 }
 
 impl Engine {
@@ -97,7 +103,35 @@ impl Engine {
             db: RwLock::new(Some(open_patiently(dir)?)),
             pending: Mutex::default(),
             broken: AtomicBool::new(false),
+            in_memory: AtomicBool::new(false),
         })
+    }
+
+    /// An empty database that is nowhere but in memory.
+    pub(super) fn in_memory() -> Self {
+        Self {
+            db: RwLock::new(None),
+            pending: Mutex::default(),
+            broken: AtomicBool::new(false),
+            in_memory: AtomicBool::new(true),
+        }
+    }
+
+    /// Lets the files go, and has what another one has in memory.
+    pub(super) fn become_that(&self, other: &Self) {
+        let mut pending = self.pending();
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(db) = db.take() {
+            self.let_go_of_old(db);
+        }
+        *pending = std::mem::take(&mut other.pending());
+        self.in_memory.store(true, Ordering::Relaxed);
+        self.broken.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is nowhere but in memory.
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.in_memory.load(Ordering::Relaxed)
     }
 
     /// Lets the files go, has `swap` put those of another database into `dir`, and goes on with
@@ -111,12 +145,10 @@ impl Engine {
         let mut pending = self.pending();
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(db) = db.take() {
-            // What it fails at now nobody will miss.
-            if let Err(error) = self.let_go(db) {
-                tracing::debug!(%error, "index that was replaced was not closed cleanly");
-            }
+            self.let_go_of_old(db);
         }
         pending.clear();
+        self.in_memory.store(false, Ordering::Relaxed);
         self.broken.store(true, Ordering::Relaxed);
         swap()?;
         *db = Some(open_patiently(dir)?);
@@ -134,6 +166,9 @@ impl Engine {
         if let Some(pending) = self.pending().get(key) {
             return Ok(pending.clone());
         }
+        if self.is_in_memory() {
+            return Ok(None);
+        }
         match self.ask(|db| db.get(key))? {
             Some(sealed) => open_value(key, &sealed).map(Some),
             None => Ok(None),
@@ -147,6 +182,13 @@ impl Engine {
         }
         let mut pending = self.pending();
         pending.extend(changes);
+        if self.is_in_memory() {
+            if pending.len() > MAX_IN_MEMORY {
+                self.broken.store(true, Ordering::Relaxed);
+                return Err(EngineError::Broken);
+            }
+            return Ok(());
+        }
         if pending.len() < MAX_PENDING { Ok(()) } else { self.write_out(&mut pending) }
     }
 
@@ -158,6 +200,9 @@ impl Engine {
     /// Returns when all that was written is on the disk.
     pub(super) fn persist(&self) -> Result<(), EngineError> {
         self.write_out(&mut self.pending())?;
+        if self.is_in_memory() {
+            return Ok(());
+        }
         self.ask(|db| db.flush().map(drop))
     }
 
@@ -170,7 +215,7 @@ impl Engine {
         &self,
         pending: &mut BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     ) -> Result<(), EngineError> {
-        if pending.is_empty() {
+        if pending.is_empty() || self.is_in_memory() {
             return Ok(());
         }
         let mut batch = sled::Batch::default();
@@ -199,8 +244,15 @@ impl Engine {
         limit: usize,
         mut on_bad: impl FnMut(),
     ) -> Result<Vec<Item>, EngineError> {
-        self.write_out(&mut self.pending())?;
         let start = [&[prefix], after].concat();
+        if self.is_in_memory() {
+            let behind = (Excluded(start), Excluded(vec![prefix + 1]));
+            let pending = self.pending();
+            let all = pending.range(behind);
+            let there = all.filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+            return Ok(there.take(limit).collect());
+        }
+        self.write_out(&mut self.pending())?;
         let found = self.ask(|db| {
             db.range(start.as_slice()..[prefix + 1].as_slice())
                 .filter(|item| !matches!(item, Ok((key, _)) if **key == *start))
@@ -226,6 +278,13 @@ impl Engine {
         };
         self.let_go(db)?;
         written
+    }
+
+    /// Lets go of what is replaced: what it fails at now nobody will miss.
+    fn let_go_of_old(&self, db: sled::Db) {
+        if let Err(error) = self.let_go(db) {
+            tracing::debug!(%error, "index that was replaced was not closed cleanly");
+        }
     }
 
     fn let_go(&self, db: sled::Db) -> Result<(), EngineError> {
@@ -373,6 +432,27 @@ mod tests {
         assert_eq!(keys(b"", 1), [b"b1"]);
         assert_eq!(keys(b"1", 9), [b"b2"]);
         assert_eq!(engine.get(b"b2").unwrap().unwrap(), b"b2!");
+    }
+
+    #[test]
+    fn what_is_in_memory_only_is_as_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, disk) = (Engine::in_memory(), Engine::open(dir.path()).unwrap());
+        for engine in [&memory, &disk] {
+            let put = |key: &str| (key.as_bytes().to_vec(), Some(key.as_bytes().to_vec()));
+            engine.write(["b2", "a9", "b", "b1", "c", "b3"].map(put).into()).unwrap();
+            engine.write(vec![(b"b3".to_vec(), None)]).unwrap();
+        }
+        for (after, limit) in [(&b""[..], 9), (b"", 1), (b"1", 9), (b"2", 9)] {
+            let found = |engine: &Engine| engine.after(b'b', after, limit, || panic!()).unwrap();
+            assert_eq!(found(&memory), found(&disk), "{after:?}, {limit}");
+        }
+        assert_eq!(memory.get(b"b3").unwrap(), None);
+        // And takes the place of one that has failed.
+        disk.fail("page 7");
+        disk.become_that(&memory);
+        assert_eq!(disk.get(b"b2").unwrap().unwrap(), b"b2");
+        assert!(disk.is_in_memory() && !disk.is_broken());
     }
 
     #[test]

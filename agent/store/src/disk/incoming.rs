@@ -34,13 +34,14 @@ const PIECE: usize = 256 * 1024;
 pub(super) struct TmpFile {
     path: PathBuf,
     file: File,
+    synced: bool,
     kept: bool,
 }
 
 impl TmpFile {
     pub(super) fn create(path: PathBuf) -> Result<Self, FileError> {
         let file = create_new(&path)?;
-        Ok(Self { path, file, kept: false })
+        Ok(Self { path, file, synced: false, kept: false })
     }
 
     fn at(&self) -> impl FnOnce(io::Error) -> FileError {
@@ -55,8 +56,19 @@ impl TmpFile {
         self.file.write_all_at(bytes, offset).map_err(self.at())
     }
 
+    /// Makes the bytes durable if the file is to replace another, which may be: after a loss of power
+    /// the name must not mean something that was lost.
+    pub(super) fn prepare(&mut self, path: &Path) -> Result<(), FileError> {
+        if !self.synced && fs::exists(path).unwrap_or(true) {
+            self.file.sync_data().map_err(self.at())?;
+            self.synced = true;
+        }
+        Ok(())
+    }
+
     /// Gives the file its lasting name.
     pub(super) fn keep(mut self, path: &Path) -> Result<(), FileError> {
+        self.prepare(path)?;
         fs::rename(&self.path, path).map_err(FileError::at(path))?;
         self.kept = true;
         Ok(())
@@ -257,12 +269,14 @@ impl PartialBlob for DiskBlob {
         let Self { inner, arrival, content } = *self;
         match content {
             Content::Memory(bytes) => inner.keep_small(arrival.blob(), &bytes),
-            Content::Tmp(tmp) => {
+            Content::Tmp(mut tmp) => {
                 let manifest = own_cut(&arrival, verdict, &tmp.path)?;
+                tmp.prepare(&inner.layout.blob(&manifest.blob().hash))?;
                 inner.keep_large(&manifest, arrival.sketch(), |path| tmp.keep(path))
             }
             Content::Durable(mut durable) => {
                 let manifest = own_cut(&arrival, verdict, durable.path())?;
+                durable.prepare(&inner.layout.blob(&manifest.blob().hash))?;
                 inner.keep_large(&manifest, arrival.sketch(), |path| durable.keep(path))
             }
         }

@@ -84,6 +84,26 @@ impl Index {
         })
     }
 
+    /// An empty index in memory, for when there is no room for one on disk.
+    pub(super) fn in_memory(layout: &Layout) -> Self {
+        Self {
+            engine: Engine::in_memory(),
+            layout: layout.clone(),
+            damaged: AtomicBool::new(false),
+            beside: false,
+        }
+    }
+
+    /// Whether it is nowhere but in memory.
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.engine.is_in_memory()
+    }
+
+    /// Has what `other` has in memory in place of what it had.
+    pub(super) fn become_memory(&self, other: &Self) {
+        self.engine.become_that(&other.engine);
+    }
+
     /// Has `other`, which was made beside this one, in place of what it had. `aside` moves the old
     /// files away.
     pub(super) fn become_that(
@@ -398,7 +418,7 @@ impl Index {
         if let Err(error) = self.engine.close() {
             self.mark_damaged(&error);
         }
-        if !*self.damaged.get_mut() && !self.beside {
+        if !*self.damaged.get_mut() && !self.beside && !self.is_in_memory() {
             seal::write(&self.layout);
             boot::forget(&self.layout);
         }

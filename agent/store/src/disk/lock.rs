@@ -34,8 +34,9 @@ impl DirLock {
         }
     }
 
-    /// Says who holds the lock, for those who come while it is held.
-    pub(super) fn announce(&mut self, layout: &Layout, role: &str) -> Result<(), FileError> {
+    /// Says who holds the lock, for those who come while it is held. On a full disk they are told
+    /// less.
+    pub(super) fn announce(&mut self, layout: &Layout, role: &str) {
         let role: String = role
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || " ._-".contains(*c))
@@ -43,7 +44,9 @@ impl DirLock {
             .collect();
         let text = format!("{{\"pid\":{},\"role\":\"{role}\"}}\n", std::process::id());
         let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
-        written.map_err(FileError::at(&layout.lock()))
+        if let Err(error) = written {
+            tracing::debug!(path = %layout.lock().display(), %error, "owner is not told to others");
+        }
     }
 }
 
@@ -85,7 +88,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         let mut first = DirLock::acquire(&layout).unwrap();
-        first.announce(&layout, "agent \"x\"\n").unwrap();
+        first.announce(&layout, "agent \"x\"\n");
         let Err(OpenError::InUse { holder, .. }) = DirLock::acquire(&layout) else {
             panic!("two processes hold one lock");
         };

@@ -43,12 +43,40 @@ struct Beside {
 }
 
 impl Inner {
-    /// Makes the index again if it has failed; says whether it had.
+    /// Makes the index again if it has failed; says whether it had. When that cannot be written, it
+    /// is made in memory, so that all that is here can be read, and an error says why.
     pub(super) fn mend(&self) -> Result<bool, StoreError> {
         let _one = self.mending();
-        if !self.index.is_damaged() && !self.index.is_broken() {
+        // Its own threads may have been refused something that shows only now; that marks it.
+        let healthy = self.index.persist().is_ok() && !self.index.is_damaged();
+        if healthy && !self.index.is_in_memory() {
             return Ok(false);
         }
+        let mended = self.mend_on_disk();
+        if mended.is_err() && self.index.is_broken() {
+            self.mend_in_memory()?;
+        }
+        mended
+    }
+
+    fn mend_in_memory(&self) -> Result<(), StoreError> {
+        // Nothing changes meanwhile, and nothing could be written anyway.
+        let mut catalog = self.catalog();
+        let beside = Beside {
+            index: Index::in_memory(&self.layout),
+            evidence: Evidence::default(),
+            upto: Position::default(),
+        };
+        catalog.touched = None;
+        add_files(&self.layout, &beside.index, &|| ControlFlow::Continue(())).map_err(failed)?;
+        let Beside { index, evidence, .. } = self.catch_up(&mut catalog, beside)?;
+        self.index.become_memory(&index);
+        catalog.evidence = evidence;
+        catalog.tally.recount();
+        Ok(())
+    }
+
+    fn mend_on_disk(&self) -> Result<bool, StoreError> {
         let beside = self.make_beside(&|| ControlFlow::Continue(()))?;
         if let Some(beside) = beside {
             let mut catalog = self.catalog();

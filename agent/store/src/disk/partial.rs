@@ -176,6 +176,7 @@ pub(super) struct Durable {
     path: PathBuf,
     /// `None` until it is known what an earlier arrival has left.
     log: Option<ChunkLog>,
+    synced: bool,
     removed: bool,
 }
 
@@ -204,7 +205,8 @@ impl Durable {
         };
         let places = arrival.places().clone();
         let (inner, removed) = (inner.clone(), false);
-        let mut durable = Self { inner, blob, places, file, path, log: None, removed };
+        let (log, synced) = (None, false);
+        let mut durable = Self { inner, blob, places, file, path, log, synced, removed };
         durable.resume(arrival)?;
         Ok(Some(durable))
     }
@@ -260,8 +262,18 @@ impl Durable {
         }
     }
 
+    /// Makes the bytes durable if the file is to replace another, which may be.
+    pub(super) fn prepare(&mut self, path: &Path) -> Result<(), FileError> {
+        if !self.synced && fs::exists(path).unwrap_or(true) {
+            self.file.sync_data().map_err(self.at())?;
+            self.synced = true;
+        }
+        Ok(())
+    }
+
     /// Gives the file its lasting name.
     pub(super) fn keep(&mut self, path: &Path) -> Result<(), FileError> {
+        self.prepare(path)?;
         fs::rename(&self.path, path).map_err(FileError::at(path))?;
         self.removed = true;
         Ok(())

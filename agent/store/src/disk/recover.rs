@@ -34,15 +34,47 @@ pub(super) struct Recovered {
     pub(super) evidence: Evidence<Location>,
 }
 
-/// Opens the index and brings it up to date.
+/// Opens the index and brings it up to date. When the system refuses to let it be written, it is made in
+/// memory: what is here can then be read all the same.
 pub(super) fn recover(layout: &Layout, quarantine: &Quarantine) -> Result<Recovered, OpenError> {
     let segments = Segments::new(layout.journal());
     boot::remove_unfinished(layout)?;
-    let index = match usable(layout, &segments)? {
-        Ok(index) => index,
-        Err(reason) => replace(layout, quarantine, &reason)?,
+    let opened = match usable(layout, &segments) {
+        Ok(Ok(index)) => Ok(index),
+        Ok(Err(reason)) => replace(layout, quarantine, &reason),
+        Err(error) => Err(error),
     };
-    boot::note(layout);
+    let filled = opened.and_then(|index| {
+        boot::note(layout);
+        fill(layout, &segments, index)
+    });
+    let (index, evidence, end) = match filled {
+        Ok(filled) => filled,
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), dir = %layout.index().display(),
+                "index cannot be written; it is kept in memory until it can");
+            fill(layout, &segments, Index::in_memory(layout))?
+        }
+    };
+    if !index.is_in_memory() {
+        remove_file(&layout.index_damaged())?;
+    }
+    let (tail, cut) = segments.tail(end)?;
+    if cut > 0 {
+        tracing::warn!(dir = %layout.journal().display(), bytes = cut, "torn end of the journal was cut");
+    }
+    if index.position() != Some(tail.position()) {
+        index.put_position(tail.position()).map_err(|error| index_error(layout, &error))?;
+    }
+    Ok(Recovered { index, segments, tail, evidence })
+}
+
+/// Adds to an index what it does not know of yet; says where the journal ends.
+fn fill(
+    layout: &Layout,
+    segments: &Segments,
+    index: Index,
+) -> Result<(Index, Evidence<Location>, Position), OpenError> {
     let going = || ControlFlow::Continue(());
     let from = match index.position() {
         Some(position) => position,
@@ -52,17 +84,15 @@ pub(super) fn recover(layout: &Layout, quarantine: &Quarantine) -> Result<Recove
         }
     };
     let mut evidence = index.evidence();
-    let added = add_journal(layout, &segments, &index, &mut evidence, from, &going)?;
-    let end = added.unwrap_or(from);
-    remove_file(&layout.index_damaged())?;
-    let (tail, cut) = segments.tail(end)?;
-    if cut > 0 {
-        tracing::warn!(dir = %layout.journal().display(), bytes = cut, "torn end of the journal was cut");
+    let added = add_journal(layout, segments, &index, &mut evidence, from, &going)?;
+    Ok((index, evidence, added.unwrap_or(from)))
+}
+
+fn chain(error: &OpenError) -> String {
+    match error {
+        OpenError::Io { path, source } => format!("`{}`: {source}", path.display()),
+        other => other.to_string(),
     }
-    if index.position() != Some(tail.position()) {
-        index.put_position(tail.position()).map_err(|error| index_error(layout, &error))?;
-    }
-    Ok(Recovered { index, segments, tail, evidence })
 }
 
 /// The index as it is, or why it cannot be used.

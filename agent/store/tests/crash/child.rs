@@ -54,6 +54,9 @@ fn child() {
     if mode == "refused" {
         return crate::faults::refused(&dir, seed, count, log);
     }
+    if mode == "full" {
+        return crate::full::on_a_small_disk(&dir);
+    }
     let store = DiskStore::open(&dir, "child").unwrap();
     for n in from..from.saturating_add(count) {
         writeln!(log, "begun {n}").unwrap();

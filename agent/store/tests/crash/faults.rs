@@ -17,6 +17,7 @@ use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Places where each kind of failure is tried in a run that nobody asked more of.
@@ -83,6 +84,48 @@ fn names(error: &str, dir: &Path) -> bool {
 
 fn ordered<'a>(dir: &'a Path, log: &'a Path, seed: u64) -> Orders<'a> {
     Orders { mode: "refused", dir, log, seed, from: 0, count: OPERATIONS }
+}
+
+#[test]
+fn a_migration_that_is_refused_anywhere_is_done_again() {
+    let place = tempfile::tempdir().unwrap();
+    let old = place.path().join("old");
+    let mut model = Model::default();
+    let store = DiskStore::open(&old, "test").unwrap();
+    for n in 0..OPERATIONS {
+        act(&store, op(3, n), n).unwrap();
+        model.done(op(3, n), n);
+    }
+    drop(store);
+    // As a killed process of format 1 leaves it.
+    fs::write(old.join("format"), "netbuild data 1\n").unwrap();
+    fs::remove_file(old.join("index.seal")).unwrap();
+    let (mut refusals, mut at) = (0, 1);
+    loop {
+        let dir = place.path().join(format!("at-{at}"));
+        assert!(Command::new("cp").arg("-r").args([&old, &dir]).status().unwrap().success());
+        let (log, off) = (place.path().join("log"), place.path().join(format!("off-{at}")));
+        let mut child =
+            Orders { mode: "run", dir: &dir, log: &log, seed: 3, from: 0, count: 0 }.command();
+        child.env("LD_PRELOAD", interposer()).env("NB_DIR", &dir).env(OFF, &off);
+        child
+            .env("NB_FAIL_AT", at.to_string())
+            .env("NB_ERRNO", Errno::IO.raw_os_error().to_string());
+        // It dies where it is refused, and the next one goes on.
+        let refused = !child.output().unwrap().status.success();
+        let store = DiskStore::open(&dir, "test").unwrap();
+        model.check(&store, &format!("refused at operation {at}"));
+        assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "netbuild data 2\n");
+        drop(store);
+        fs::remove_dir_all(&dir).unwrap();
+        if !refused && at > 12 {
+            break;
+        }
+        refusals += u64::from(refused);
+        at += 1;
+    }
+    println!("refused at {refusals} of {at} operations");
+    assert!(refusals > 4, "{refusals}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod common;
 
 mod child;
 mod faults;
+mod full;
 mod kill;
 mod power;
 mod script;
