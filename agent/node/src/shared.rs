@@ -5,6 +5,7 @@ mod following;
 mod log;
 mod probing;
 mod sending;
+mod tending;
 
 pub(crate) use sending::Drained;
 

@@ -119,6 +119,7 @@ impl Fetcher {
             let (fetcher, tier, ends) = (Arc::clone(self), Arc::clone(tier), stop.clone());
             let (sender, sent, sending) = (Arc::clone(self), Arc::clone(&tier), stop.clone());
             let handle = runtime.clone();
+            tasks.spawn(Arc::clone(&tier).tend(stop.clone()));
             tasks.spawn_blocking(move || runtime.block_on(fetcher.follow(&tier, &ends)));
             tasks.spawn_blocking(move || handle.block_on(sender.send(&sent, &sending)));
         }

@@ -113,13 +113,14 @@ impl S3Tier {
         let mut freed = 0;
         for segment in group {
             let path = self.bucket.segment(&segment.name);
-            // One that is gone was put together with others by somebody else.
-            if let Some(bytes) = self.bucket.get(TEND, &path, None).await? {
-                if bytes.len() as u64 != segment.size {
-                    continue;
+            match self.bucket.get(TEND, &path, None).await? {
+                Some(bytes) if bytes.len() as u64 != segment.size => continue,
+                Some(bytes) => {
+                    add(&mut pack, segment, &bytes, usage);
+                    freed += segment.size;
                 }
-                add(&mut pack, segment, &bytes, usage);
-                freed += segment.size;
+                // Somebody else put it together with others: whoever asks next has to look where.
+                None => self.state().refreshed = None,
             }
             gone.insert(segment.name.clone());
         }
