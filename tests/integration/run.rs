@@ -430,6 +430,9 @@ fn the_summary_has_the_documented_fields_and_no_others() {
         assert!(summary[time].as_f64().is_some_and(|seconds| seconds >= 0.0), "{text}");
         summary.as_object_mut().unwrap().remove(time);
     }
+    let path = summary.as_object_mut().unwrap().remove("critical_path").unwrap();
+    assert_eq!(path["tasks"], json!(["a"]), "{text}");
+    assert!(path["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0), "{text}");
     let expected = json!({
         "result": "success", "tasks": 2, "executed": 1, "failed": 0, "skipped": 0,
         "hits": {"disk": 1, "peer": 0, "redis": 0, "s3": 0}, "sources": {}, "bytes_fetched": 0});
