@@ -60,7 +60,7 @@ const WORKERS: usize = 2;
 const ENDING: Duration = Duration::from_secs(2);
 /// How many owners an operation may lose one after the other: commands that own the directory for
 /// a moment each. More is no accident.
-const MAX_OWNERS: usize = 8;
+const MAX_OWNERS: u32 = 8;
 
 /// A data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -336,6 +336,8 @@ impl Session {
                 Err(CacheError::Unreachable(why)) if lost < MAX_OWNERS => {
                     tracing::debug!(why, "looking for another owner of the data directory");
                     self.forget(&backend);
+                    // One that is ending may still take connections, only to drop them.
+                    std::thread::sleep(4 * POLL * lost);
                     lost += 1;
                 }
                 other => return other,
