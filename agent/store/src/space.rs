@@ -141,7 +141,7 @@ pub struct Evicted {
     pub bytes: u64,
     /// Number and bytes for each reason.
     pub reasons: BTreeMap<Why, (u64, u64)>,
-    /// The first [`MAX_NAMED_GONE`], in the order in which they went.
+    /// The first thousand, in the order in which they went.
     pub named: Vec<Removed>,
     /// Whether it was broken off.
     pub broken_off: bool,

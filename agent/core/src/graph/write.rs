@@ -7,7 +7,7 @@ use super::{
 use crate::key::{OutputDeclaration, OutputShape};
 
 impl Graph {
-    /// The graph as a file that loads as the same graph, in the layout of [`format`]: defaults,
+    /// The graph as a file that loads as the same graph, in the layout of [`format()`]: defaults,
     /// groups and tools are merged into the tasks, further names of tasks are left out.
     pub fn to_json(&self) -> String {
         let mut top = Object::default();
