@@ -120,6 +120,12 @@ pub(crate) struct RunArgs {
     /// After a failure, go on with what does not depend on it
     #[arg(short, long)]
     pub(crate) keep_going: bool,
+    /// Say what a run would do, and do nothing
+    #[arg(long, conflicts_with_all = ["summary", "keep_going"])]
+    pub(crate) dry_run: bool,
+    /// Run again whenever files change that tasks depend on, until interrupted
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) watch: bool,
     /// Write a summary of the run as JSON to a file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) summary: Option<PathBuf>,

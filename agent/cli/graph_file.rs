@@ -54,31 +54,39 @@ pub(crate) fn load(args: &GraphFileArgs) -> Result<Loaded, CliError> {
     Ok(loaded)
 }
 
-/// Loads a graph.
-pub(crate) fn load_quietly(args: &GraphFileArgs) -> Result<Loaded, CliError> {
+/// The workspace of a graph, told before the graph is read.
+pub(crate) fn root_of(args: &GraphFileArgs) -> Result<PathBuf, CliError> {
     let path = &args.graph;
     let format = format_of(path);
     if args.workspace.is_some() && format != Format::Ninja {
         let message = format!("the workspace of `{}` is its directory", path.display());
         return Err(CliError::wrong(message).hint("--workspace is for a build.ninja"));
     }
-    if format == Format::Graph {
-        let bytes = read(path)?;
-        let graph = graph::load(&bytes).map_err(|problems| CliError::graph(path, &problems))?;
-        return Ok(Loaded { graph, root: directory_of(path), notes: Vec::new() });
+    match format {
+        Format::Graph => Ok(directory_of(path)),
+        Format::Ninja => ninja_root(&full(path)?, args.workspace.as_deref()),
+        Format::Turbo => Ok(directory_of(&full(path)?)),
     }
-    let full = path.canonicalize().map_err(|error| unreadable(path, &error))?;
-    let text = text_of(&full)?;
-    let (Imported { graph, notes }, root) = match format {
-        Format::Ninja => {
-            let root = ninja_root(&full, args.workspace.as_deref())?;
-            (import::ninja::import(&Disk, &text, &text_of(&root)?)?, root)
+}
+
+/// Loads a graph.
+pub(crate) fn load_quietly(args: &GraphFileArgs) -> Result<Loaded, CliError> {
+    let root = root_of(args)?;
+    let path = &args.graph;
+    let Imported { graph, notes } = match format_of(path) {
+        Format::Graph => {
+            let graph = graph::load(&read(path)?);
+            let graph = graph.map_err(|problems| CliError::graph(path, &problems))?;
+            Imported { graph, notes: Vec::new() }
         }
-        Format::Turbo | Format::Graph => {
-            (import::turbo::import(&Disk, &text)?, directory_of(&full))
-        }
+        Format::Ninja => import::ninja::import(&Disk, &text_of(&full(path)?)?, &text_of(&root)?)?,
+        Format::Turbo => import::turbo::import(&Disk, &text_of(&full(path)?)?)?,
     };
     Ok(Loaded { graph, root, notes })
+}
+
+fn full(path: &Path) -> Result<PathBuf, CliError> {
+    path.canonicalize().map_err(|error| unreadable(path, &error))
 }
 
 /// Reads a graph file, of which no more is read than can be good.

@@ -16,6 +16,8 @@ pub struct Command {
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
     /// Absolute path of the working directory.
     pub working_dir: Vec<u8>,
+    /// The named pipe of a jobserver that the command is to inherit, open.
+    pub jobserver: Option<Vec<u8>>,
 }
 
 /// What the runner may ask of a supervisor whose command runs.

@@ -13,6 +13,7 @@ use netbuild_core::{
     record::Output,
     tree::Entry,
 };
+use std::sync::Arc;
 
 /// First bytes of the file; the number is the format's.
 const MAGIC: &[u8; 16] = b"netbuild state 4";
@@ -61,7 +62,7 @@ pub struct TaskState {
     /// Its outputs.
     pub outputs: Vec<Output>,
     /// Every file, link and directory of its outputs, with paths relative to the workspace.
-    pub entries: Vec<(Vec<u8>, Entry)>,
+    pub entries: Arc<Vec<(Vec<u8>, Entry)>>,
     /// Inputs that its command named in its dep file, as paths relative to the workspace.
     pub discovered: Vec<Vec<u8>>,
 }
@@ -115,7 +116,10 @@ impl State {
             cache: task.cache.0,
             duration_ms: task.duration_ms,
             outputs: task.outputs.iter().map(output_to_wire).collect(),
-            entries: task.entries.into_iter().map(|(p, e)| (p, EntryV1::from(e))).collect(),
+            entries: Arc::unwrap_or_clone(task.entries)
+                .into_iter()
+                .map(|(p, e)| (p, EntryV1::from(e)))
+                .collect(),
             discovered: task.discovered,
         };
         let body = codec::encode(&StateV1 {
@@ -142,7 +146,8 @@ impl State {
             (path, FileState { stamp, hashed_at_ns, digest: digest.into() })
         };
         let task = |task: TaskV1| {
-            let entries = task.entries.into_iter().map(|(p, e)| (p, Entry::from(e))).collect();
+            let entries = task.entries.into_iter().map(|(p, e)| (p, Entry::from(e)));
+            let entries = Arc::new(entries.collect());
             let outputs = task.outputs.into_iter().map(output_from_wire);
             let outputs = outputs.collect::<Result<_, _>>()?;
             let (key, cache) = (ActionKey(task.key), Hash(task.cache));
@@ -176,7 +181,7 @@ mod tests {
                     cache: Hash([9; 32]),
                     duration_ms: 10,
                     outputs: vec![Output { path: b"d".to_vec(), kind: OutputKind::Absent }],
-                    entries: vec![(b"d/e".to_vec(), entry)],
+                    entries: vec![(b"d/e".to_vec(), entry)].into(),
                     discovered: vec![b"x.h".to_vec()],
                 },
             )],

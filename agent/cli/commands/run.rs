@@ -1,5 +1,7 @@
 //! `netbuild run`.
 
+mod watch;
+
 use crate::{
     args::RunArgs,
     errors::{CliError, EXIT_FAILED},
@@ -8,15 +10,23 @@ use crate::{
     recorder::Recorder,
     settings,
 };
-use netbuild_node::{Session, config::Flags};
-use netbuild_runner::{Cancel, Event, Observer, Options, Summary};
+use netbuild_core::{
+    digest::Hash,
+    graph::{Graph, TaskId},
+};
+use netbuild_node::{
+    Session,
+    config::{Flags, Settings},
+};
+use netbuild_runner::{Cancel, Event, Memory, Observer, Options, Prediction, Summary};
 use serde_json::json;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::{Handle, Signals},
 };
 use std::{
-    path::Path,
+    mem::ManuallyDrop,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -24,13 +34,57 @@ use std::{
     },
     time::Duration,
 };
+use watch::Watch;
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let jobs = args.jobs.map(|jobs| jobs as usize);
     let settings = settings(&Flags { jobs, ..args.common.flags() })?;
-    let Loaded { graph, root, .. } = graph_file::load(&args.graph)?;
-    let targets = graph_file::targets(&graph, &args.tasks)?;
     let session = super::session(&settings)?;
+    if args.dry_run {
+        let memory = Memory::recall(&graph_file::root_of(&args.graph)?);
+        let (loaded, targets) = graph_and_targets(args)?;
+        let (executable, id) = (executable()?, || session.id());
+        let options = options(args, memory, &loaded, targets, 1, executable, &id);
+        return dry_run(&loaded.graph, netbuild_runner::predict(options)?, args.json);
+    }
+    let cancel = Arc::new(Cancel::default());
+    let signals = Stopper::start(Arc::clone(&cancel))?;
+    let ended = match args.watch {
+        true => again_and_again(args, &settings, &session, &cancel).map(|()| true),
+        false => graph_file::root_of(&args.graph).and_then(|root| {
+            let memory = Memory::recall(&root);
+            let (loaded, targets) = graph_and_targets(args)?;
+            // The process ends after it, which is quicker than to take a large graph apart.
+            let loaded = ManuallyDrop::new(loaded);
+            once(args, &settings, &session, memory, &loaded, targets, &cancel)
+        }),
+    };
+    let signal = signals.stop();
+    Ok(match (signal, ended?) {
+        // As a shell says that a signal ended a program.
+        (Some(signal), _) => ExitCode::from(128 + signal as u8),
+        (None, true) => ExitCode::SUCCESS,
+        (None, false) => ExitCode::from(EXIT_FAILED),
+    })
+}
+
+fn graph_and_targets(args: &RunArgs) -> Result<(Loaded, Vec<TaskId>), CliError> {
+    let loaded = graph_file::load(&args.graph)?;
+    let targets = graph_file::targets(&loaded.graph, &args.tasks)?;
+    Ok((loaded, targets))
+}
+
+/// Runs a graph; whether all of it did well.
+fn once(
+    args: &RunArgs,
+    settings: &Settings,
+    session: &Session,
+    memory: Memory,
+    loaded: &Loaded,
+    targets: Vec<TaskId>,
+    cancel: &Cancel,
+) -> Result<bool, CliError> {
+    let graph = &loaded.graph;
     let detail = match (args.quiet, args.verbose) {
         (true, _) => Detail::Quiet,
         (_, true) => Detail::Verbose,
@@ -38,29 +92,18 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     };
     let commands =
         graph.closure(&targets).iter().filter(|id| graph[**id].command.is_some()).count();
-    let recorder = Recorder::start(&graph, args.json_events.as_deref())?;
+    let recorder = Recorder::start(graph, args.json_events.as_deref())?;
     let seeing = Seeing { recorder, progress: Progress::new(detail, commands) };
-    let cancel = Arc::new(Cancel::default());
-    let signals = Stopper::start(Arc::clone(&cancel))?;
     let limit = graph.max_parallel().map_or(usize::MAX, |most| most as usize);
-    let options = Options {
-        root,
-        graph: &graph,
-        targets,
-        jobs: settings.jobs.get().min(limit),
-        keep_going: args.keep_going,
-        caller: std::env::vars_os().collect(),
-        executable: std::env::current_exe()
-            .map_err(|error| CliError::io("find", Path::new("netbuild"), &error))?,
-        cache_id: &|| session.id(),
-    };
-    let summary = netbuild_runner::run(options, &session, &seeing, &cancel)?;
+    let (jobs, executable) = (settings.jobs.get().min(limit), executable()?);
+    let id = || session.id();
+    let options = options(args, memory, loaded, targets, jobs, executable, &id);
+    let summary = netbuild_runner::run(options, session, &seeing, cancel)?;
     let Seeing { recorder, progress } = seeing;
-    let (critical, long) = longest(&graph, &|id| recorder.took(id));
+    let (critical, long) = longest(graph, &|id| recorder.took(id));
     progress.finish(&summary, &critical, long);
-    let signal = signals.stop();
-    if signal.is_none() {
-        finish(&session);
+    if !cancel.is_requested() {
+        finish(session);
     }
     let mut json = to_json(&summary);
     json["critical_path"] = json!({
@@ -75,12 +118,116 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         std::fs::write(path, format!("{json}\n"))
             .map_err(|error| CliError::io("write the summary to", path, &error))?;
     }
-    Ok(match signal {
-        // As a shell says that a signal ended a program.
-        Some(signal) => ExitCode::from(128 + signal as u8),
-        None if summary.is_success() => ExitCode::SUCCESS,
-        None => ExitCode::from(EXIT_FAILED),
-    })
+    Ok(summary.is_success())
+}
+
+/// Runs a graph, and again whenever what it depends on has changed, until that is cancelled.
+fn again_and_again(
+    args: &RunArgs,
+    settings: &Settings,
+    session: &Session,
+    cancel: &Cancel,
+) -> Result<(), CliError> {
+    let root = graph_file::root_of(&args.graph)?;
+    let watch = Watch::start(&root)?;
+    let file = watch.relative(&args.graph.graph);
+    let mut is_repeated = false;
+    while !cancel.is_requested() {
+        let memory = Memory::recall(&root);
+        let (loaded, targets) = match graph_and_targets(args) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                // It is told, and tried again when something has changed.
+                error.print("netbuild");
+                watch.wait(cancel);
+                watch.settled();
+                continue;
+            }
+        };
+        let graph = &loaded.graph;
+        let tasks = graph.closure(&targets);
+        once(args, settings, session, memory, &loaded, targets, cancel)?;
+        // What changed during the run may have been too late for it; but a task that writes what it reads
+        // must not keep it going.
+        let concerns = watch.settled().concern(graph, &tasks, file.as_deref());
+        is_repeated = concerns && !is_repeated;
+        if is_repeated {
+            continue;
+        }
+        // What a dep file names may be any file.
+        let undeclared = tasks.iter().map(|id| &graph[*id]).any(|task| {
+            task.command.is_some() && (task.inputs.is_none() || task.dep_file.is_some())
+        });
+        while watch.wait(cancel) {
+            let changes = watch.settled();
+            if changes.concern(graph, &tasks, file.as_deref())
+                || undeclared && changes.are_foreign(graph, &tasks)
+            {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn options<'a>(
+    args: &RunArgs,
+    memory: Memory,
+    loaded: &'a Loaded,
+    targets: Vec<TaskId>,
+    jobs: usize,
+    executable: PathBuf,
+    cache_id: &'a (dyn Fn() -> Hash + Sync),
+) -> Options<'a> {
+    Options {
+        root: loaded.root.clone(),
+        memory,
+        graph: &loaded.graph,
+        targets,
+        jobs,
+        keep_going: args.keep_going,
+        caller: std::env::vars_os().collect(),
+        executable,
+        cache_id,
+    }
+}
+
+fn executable() -> Result<PathBuf, CliError> {
+    std::env::current_exe().map_err(|error| CliError::io("find", Path::new("netbuild"), &error))
+}
+
+/// Prints what a run would do.
+fn dry_run(
+    graph: &Graph,
+    predictions: Vec<(TaskId, Prediction)>,
+    as_json: bool,
+) -> Result<ExitCode, CliError> {
+    let rows = predictions.into_iter().map(|(id, prediction)| {
+        let (word, why) = match prediction {
+            Prediction::UpToDate => ("up to date", String::new()),
+            Prediction::Stale(why) => ("would be restored or run", why),
+            Prediction::Runs => ("would run", "it is never cached".into()),
+            Prediction::DependsOn(task) => {
+                ("may run", format!("that depends on what `{}` makes", graph[task].name))
+            }
+            Prediction::Skipped(why) => ("would be skipped", why),
+            Prediction::Fails(why) => ("would fail", why),
+        };
+        (graph[id].name.as_str(), word, why)
+    });
+    if as_json {
+        let rows: Vec<_> = rows
+            .map(|(task, would, why)| json!({"task": task, "would": would, "why": why}))
+            .collect();
+        super::print_json(&json!(rows));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines = rows.map(|(task, would, why)| match why.is_empty() {
+        true => format!("{task}: {would}\n"),
+        false => format!("{task}: {would}: {why}\n"),
+    });
+    super::print(&lines.collect::<String>());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Gives the tiers a moment to get the results, and says what they still lack.

@@ -24,10 +24,12 @@ impl Encoder {
 
     /// Appends a tag and `E` of what `fill` encodes.
     pub(crate) fn field(&mut self, tag: u8, fill: impl FnOnce(&mut Self)) {
-        let mut value = Self::default();
-        fill(&mut value);
         self.byte(tag);
-        self.bytes(&value.0);
+        let start = self.0.len();
+        self.count(0);
+        fill(self);
+        let len = (self.0.len() - start - size_of::<u64>()) as u64;
+        self.0[start..start + size_of::<u64>()].copy_from_slice(&len.to_le_bytes());
     }
 
     /// What was encoded.

@@ -3,7 +3,7 @@
 //! The caller asks [`Schedule::poll_ready`] for tasks as long as it has a free slot, runs them, and
 //! reports each with [`Schedule::finish`], until [`Schedule::is_done`].
 
-use crate::graph::{DependencyKind, Graph, TaskId};
+use crate::graph::{DependencyKind, Graph, PoolId, TaskId};
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
@@ -21,9 +21,10 @@ pub enum Outcome {
 }
 
 /// What a failure means for tasks that do not depend on it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OnFailure {
     /// Start nothing new.
+    #[default]
     Stop,
     /// Run all that can still run.
     KeepGoing,
@@ -71,35 +72,69 @@ struct Entry {
     /// The task of another platform whose data it needs. It is skipped once its turn comes, so
     /// that what waits for it also waits for all that it waits for.
     lacks: Option<TaskId>,
+    /// Slots that it takes of the jobs.
+    weight: u32,
+    pool: Option<PoolId>,
     dependents: Vec<(u32, DependencyKind)>,
+}
+
+/// Tasks that are ready, by rank.
+type Ready = BinaryHeap<(Rank, u32)>;
+
+/// A pool of the graph in this run.
+#[derive(Clone, Debug)]
+struct Pool {
+    depth: u32,
+    free: u32,
+    /// Tasks of the pool that are ready, and those only.
+    ready: Ready,
 }
 
 /// The order in which ready tasks are handed out, greatest first.
 type Rank = (u64, i32, Reverse<TaskId>);
 
-/// The state of one run.
-#[derive(Clone, Debug)]
+/// The state of one run; by default of one without tasks.
+#[derive(Clone, Debug, Default)]
 pub struct Schedule {
     entries: Vec<Entry>,
     /// The entry of each task of the graph.
     places: Vec<Option<u32>>,
     ranks: Vec<Rank>,
-    ready: BinaryHeap<(Rank, u32)>,
+    /// Tasks of no pool that are ready.
+    ready: Ready,
+    pools: Vec<Pool>,
+    /// Slots of the jobs that nothing takes.
+    free: u32,
     on_failure: OnFailure,
     counts: Counts,
 }
 
+impl Pool {
+    fn new(depth: u32) -> Self {
+        let depth = depth.max(1);
+        Self { depth, free: depth, ready: BinaryHeap::new() }
+    }
+
+    /// Slots of the pool that a task of this weight takes: one that is heavier than the pool takes all.
+    fn weight(&self, weight: u32) -> u32 {
+        weight.min(self.depth)
+    }
+}
+
 impl Schedule {
-    /// Schedules `targets` and all that they need. `cost` is the expected time of a task in
-    /// milliseconds. Among tasks that are ready the one with the longest expected path to an end
+    /// Schedules `targets` and all that they need, with `jobs` slots, at least 1: most weight of tasks
+    /// that run at once. `cost` is the expected time of a task in milliseconds. Among tasks that are ready the one with the longest expected path to an end
     /// of the build goes first; then the one of higher priority; then the one that stands first in
-    /// the file.
+    /// the file. One for which there are not enough slots waits for them, and all behind it wait
+    /// too, or it might wait for ever; one whose pool is full is passed over.
     pub fn new(
         graph: &Graph,
         targets: &[TaskId],
         on_failure: OnFailure,
+        jobs: u32,
         cost: impl Fn(TaskId) -> u64,
     ) -> Self {
+        let jobs = jobs.max(1);
         let order = graph.closure(targets);
         let mut places = vec![None; graph.tasks().len()];
         let mut entries: Vec<Entry> = Vec::with_capacity(order.len());
@@ -118,6 +153,8 @@ impl Schedule {
                 state: State::Waiting,
                 pending: deps.len() as u32,
                 lacks: None,
+                weight: graph[task].weight.clamp(1, jobs),
+                pool: graph[task].pool,
                 dependents: Vec::new(),
             });
         }
@@ -127,6 +164,8 @@ impl Schedule {
             entries,
             places,
             ready: BinaryHeap::new(),
+            pools: graph.pools().iter().map(|pool| Pool::new(pool.depth)).collect(),
+            free: jobs,
             on_failure,
             counts,
         };
@@ -143,8 +182,22 @@ impl Schedule {
         if self.is_stopped() {
             return None;
         }
-        let (_, place) = self.ready.pop()?;
+        let first = self.ready.peek().map(|first| (*first, None));
+        let of_pools = self.pools.iter().enumerate().filter_map(|(index, pool)| {
+            let first = *pool.ready.peek()?;
+            let fits = pool.weight(self.entries[first.1 as usize].weight) <= pool.free;
+            fits.then_some((first, Some(index)))
+        });
+        let ((_, place), pool) = first.into_iter().chain(of_pools).max()?;
         let entry = &mut self.entries[place as usize];
+        self.free = self.free.checked_sub(entry.weight)?;
+        match pool.map(|index| &mut self.pools[index]) {
+            Some(pool) => {
+                pool.free -= pool.weight(entry.weight);
+                pool.ready.pop();
+            }
+            None => drop(self.ready.pop()),
+        }
         entry.state = State::Running;
         self.counts.waiting -= 1;
         self.counts.running += 1;
@@ -160,6 +213,12 @@ impl Schedule {
             return Vec::new();
         };
         self.counts.running -= 1;
+        let entry = &self.entries[place as usize];
+        self.free += entry.weight;
+        if let Some(pool) = entry.pool {
+            let pool = &mut self.pools[pool.index()];
+            pool.free += pool.weight(entry.weight);
+        }
         *match outcome {
             Outcome::Succeeded => &mut self.counts.succeeded,
             Outcome::Failed => &mut self.counts.failed,
@@ -205,7 +264,9 @@ impl Schedule {
     /// Whether nothing is running and nothing more will start. Tasks that were ready when another
     /// one failed may still be counted as waiting then.
     pub fn is_done(&self) -> bool {
-        self.counts.running == 0 && (self.ready.is_empty() || self.is_stopped())
+        let nothing_ready =
+            || self.ready.is_empty() && self.pools.iter().all(|pool| pool.ready.is_empty());
+        self.counts.running == 0 && (self.is_stopped() || nothing_ready())
     }
 
     /// How far the run is.
@@ -218,8 +279,13 @@ impl Schedule {
     }
 
     fn make_ready(&mut self, place: u32) {
-        self.entries[place as usize].state = State::Ready;
-        self.ready.push((self.ranks[place as usize], place));
+        let entry = &mut self.entries[place as usize];
+        entry.state = State::Ready;
+        let ready = match entry.pool {
+            Some(pool) => &mut self.pools[pool.index()].ready,
+            None => &mut self.ready,
+        };
+        ready.push((self.ranks[place as usize], place));
     }
 }
 
@@ -246,7 +312,7 @@ mod tests {
     }
 
     fn schedule(graph: &Graph, on_failure: OnFailure) -> Schedule {
-        Schedule::new(graph, graph.default_targets(), on_failure, |_| 1)
+        Schedule::new(graph, graph.default_targets(), on_failure, 1000, |_| 1)
     }
 
     fn names(graph: &Graph, tasks: impl IntoIterator<Item = TaskId>) -> Vec<&str> {
@@ -281,8 +347,41 @@ mod tests {
         let graph = graph(r#""cheap": {"command": "x"}, "dear": {"command": "x"}"#);
         let dear = graph.find("dear").unwrap();
         let cost = |task| if task == dear { u64::MAX } else { 1 };
-        let mut schedule = Schedule::new(&graph, graph.default_targets(), OnFailure::Stop, cost);
+        let mut schedule = Schedule::new(&graph, graph.default_targets(), OnFailure::Stop, 9, cost);
         assert_eq!(schedule.poll_ready(), Some(dear));
+    }
+
+    /// What starts when as much as can run has been started, one finishing after the other.
+    fn rounds(graph: &Graph, jobs: u32) -> Vec<String> {
+        let targets = graph.default_targets();
+        let mut schedule = Schedule::new(graph, targets, OnFailure::Stop, jobs, |_| 1);
+        let (mut running, mut rounds) = (VecDeque::new(), Vec::new());
+        while !schedule.is_done() {
+            let started: Vec<_> = std::iter::from_fn(|| schedule.poll_ready()).collect();
+            rounds.push(names(graph, started.iter().copied()).join(" "));
+            running.extend(started);
+            let ended = running.pop_front().expect("something runs");
+            schedule.finish(ended, Outcome::Succeeded);
+        }
+        assert_eq!((schedule.free, schedule.counts.running), (jobs, 0));
+        rounds
+    }
+
+    #[test]
+    fn a_full_pool_is_passed_over_and_missing_slots_are_waited_for() {
+        let graph = load(
+            br#"{"pools": {"link": 1}, "tasks": {
+                "l1": {"command": "x", "pool": "link"}, "l2": {"command": "x", "pool": "link"},
+                "c1": {"command": "x"}, "heavy": {"command": "x", "weight": 2},
+                "c2": {"command": "x"}, "huge": {"command": "x", "weight": 99}}}"#,
+        )
+        .unwrap();
+        // `l2` waits for `l1` only, `heavy` for two slots and `huge` for all of them.
+        assert_eq!(
+            rounds(&graph, 3),
+            ["l1 c1", "l2", "heavy", "", "c2", "", "huge"].map(str::to_owned)
+        );
+        assert_eq!(rounds(&graph, 1), ["l1", "l2", "c1", "heavy", "c2", "huge"].map(str::to_owned));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) fn add(
     inputs: &mut Inputs,
 ) -> Result<(), InputError> {
     for path in paths {
-        match inputs::add_path(&run.workspace.files, inputs, path.clone()) {
+        match inputs::add_path(&run.workspace.files, inputs, path) {
             Ok(()) | Err(FileError::Missing(_)) => {}
             Err(error) => return Err(error.into()),
         }

@@ -48,6 +48,11 @@ impl Caller {
         self.0.get(OsStr::new(name)).map(|value| value.as_bytes().to_vec())
     }
 
+    /// Where programs are.
+    pub(crate) fn path(&self) -> Option<Vec<u8>> {
+        self.get("PATH")
+    }
+
     /// The environment of a task.
     pub(crate) fn environment(&self, task: &Task) -> Environment {
         let mut keyed: BTreeMap<String, String> =

@@ -60,6 +60,14 @@ pub enum Event<'a> {
     },
 }
 
+/// Shows nothing.
+#[derive(Debug)]
+pub(crate) struct Nobody;
+
+impl Observer for Nobody {
+    fn event(&self, _: Event<'_>) {}
+}
+
 /// Shows events. Called from several threads.
 pub trait Observer: Send + Sync + fmt::Debug {
     /// Takes an event.

@@ -10,11 +10,13 @@ use netbuild_core::{
     tree::Entry,
 };
 use netbuild_proto::workspace::{FileState, Stamp};
+use rustix::fs::{AtFlags, FileType, Stat};
 use std::{
     collections::HashMap,
     ffi::OsStr,
     fs::{File, Metadata, OpenOptions},
     io::{self, Read as _},
+    os::fd::OwnedFd,
     os::unix::{
         ffi::OsStrExt as _,
         fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -73,6 +75,7 @@ pub(crate) struct Seen {
 #[derive(Debug)]
 pub(crate) struct FileTable {
     root: PathBuf,
+    directory: OwnedFd,
     known: Mutex<HashMap<Vec<u8>, FileState>>,
     changed: AtomicBool,
 }
@@ -85,12 +88,13 @@ pub(crate) struct Scanned {
 }
 
 impl FileTable {
-    pub(crate) fn new(root: &Path, known: Vec<(Vec<u8>, FileState)>) -> Self {
-        Self {
+    pub(crate) fn new(root: &Path, known: Vec<(Vec<u8>, FileState)>) -> io::Result<Self> {
+        Ok(Self {
+            directory: File::open(root)?.into(),
             root: root.to_owned(),
             known: Mutex::new(known.into_iter().collect()),
             changed: AtomicBool::new(false),
-        }
+        })
     }
 
     /// What is known, to be remembered.
@@ -119,16 +123,19 @@ impl FileTable {
 
     /// What stands at `path`; links are not followed.
     pub(crate) fn see(&self, path: &[u8]) -> Result<Seen, FileError> {
-        let absolute = self.absolute(path);
-        let metadata =
-            absolute.symlink_metadata().map_err(|error| FileError::from_io(&absolute, error))?;
-        if metadata.is_file() {
-            let stamp = stamp_of(&metadata);
+        // From the directory on, and without `Metadata`: this is most of what a run without work does.
+        let stat = rustix::fs::statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| FileError::from_io(&self.absolute(path), error.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            let stamp = stamp_of_stat(&stat);
             let trusted = self.known().get(path).filter(|known| is_trusted(known, &stamp)).copied();
             if let Some(known) = trusted {
                 return Ok(Seen { entry: file_entry(known.digest, &stamp), stamp });
             }
         }
+        let absolute = self.absolute(path);
+        let metadata =
+            absolute.symlink_metadata().map_err(|error| FileError::from_io(&absolute, error))?;
         Ok(self.read(path, &absolute, &metadata, None)?.seen)
     }
 
@@ -230,6 +237,20 @@ fn digest_of(mut file: &File, needle: Option<&Finder<'_>>) -> io::Result<(Digest
     }
 }
 
+fn stamp_of_stat(stat: &Stat) -> Stamp {
+    let nanoseconds =
+        |seconds: i64, rest: u64| seconds.saturating_mul(1_000_000_000).saturating_add(rest as i64);
+    Stamp {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+        size: stat.st_size as u64,
+        mtime_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+        ctime_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+        mode: stat.st_mode,
+        nlink: stat.st_nlink,
+    }
+}
+
 /// The stamp of a file or a link.
 pub(crate) fn stamp_of(metadata: &Metadata) -> Stamp {
     let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000) + rest;
@@ -275,7 +296,7 @@ mod tests {
 
     fn table() -> (tempfile::TempDir, FileTable) {
         let dir = tempfile::tempdir().unwrap();
-        let table = FileTable::new(dir.path(), Vec::new());
+        let table = FileTable::new(dir.path(), Vec::new()).unwrap();
         (dir, table)
     }
 

@@ -101,13 +101,13 @@ pub(crate) fn unmatched<'p>(
 pub(crate) fn add_path(
     table: &FileTable,
     inputs: &mut Inputs,
-    path: Vec<u8>,
+    path: &[u8],
 ) -> Result<(), FileError> {
-    if inputs.contains_key(&path) {
+    if inputs.contains_key(path) {
         return Ok(());
     }
-    let seen = table.see(&path)?;
-    add(table, inputs, path, seen)
+    let seen = table.see(path)?;
+    add(table, inputs, path.to_vec(), seen)
 }
 
 /// Adds an input. A link counts with what it leads to: its text alone would miss an edit there.

@@ -11,16 +11,21 @@
 compile_error!("the runner needs openat2, pidfd and subreapers of Linux");
 
 mod beneath;
+mod descriptors;
 mod discovered;
 mod environment;
 mod event;
 mod files;
 mod inputs;
+mod jobserver;
+mod locks;
 mod masking;
 mod outputs;
+mod predict;
 mod process;
 mod restore;
 mod run;
+mod service;
 mod summary;
 mod supervisor;
 mod task;
@@ -29,9 +34,10 @@ mod workspace;
 
 pub use environment::Caller;
 pub use event::{Ended, Event, Observer};
+pub use predict::{Prediction, predict};
 pub use process::Cancel;
 pub use run::{Options, run};
 pub use summary::{Hits, Summary};
 pub use supervisor::{SPAWN_COMMAND, spawner_main};
 pub use task::NO_CACHE;
-pub use workspace::{DIRECTORY, WorkspaceError};
+pub use workspace::{DIRECTORY, Memory, WorkspaceError};

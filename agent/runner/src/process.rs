@@ -1,10 +1,7 @@
 //! The runner's side of running a command: start it under a supervisor, read what it prints, wait,
 //! and stop it on a time-out or a cancellation.
 
-use crate::{
-    masking::Masker,
-    supervisor::{DESCRIPTORS, SPAWN_COMMAND},
-};
+use crate::{descriptors::Sender, masking::Masker, service::Ear, supervisor::SPAWN_COMMAND};
 use netbuild_proto::{
     log::{Log, Stream},
     spawn::{Command, Exit, Signal},
@@ -12,20 +9,18 @@ use netbuild_proto::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
     pipe::{PipeFlags, pipe_with},
 };
 use std::{
     fmt,
-    io::{self, IoSlice},
-    mem::MaybeUninit,
+    io::{self, Write as _},
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     process::{Child, Stdio},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::{Duration, Instant},
@@ -55,7 +50,7 @@ impl Cancel {
         self.0.load(Ordering::SeqCst) > 0
     }
 
-    fn is_hard(&self) -> bool {
+    pub(crate) fn is_hard(&self) -> bool {
         self.0.load(Ordering::SeqCst) > 1
     }
 }
@@ -93,23 +88,26 @@ impl fmt::Display for Ending {
     }
 }
 
-/// Starts commands through one helper process. Used from several threads.
+/// Starts commands through one helper process and the supervisors that it forks. Used from
+/// several threads.
 #[derive(Debug)]
 pub(crate) struct Spawner {
-    socket: Mutex<UnixStream>,
+    socket: UnixStream,
     child: Mutex<Child>,
+    /// Control sockets of supervisors that have nothing to do.
+    idle: Mutex<Vec<UnixStream>>,
 }
 
 impl Spawner {
     /// Starts the helper: `executable` must call `spawner_main` when its first argument says so.
     pub(crate) fn start(executable: &std::path::Path) -> io::Result<Self> {
-        let (ours, theirs) = UnixStream::pair()?;
+        let (socket, theirs) = UnixStream::pair()?;
         let child = std::process::Command::new(executable)
             .arg(SPAWN_COMMAND)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
-        Ok(Self { socket: Mutex::new(ours), child: Mutex::new(child) })
+        Ok(Self { socket, child: Mutex::new(child), idle: Mutex::default() })
     }
 
     /// Runs a command to its end. The values of `secrets` do not show in its log.
@@ -120,50 +118,71 @@ impl Spawner {
         cancel: &Cancel,
         secrets: &[Vec<u8>],
     ) -> io::Result<Finished> {
-        let (control, their_control) = UnixStream::pair()?;
+        let mut running = self.begin(command, secrets, Sink::Log(Log::default()))?;
+        running.deadline = timeout.map(|timeout| running.started + timeout);
+        let (finished, control) = running.wait(cancel)?;
+        self.idle().extend(control);
+        Ok(finished)
+    }
+
+    /// Starts a command, of which somebody else has to wait for the end.
+    pub(crate) fn begin(
+        &self,
+        command: &Command,
+        secrets: &[Vec<u8>],
+        sink: Sink,
+    ) -> io::Result<Running> {
         let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, their_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
-        self.hand_over([their_control.as_fd(), their_stdout.as_fd(), their_stderr.as_fd()])?;
-        drop((their_control, their_stdout, their_stderr));
-        command.write(&mut &control)?;
-        let started = Instant::now();
+        let control = self.hand_over(command, [their_stdout.as_fd(), their_stderr.as_fd()])?;
+        drop((their_stdout, their_stderr));
         let program = command.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
-        let running = Running {
+        Ok(Running {
             program: program.unwrap_or_default(),
             control,
             pipes: [(Stream::Stdout, stdout), (Stream::Stderr, stderr)].map(|(stream, pipe)| {
                 Pipe { stream, open: Some(pipe), masker: Masker::new(secrets) }
             }),
-            log: Log::default(),
-            started,
-            deadline: timeout.map(|timeout| started + timeout),
+            sink,
+            started: Instant::now(),
+            deadline: None,
             stopping: None,
-        };
-        running.wait(cancel)
+        })
     }
 
-    fn hand_over(&self, descriptors: [BorrowedFd<'_>; DESCRIPTORS]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Gives a command to a supervisor that has nothing to do; its control socket.
+    fn hand_over(&self, command: &Command, printed: [BorrowedFd<'_>; 2]) -> io::Result<UnixStream> {
         loop {
-            let byte = [IoSlice::new(&[1])];
-            let sent = rustix::net::sendmsg(&*socket, &byte, &mut ancillary, SendFlags::NOSIGNAL);
-            match sent {
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-                Ok(_) => return Ok(()),
+            let idle = self.idle().pop();
+            let is_new = idle.is_none();
+            let control = idle.map_or_else(|| self.supervisor(), Ok)?;
+            match command.write(&mut Sender::new(&control, &printed)) {
+                Ok(()) => return Ok(control),
+                // Somebody killed it while it had nothing to do.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !is_new => {}
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<UnixStream>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes another supervisor; its control socket.
+    fn supervisor(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        Sender::new(&self.socket, &[theirs.as_fd()]).write_all(&[1])?;
+        Ok(ours)
     }
 }
 
 impl Drop for Spawner {
     fn drop(&mut self) {
-        let socket = self.socket.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // The helper ends when it reads the end of the stream; nothing can be done if it is gone.
-        drop(socket.shutdown(std::net::Shutdown::Both));
+        // Supervisors end with their sockets, and the helper when it reads the end of its own; nothing
+        // can be done if it is gone.
+        self.idle.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        drop(self.socket.shutdown(std::net::Shutdown::Both));
         drop(self.child.get_mut().unwrap_or_else(PoisonError::into_inner).wait());
     }
 }
@@ -185,19 +204,49 @@ struct Pipe {
     masker: Masker,
 }
 
+/// Who takes what a command prints.
 #[derive(Debug)]
-struct Running {
+pub(crate) enum Sink {
+    /// The log of a task.
+    Log(Log),
+    /// Whoever listens to a service.
+    Ear(Arc<Ear>),
+}
+
+impl Sink {
+    fn take(&mut self, at_ms: u32, stream: Stream, bytes: &[u8]) {
+        match self {
+            _ if bytes.is_empty() => {}
+            Self::Log(log) => log.push(at_ms, stream, bytes),
+            Self::Ear(ear) => ear.hear(bytes),
+        }
+    }
+
+    /// The signal that asks a command to end: a task is interrupted, a service was not to end by itself.
+    fn polite(&self) -> Signal {
+        match self {
+            Self::Log(_) => Signal::Interrupt,
+            Self::Ear(_) => Signal::Terminate,
+        }
+    }
+}
+
+/// A command that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
     program: String,
     control: UnixStream,
     pipes: [Pipe; 2],
-    log: Log,
+    sink: Sink,
     started: Instant,
     deadline: Option<Instant>,
     stopping: Option<Stopping>,
 }
 
 impl Running {
-    fn wait(mut self, cancel: &Cancel) -> io::Result<Finished> {
+    /// Waits for the end; also gives back the control socket of a supervisor that can take another
+    /// command.
+    pub(crate) fn wait(mut self, cancel: &Cancel) -> io::Result<(Finished, Option<UnixStream>)> {
         let mut buffer = vec![0; PIPE_BYTES];
         let mut ended = None;
         while ended.is_none() || self.pipes.iter().any(|pipe| pipe.open.is_some()) {
@@ -219,12 +268,11 @@ impl Running {
         }
         let at_ms = self.at_ms();
         for pipe in self.pipes.iter_mut().filter(|pipe| pipe.open.is_some()) {
-            let shown = pipe.masker.finish();
-            if !shown.is_empty() {
-                self.log.push(at_ms, pipe.stream, &shown);
-            }
+            self.sink.take(at_ms, pipe.stream, &pipe.masker.finish());
         }
         let (exit, duration) = ended.unwrap_or((None, self.started.elapsed()));
+        // A supervisor that was told to stop a command may read of it only when it is over.
+        let reusable = exit.is_some() && self.stopping.is_none();
         let ending = match (self.stopping, exit) {
             (Some(stopping), _) => stopping.ending,
             (None, Some(Exit::Code(code))) => Ending::Code(code),
@@ -235,7 +283,12 @@ impl Running {
             }
             (None, None) => Ending::Lost,
         };
-        Ok(Finished { ending, log: self.log, duration })
+        let control = reusable.then_some(self.control);
+        let log = match self.sink {
+            Sink::Log(log) => log,
+            Sink::Ear(_) => Log::default(),
+        };
+        Ok((Finished { ending, log, duration }, control))
     }
 
     fn poll(&self, with_control: bool) -> io::Result<Ready> {
@@ -276,9 +329,7 @@ impl Running {
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            if !shown.is_empty() {
-                self.log.push(at_ms, pipe.stream, &shown);
-            }
+            self.sink.take(at_ms, pipe.stream, &shown);
         }
         Ok(())
     }
@@ -289,7 +340,7 @@ impl Running {
         let kill_at = now + GRACE;
         match &mut self.stopping {
             None if cancel.is_requested() => {
-                drop(Signal::Interrupt.write(&mut &self.control));
+                drop(self.sink.polite().write(&mut &self.control));
                 let ending = Ending::Cancelled;
                 self.stopping = Some(Stopping { ending, kill_at, killed: false });
             }

@@ -7,6 +7,7 @@ use crate::{
     beneath::{BeneathError, join},
     files::FileError,
     inputs, outputs,
+    run::Run,
     workspace::{Workspace, WorkspaceError},
 };
 use netbuild_core::{
@@ -20,12 +21,14 @@ use netbuild_core::{
 use netbuild_proto::listing;
 use std::{
     collections::BTreeSet,
-    fs::{self, OpenOptions, Permissions},
+    fs::{File, OpenOptions, Permissions},
     io::{self, Read as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
+/// Fewest entries for which another thread is worth its start.
+const SHARE: usize = 64;
 /// Bytes copied at once.
 const BUFFER: usize = 256 * 1024;
 
@@ -144,23 +147,13 @@ fn strangers(
 
 /// Restores the outputs. `entries` is what [`expand`] made of them.
 pub(crate) fn restore(
-    workspace: &Workspace,
+    run: &Run<'_>,
     outputs: &[Output],
     entries: &[(Vec<u8>, Entry)],
     cleaned: &[OutputDeclaration],
-    cache: &dyn Cache,
 ) -> Result<(), RestoreError> {
-    workspace.ensure_staging()?;
-    let mut staged = Vec::new();
-    for (path, entry) in entries {
-        match workspace.files.see(path) {
-            // A directory may be read-only, when something in it has to change.
-            Ok(seen) if seen.entry == *entry && *entry != Entry::Directory => continue,
-            Ok(_) | Err(FileError::Missing(_) | FileError::Special(..)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        staged.push((path, entry, stage(workspace, entry, cache)?));
-    }
+    let workspace = &run.workspace;
+    let staged = stage_all(run, entries)?;
     // From here on the workspace changes. Directories come before what is in them, as the entries
     // are sorted.
     for (path, entry, from) in staged {
@@ -178,26 +171,76 @@ pub(crate) fn restore(
     Ok(())
 }
 
+/// An entry that has to be put into its place, and where it waits for that.
+type Staged<'e> = (&'e [u8], &'e Entry, Option<PathBuf>);
+
+/// Brings what is not in its place already into the staging directory, in the order of `entries`.
+fn stage_all<'e>(
+    run: &Run<'_>,
+    entries: &'e [(Vec<u8>, Entry)],
+) -> Result<Vec<Staged<'e>>, RestoreError> {
+    let share = entries.len().div_ceil(run.jobs).max(SHARE);
+    if entries.len() <= share {
+        return stage_some(run, entries);
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            entries.chunks(share).map(|some| scope.spawn(move || stage_some(run, some))).collect();
+        let mut all = Vec::with_capacity(entries.len());
+        let mut failed = None;
+        for thread in threads {
+            match thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                Ok(some) => all.extend(some),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(all), Err)
+    })
+}
+
+fn stage_some<'e>(
+    run: &Run<'_>,
+    entries: &'e [(Vec<u8>, Entry)],
+) -> Result<Vec<Staged<'e>>, RestoreError> {
+    let workspace = &run.workspace;
+    let mut staged = Vec::with_capacity(entries.len());
+    let mut buffer = vec![0; BUFFER];
+    for (path, entry) in entries {
+        match workspace.files.see(path) {
+            // A directory may be read-only, when something in it has to change.
+            Ok(seen) if seen.entry == *entry && *entry != Entry::Directory => continue,
+            Ok(_) | Err(FileError::Missing(_) | FileError::Special(..)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        staged.push((path.as_slice(), entry, stage(workspace, entry, run.cache, &mut buffer)?));
+    }
+    Ok(staged)
+}
+
 /// Brings one file or link into the staging directory; nothing for a directory.
 fn stage(
     workspace: &Workspace,
     entry: &Entry,
     cache: &dyn Cache,
+    buffer: &mut [u8],
 ) -> Result<Option<PathBuf>, RestoreError> {
-    let path = workspace.staging_path();
+    if *entry == Entry::Directory {
+        return Ok(None);
+    }
+    let path = workspace.staging_path()?;
     let staging = |error| RestoreError::Staging(path.clone(), error);
     match entry {
-        Entry::Directory => return Ok(None),
+        Entry::Directory => {}
         Entry::Symlink { target } => {
             use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
             symlink(OsStr::from_bytes(target), &path).map_err(staging)?;
         }
         Entry::File { digest, executable } => {
             let reader = cache.open(digest)?.ok_or(RestoreError::Lost(*digest))?;
-            copy(reader, digest, &path)?;
+            let file = copy(reader, digest, &path, buffer)?;
             // As if the file had been made under the umask of the commands.
             let mode = if *executable { 0o755 } else { 0o644 };
-            fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(staging)?;
+            file.set_permissions(Permissions::from_mode(mode)).map_err(staging)?;
         }
     }
     Ok(Some(path))
@@ -209,14 +252,14 @@ fn copy(
     mut reader: Box<dyn io::Read + Send>,
     digest: &Digest,
     path: &Path,
-) -> Result<(), RestoreError> {
+    buffer: &mut [u8],
+) -> Result<File, RestoreError> {
     let staging = |error| RestoreError::Staging(path.to_owned(), error);
     let options = OpenOptions::new().write(true).create_new(true).mode(0o600).clone();
     let mut file = options.open(path).map_err(staging)?;
-    let mut buffer = vec![0; BUFFER.min(digest.size as usize + 1)];
     loop {
-        match reader.read(&mut buffer) {
-            Ok(0) => return Ok(()),
+        match reader.read(buffer) {
+            Ok(0) => return Ok(file),
             Ok(count) => io::Write::write_all(&mut file, &buffer[..count]).map_err(staging)?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return Err(RestoreError::Lost(*digest)),

@@ -1,14 +1,16 @@
 //! One run of a graph: threads take ready tasks from the schedule until none is left.
 
 use crate::{
-    environment::Caller,
+    environment::{Caller, Environment},
     event::{Ended, Event, Observer},
     inputs::Ignored,
-    process::{Cancel, Finished, Spawner},
+    jobserver::{JobServer, Tokens, knows_named_pipes},
+    process::{self, Cancel, Finished, Sink, Spawner},
+    service,
     summary::Summary,
     task::{self, Done, Failure, TaskError},
     tools::Tools,
-    workspace::{Workspace, WorkspaceError},
+    workspace::{Memory, Workspace, WorkspaceError},
 };
 use netbuild_core::{
     cache::{Cache, CacheError},
@@ -23,7 +25,7 @@ use std::{
     fmt, io,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -35,10 +37,17 @@ const TICK: Duration = Duration::from_millis(100);
 /// quick, and short against one that is known to be long.
 const UNKNOWN_COST_MS: u64 = 1_000;
 
+/// Most jobs: that many tokens fit into the pipe of a jobserver.
+const MOST_JOBS: usize = 4096;
+/// A make that does not tell its version in this time hangs.
+const MAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What to run, with what.
 pub struct Options<'a> {
     /// Directory of the graph file; every path in the graph is relative to it.
     pub root: PathBuf,
+    /// What is remembered of it.
+    pub memory: Memory,
     /// The graph.
     pub graph: &'a Graph,
     /// What is wanted of it.
@@ -78,37 +87,24 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<Summary, WorkspaceError> {
     let started = Instant::now();
-    let workspace = Workspace::open(&options.root)?;
+    let targets = options.targets.clone();
     let on_failure = if options.keep_going { OnFailure::KeepGoing } else { OnFailure::Stop };
+    let run = Run::new(options, cache, observer, cancel)?;
+    let closure = run.graph.closure(&targets);
+    let with_command = |id: &&TaskId| run.graph[**id].command.is_some();
     let cost =
-        |id: TaskId| workspace.duration_ms(&options.graph[id].name).unwrap_or(UNKNOWN_COST_MS);
-    let schedule = Schedule::new(options.graph, &options.targets, on_failure, cost);
-    let closure = options.graph.closure(&options.targets);
-    let with_command = |id: &&TaskId| options.graph[**id].command.is_some();
-    let summary =
-        Summary { tasks: closure.iter().filter(with_command).count(), ..Summary::default() };
-    let run = Run {
-        ignored: Ignored::read(&workspace.root),
-        workspace,
-        graph: options.graph,
-        caller: options.caller,
-        cache,
-        observer,
-        cancel,
-        tools: Tools::default(),
-        executable: options.executable,
-        cache_id: options.cache_id,
-        spawner: Mutex::new(None),
-        cache_warned: AtomicBool::new(false),
-        patterns_warned: Mutex::default(),
-        progress: Mutex::new(Progress { schedule, summary, data: BTreeMap::new() }),
-        changed: Condvar::new(),
-    };
+        |id: TaskId| run.workspace.duration_ms(&run.graph[id].name).unwrap_or(UNKNOWN_COST_MS);
+    {
+        let mut progress = run.progress();
+        progress.schedule = Schedule::new(run.graph, &targets, on_failure, run.jobs as u32, cost);
+        progress.summary.tasks = closure.iter().filter(with_command).count();
+    }
     std::thread::scope(|scope| {
-        for _ in 0..options.jobs.clamp(1, closure.len().max(1)) {
+        for _ in 0..run.jobs.min(closure.len().max(1)) {
             scope.spawn(|| run.work());
         }
     });
+    run.end_services(&targets);
     // The last command is over; a result that is not durable yet only costs time later.
     if let Err(error) = cache.flush() {
         run.warn_of_cache(&error);
@@ -129,8 +125,15 @@ pub(crate) struct Run<'a> {
     pub(crate) workspace: Workspace,
     pub(crate) ignored: Ignored,
     pub(crate) graph: &'a Graph,
-    pub(crate) caller: Caller,
+    caller: Caller,
+    /// The environment of tasks that say nothing of theirs, which most do.
+    plain: OnceLock<Arc<Environment>>,
     pub(crate) cache: &'a dyn Cache,
+    /// Most commands at once, at least 1.
+    pub(crate) jobs: usize,
+    job_server: Mutex<Option<Arc<JobServer>>>,
+    /// In the order in which they became ready.
+    services: Mutex<Vec<service::Running>>,
     pub(crate) observer: &'a dyn Observer,
     pub(crate) cancel: &'a Cancel,
     pub(crate) tools: Tools,
@@ -145,14 +148,47 @@ pub(crate) struct Run<'a> {
 }
 
 /// Files, links and directories with their paths in the workspace.
-type Entries = Vec<(Vec<u8>, Entry)>;
+pub(crate) type Entries = Vec<(Vec<u8>, Entry)>;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Progress {
     schedule: Schedule,
     summary: Summary,
     /// What finished tasks left, for those that read it.
     data: BTreeMap<TaskId, Arc<Entries>>,
+}
+
+impl<'a> Run<'a> {
+    /// A run that has nothing to do yet.
+    pub(crate) fn new(
+        options: Options<'a>,
+        cache: &'a dyn Cache,
+        observer: &'a dyn Observer,
+        cancel: &'a Cancel,
+    ) -> Result<Self, WorkspaceError> {
+        let workspace = Workspace::open(&options.root, options.memory)?;
+        Ok(Self {
+            ignored: Ignored::read(&workspace.root),
+            workspace,
+            graph: options.graph,
+            caller: options.caller,
+            plain: OnceLock::new(),
+            cache,
+            jobs: options.jobs.clamp(1, MOST_JOBS),
+            job_server: Mutex::default(),
+            services: Mutex::default(),
+            observer,
+            cancel,
+            tools: Tools::default(),
+            executable: options.executable,
+            cache_id: options.cache_id,
+            spawner: Mutex::new(None),
+            cache_warned: AtomicBool::new(false),
+            patterns_warned: Mutex::default(),
+            progress: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
 }
 
 impl Run<'_> {
@@ -190,17 +226,28 @@ impl Run<'_> {
         if !task.runs_on(std::env::consts::OS, std::env::consts::ARCH) {
             return Ok(Done {
                 ended: Ended::Skipped(format!("not for {}", std::env::consts::OS)),
-                entries: Vec::new(),
+                entries: Arc::default(),
                 log: Vec::new(),
                 duration: Duration::ZERO,
             });
         }
-        match &task.command {
-            Some(argv) => task::process(self, id, task, argv),
+        match (&task.command, &task.service) {
+            (Some(argv), Some(service)) => {
+                self.observer.event(Event::Started { task: &task.name });
+                let running = service::start(self, task, argv, service)?;
+                self.services().push(running);
+                Ok(Done {
+                    ended: Ended::Executed,
+                    entries: Arc::default(),
+                    log: Vec::new(),
+                    duration: Duration::ZERO,
+                })
+            }
+            (Some(argv), None) => task::process(self, id, task, argv),
             // A group passes on what its members left.
-            None => Ok(Done {
+            (None, _) => Ok(Done {
                 ended: Ended::UpToDate,
-                entries: self.data_of(id),
+                entries: Arc::new(self.passed_on(id)),
                 log: Vec::new(),
                 duration: Duration::ZERO,
             }),
@@ -222,7 +269,7 @@ impl Run<'_> {
                         None => progress.summary.executed += 1,
                     }
                 }
-                progress.data.insert(id, Arc::new(done.entries));
+                progress.data.insert(id, done.entries);
                 (done.ended, done.log, Outcome::Succeeded)
             }
             Err(Failure { error: error @ TaskError::Cancelled, log }) => {
@@ -253,14 +300,25 @@ impl Run<'_> {
         self.changed.notify_all();
     }
 
-    /// What the data dependencies of a task left.
-    pub(crate) fn data_of(&self, id: TaskId) -> Entries {
-        let found: Vec<_> = {
-            let progress = self.progress();
-            let data = self.graph[id].deps.iter().filter(|dep| dep.kind == DependencyKind::Data);
-            data.filter_map(|dep| progress.data.get(&dep.task).cloned()).collect()
-        };
-        found.iter().flat_map(|entries| entries.iter().cloned()).collect()
+    /// What each data dependency of a task left.
+    pub(crate) fn data_of(&self, id: TaskId) -> Vec<Arc<Entries>> {
+        let deps = &self.graph[id].deps;
+        if deps.is_empty() {
+            return Vec::new();
+        }
+        let progress = self.progress();
+        let data = deps.iter().filter(|dep| dep.kind == DependencyKind::Data);
+        data.filter_map(|dep| progress.data.get(&dep.task).cloned()).collect()
+    }
+
+    /// Leaves what a task that did nothing has for those that read it.
+    pub(crate) fn pass_on(&self, id: TaskId, entries: Arc<Entries>) {
+        self.progress().data.insert(id, entries);
+    }
+
+    /// What a group passes on: what its members left.
+    pub(crate) fn passed_on(&self, id: TaskId) -> Entries {
+        self.data_of(id).iter().flat_map(|entries| entries.iter().cloned()).collect()
     }
 
     /// What a finished task left at a path.
@@ -288,6 +346,70 @@ impl Run<'_> {
         }
     }
 
+    /// Where commands get the right to run, made with the first one.
+    pub(crate) fn job_server(&self) -> Result<Arc<JobServer>, WorkspaceError> {
+        let mut server = self.job_server.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = &*server {
+            return Ok(Arc::clone(server));
+        }
+        let made = match JobServer::of_parent() {
+            Some(parent) => parent,
+            None => {
+                let path = self.workspace.staging_path()?;
+                JobServer::Own(Tokens::new(path, self.jobs, knows_named_pipes(&self.make_says()))?)
+            }
+        };
+        Ok(Arc::clone(server.insert(Arc::new(made))))
+    }
+
+    /// What the make in the caller's `PATH` says of its version; nothing when there is none.
+    fn make_says(&self) -> Vec<u8> {
+        let command = Command {
+            argv: vec![b"make".to_vec(), b"--version".to_vec()],
+            env: self.caller.path().into_iter().map(|path| (b"PATH".to_vec(), path)).collect(),
+            working_dir: b"/".to_vec(),
+            jobserver: None,
+        };
+        let finished = self.command(&command, Some(MAKE_TIMEOUT), &[]);
+        finished.map(|finished| finished.log.by_stream()).unwrap_or_default()
+    }
+
+    fn services(&self) -> MutexGuard<'_, Vec<service::Running>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a service.
+    pub(crate) fn start_service(
+        &self,
+        command: &Command,
+        secrets: &[Vec<u8>],
+        sink: Sink,
+    ) -> io::Result<process::Running> {
+        self.spawner()?.begin(command, secrets, sink)
+    }
+
+    /// Ends the services, the last that was started first. Those that were asked for by name stay until the
+    /// run is cancelled or one of them ends.
+    fn end_services(&self, targets: &[TaskId]) {
+        let asked_for = targets.iter().any(|id| self.graph[*id].service.is_some());
+        let all_stand = || self.services().iter().all(|service| service.ended().is_none());
+        while asked_for
+            && !self.cancel.is_requested()
+            && self.progress().summary.failed == 0
+            && all_stand()
+        {
+            std::thread::sleep(TICK);
+        }
+        let services = std::mem::take(&mut *self.services());
+        for service in services.into_iter().rev() {
+            if let Some(message) = service.ended() {
+                let message = format!("a service ended before the run did: {message}");
+                self.observer.event(Event::Warning { task: None, message });
+            }
+            service.stop(self.cancel);
+        }
+    }
+
     /// The helper that starts commands, itself started with the first one.
     fn spawner(&self) -> io::Result<Arc<Spawner>> {
         let mut spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -300,6 +422,15 @@ impl Run<'_> {
     fn forget(&self, gone: &Arc<Spawner>) {
         let mut spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
         spawner.take_if(|current| Arc::ptr_eq(current, gone));
+    }
+
+    /// The environment of a task.
+    pub(crate) fn environment(&self, task: &Task) -> Arc<Environment> {
+        let make = || Arc::new(self.caller.environment(task));
+        match task.env.is_empty() && task.pass_env.is_empty() && task.secret_env.is_empty() {
+            true => Arc::clone(self.plain.get_or_init(make)),
+            false => make(),
+        }
     }
 
     pub(crate) fn warn(&self, task: &Task, message: String) {

@@ -10,7 +10,7 @@ use crate::{
     outputs::{self, Collected, OutputError},
     process::{Ending, Finished},
     restore,
-    run::Run,
+    run::{Entries, Run},
     tools::ToolError,
 };
 use memchr::memmem::Finder;
@@ -28,6 +28,7 @@ use netbuild_proto::{log::Log, spawn::Command, workspace::TaskState};
 use std::{
     os::unix::ffi::OsStrExt as _,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -37,11 +38,14 @@ const RERUNS: usize = 1;
 /// The name of a cache that has none: it was never used, or cannot be.
 pub const NO_CACHE: Hash = Hash([0; 32]);
 
+/// What tells a make, and others that understand it, of the jobserver. Not part of the key.
+const MAKEFLAGS: &[u8] = b"MAKEFLAGS";
+
 /// What a task has become, with what its dependents read.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) ended: Ended,
-    pub(crate) entries: Vec<(Vec<u8>, Entry)>,
+    pub(crate) entries: Arc<Entries>,
     pub(crate) log: Vec<u8>,
     /// What the command took when it ran, now or earlier.
     pub(crate) duration: Duration,
@@ -66,6 +70,8 @@ pub(crate) enum TaskError {
     Prepare(String),
     #[error(transparent)]
     Workspace(#[from] crate::workspace::WorkspaceError),
+    #[error("the service {0}")]
+    Service(String),
     #[error("the run was cancelled")]
     Cancelled,
 }
@@ -92,7 +98,7 @@ impl<E: Into<TaskError>> From<E> for Failure {
 /// A task with all that its key depends on, as it stands now.
 struct Prepared {
     id: TaskId,
-    environment: Environment,
+    environment: Arc<Environment>,
     inputs: Inputs,
     /// Further inputs, from the dep file of an earlier run; `None` when there was none.
     discovered: Option<Discovered>,
@@ -109,17 +115,15 @@ pub(crate) fn process(
 ) -> Result<Done, Failure> {
     let cacheable = task.is_cacheable();
     for attempt in 0..=RERUNS {
-        let earlier = || run.workspace.task(&task.name).map(|state| state.discovered);
-        let discovered = task.dep_file.as_ref().and_then(|_| earlier());
-        let prepared = prepare(run, id, task, argv, discovered)?;
-        // Without its inputs a task has no key to look for.
-        let findable = cacheable && (task.dep_file.is_none() || prepared.discovered.is_some());
+        let prepared = prepare(run, id, task, argv, discovered_earlier(run, task))?;
+        let findable = cacheable && is_findable(task, &prepared);
         let knows = |cache| cache == (run.cache_id)();
-        let standing = if findable { up_to_date(run, task, &prepared) } else { None };
+        let standing = if findable { up_to_date(run, task, &prepared).ok() } else { None };
         let standing = match standing {
             Some((done, cache)) if knows(cache) => return Ok(done),
             standing => standing,
         };
+        run.workspace.ensure_staging()?;
         let Some(_lock) = run.workspace.lock(&task.name, run.cancel)? else {
             return Err(TaskError::Cancelled.into());
         };
@@ -141,6 +145,17 @@ pub(crate) fn process(
     Err(TaskError::Prepare("its inputs never stood still".into()).into())
 }
 
+/// The inputs that the task's dep file named when the task ran last.
+fn discovered_earlier(run: &Run<'_>, task: &Task) -> Option<Discovered> {
+    task.dep_file.as_ref()?;
+    run.workspace.task(&task.name).map(|state| state.discovered.clone())
+}
+
+/// Whether all inputs are known: without them a task has no key to look for.
+fn is_findable(task: &Task, prepared: &Prepared) -> bool {
+    task.dep_file.is_none() || prepared.discovered.is_some()
+}
+
 fn prepare(
     run: &Run<'_>,
     id: TaskId,
@@ -148,9 +163,9 @@ fn prepare(
     argv: &[String],
     discovered: Option<Discovered>,
 ) -> Result<Prepared, TaskError> {
-    let environment = run.caller.environment(task);
+    let environment = run.environment(task);
     let working_dir = run.workspace.files.absolute(task.working_dir.as_bytes());
-    if !working_dir.is_dir() {
+    if task.working_dir != "." && !working_dir.is_dir() {
         return Err(TaskError::WorkingDir(task.working_dir.clone()));
     }
     let inputs = current_inputs(run, id, task, discovered.as_ref())?;
@@ -199,8 +214,10 @@ fn current_inputs(
 ) -> Result<Inputs, InputError> {
     let patterns = task.inputs.as_deref().unwrap_or_default();
     let mut inputs = inputs::collect(&run.workspace.files, &run.ignored, patterns)?;
-    for (path, _) in run.data_of(id) {
-        inputs::add_path(&run.workspace.files, &mut inputs, path)?;
+    for entries in run.data_of(id) {
+        for (path, _) in &*entries {
+            inputs::add_path(&run.workspace.files, &mut inputs, path)?;
+        }
     }
     if let Some(paths) = discovered {
         discovered::add(run, paths, &mut inputs)?;
@@ -226,21 +243,54 @@ fn libc_name() -> String {
 }
 
 /// The outputs of the last run, if they stand in the workspace and are what a run would make now,
-/// with the cache that has them.
-fn up_to_date(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Option<(Done, Hash)> {
-    let state = run.workspace.task(&task.name)?;
-    if state.key != prepared.key
-        || !restore::is_exact(&run.workspace, &state.outputs, &state.entries, cleaned(task))
-    {
-        return None;
+/// with the cache that has them; else why they do not.
+fn up_to_date(
+    run: &Run<'_>,
+    task: &Task,
+    prepared: &Prepared,
+) -> Result<(Done, Hash), &'static str> {
+    let state = run.workspace.task(&task.name).ok_or("it never ran here")?;
+    if state.key != prepared.key {
+        return Err("its command, environment, tools or inputs changed");
+    }
+    if !restore::is_exact(&run.workspace, &state.outputs, &state.entries, cleaned(task)) {
+        return Err("its outputs changed");
     }
     let done = Done {
         ended: Ended::UpToDate,
-        entries: state.entries,
+        entries: Arc::clone(&state.entries),
         log: Vec::new(),
         duration: Duration::from_millis(state.duration_ms),
     };
-    Some((done, state.cache))
+    Ok((done, state.cache))
+}
+
+/// How a cacheable task stands, before anything is done about it.
+pub(crate) enum Standing {
+    /// Its outputs are those of a run now.
+    UpToDate(Arc<Entries>),
+    /// They are not, for this reason.
+    Stale(&'static str),
+}
+
+/// Looks at a cacheable task whose data dependencies are up to date.
+pub(crate) fn standing(
+    run: &Run<'_>,
+    id: TaskId,
+    task: &Task,
+    argv: &[String],
+) -> Result<Standing, TaskError> {
+    let prepared = prepare(run, id, task, argv, discovered_earlier(run, task))?;
+    if !is_findable(task, &prepared) {
+        return Ok(Standing::Stale("its dep file was never read here"));
+    }
+    let id = (run.cache_id)();
+    Ok(match up_to_date(run, task, &prepared) {
+        // A run asks a cache that cannot be used, too, and then takes what stands.
+        Ok((done, cache)) if cache == id || id == NO_CACHE => Standing::UpToDate(done.entries),
+        Ok(_) => Standing::Stale("this cache does not have its result"),
+        Err(why) => Standing::Stale(why),
+    })
 }
 
 /// Tells the observer of a run how far the result of a task is.
@@ -271,8 +321,8 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<
         }
         let outputs = &hit.record.result.outputs;
         let restored = restore::expand(outputs, run.cache).and_then(|entries| {
-            restore::restore(&run.workspace, outputs, &entries, cleaned(task), run.cache)?;
-            Ok(entries)
+            restore::restore(run, outputs, &entries, cleaned(task))?;
+            Ok(Arc::new(entries))
         });
         match restored {
             Ok(entries) => {
@@ -282,7 +332,7 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<
                     cache: (run.cache_id)(),
                     duration_ms,
                     outputs: outputs.clone(),
-                    entries: entries.clone(),
+                    entries: Arc::clone(&entries),
                     discovered: prepared.discovered.clone().unwrap_or_default(),
                 };
                 run.workspace.remember(&task.name, state);
@@ -320,21 +370,22 @@ fn execute(
     let log = finished.log.interleaved();
     let with_log = |error: TaskError| Failure { error, log: log.clone() };
     let root = run.workspace.root.as_os_str().as_bytes();
-    let collected = outputs::collect(&run.workspace.files, declared(task), &Finder::new(root))
+    let mut collected = outputs::collect(&run.workspace.files, declared(task), &Finder::new(root))
         .map_err(|error| with_log(error.into()))?;
-    let done = |entries| Done {
+    let entries = Arc::new(std::mem::take(&mut collected.entries));
+    let done = || Done {
         ended: Ended::Executed,
-        entries,
+        entries: Arc::clone(&entries),
         log: log.clone(),
         duration: finished.duration,
     };
     if !task.is_cacheable() {
-        return Ok(Some(done(collected.entries)));
+        return Ok(Some(done()));
     }
     if let Some(what) = drift(run, task, prepared) {
         let then = if last { "its result is not kept" } else { "it runs again" };
         run.warn(task, format!("{what}; {then}"));
-        return Ok(last.then(|| done(collected.entries)));
+        return Ok(last.then(done));
     }
     let found;
     let prepared = match &task.dep_file {
@@ -346,20 +397,20 @@ fn execute(
             }
             Err(why) => {
                 run.warn(task, format!("{why}; its result is not kept"));
-                return Ok(Some(done(collected.entries)));
+                return Ok(Some(done()));
             }
         },
     };
     if let Some(why) = &collected.uncacheable {
         run.warn(task, format!("{why}; its result is not kept"));
-        return Ok(Some(done(collected.entries)));
+        return Ok(Some(done()));
     }
     let absent = |output: &Output| output.kind == OutputKind::Absent;
     if task.cache == CachePolicy::Complete && collected.outputs.iter().any(absent) {
-        return Ok(Some(done(collected.entries)));
+        return Ok(Some(done()));
     }
     if task.cache != CachePolicy::ReadOnly
-        && let Err(error) = keep(run, task, prepared, &finished, flaky, &collected)
+        && let Err(error) = keep(run, task, prepared, &finished, flaky, &collected, &entries)
     {
         run.warn_of_cache(&error);
     }
@@ -368,11 +419,11 @@ fn execute(
         cache: (run.cache_id)(),
         duration_ms: millis(finished.duration),
         outputs: collected.outputs.clone(),
-        entries: collected.entries.clone(),
+        entries: Arc::clone(&entries),
         discovered: prepared.discovered.clone().unwrap_or_default(),
     };
     run.workspace.remember(&task.name, state);
-    Ok(Some(done(collected.entries)))
+    Ok(Some(done()))
 }
 
 /// The task with the inputs that its command named in its dep file.
@@ -442,17 +493,26 @@ fn attempt(
     argv: &[String],
     prepared: &Prepared,
 ) -> Result<Finished, TaskError> {
-    run.workspace.ensure_staging()?;
-    let tmpdir = run.workspace.staging_path();
-    std::fs::create_dir(&tmpdir).map_err(|error| TaskError::Prepare(error.to_string()))?;
-    let aside = make_way(run, task)?;
-    let command = Command {
-        argv: argv.iter().map(|arg| arg.clone().into_bytes()).collect(),
-        env: prepared.environment.variables(&tmpdir),
-        working_dir: prepared.working_dir.as_os_str().as_bytes().to_vec(),
+    let server = run.job_server()?;
+    let Some(token) = server.acquire(run.cancel).map_err(TaskError::Supervise)? else {
+        return Err(TaskError::Cancelled);
     };
+    let scratch = run.workspace.scratch()?;
+    let aside = make_way(run, task)?;
+    let mut command = Command {
+        argv: argv.iter().map(|arg| arg.clone().into_bytes()).collect(),
+        env: prepared.environment.variables(scratch.path()),
+        working_dir: prepared.working_dir.as_os_str().as_bytes().to_vec(),
+        jobserver: None,
+    };
+    let says = |name: &[u8]| command.env.iter().any(|(known, _)| known == name);
+    if let Some((flags, inherited)) = server.flags().filter(|_| !says(MAKEFLAGS)) {
+        command.env.push((MAKEFLAGS.to_vec(), flags.into_bytes()));
+        command.jobserver = inherited.map(|path| path.as_os_str().as_bytes().to_vec());
+    }
     let secrets: Vec<Vec<u8>> = prepared.environment.secret.values().flatten().cloned().collect();
     let finished = run.command(&command, task.timeout, &secrets).map_err(TaskError::Supervise);
+    drop(token);
     let started = matches!(&finished, Ok(finished) if !is_not_started(&finished.ending));
     for (path, from) in aside {
         if started {
@@ -462,8 +522,7 @@ fn attempt(
             run.warn(task, format!("cannot put `{}` back: {error}", shown(&path)));
         }
     }
-    // What a command leaves there is nobody's; the rest goes with the run's staging directory.
-    drop(remove_all(&tmpdir));
+    run.workspace.give_back(scratch);
     finished
 }
 
@@ -494,7 +553,7 @@ fn make_way(run: &Run<'_>, task: &Task) -> Result<Vec<(Vec<u8>, PathBuf)>, TaskE
             continue;
         }
         for path in earlier {
-            let to = run.workspace.staging_path();
+            let to = run.workspace.staging_path()?;
             if beneath.take(&path, &to).map_err(fail)? {
                 aside.push((path, to));
             }
@@ -511,8 +570,9 @@ fn keep(
     finished: &Finished,
     flaky: bool,
     collected: &Collected,
+    entries: &Entries,
 ) -> Result<(), CacheError> {
-    for (path, entry) in &collected.entries {
+    for (path, entry) in entries {
         if let Entry::File { digest, .. } = entry {
             let absolute = run.workspace.files.absolute(path);
             run.cache.put_blob(digest, Content::File(&absolute))?;

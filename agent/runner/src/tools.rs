@@ -126,6 +126,7 @@ fn version(
         argv: full,
         env: environment.variables(&std::env::temp_dir()),
         working_dir: run.workspace.root.as_os_str().as_bytes().to_vec(),
+        jobserver: None,
     };
     let finished = run
         .command(&command, Some(VERSION_TIMEOUT), &[])

@@ -3,13 +3,14 @@
 //! ```text
 //! .netbuild/.gitignore     everything in here is ours
 //! .netbuild/state          digests and last results; losing it costs time only
-//! .netbuild/locks/NAME     one run at a time executes a task
+//! .netbuild/tasks.lock     one run at a time executes a task
 //! .netbuild/tmp/RUN/       staging of one run, removed with it, or by a later run when it was killed
 //! ```
 
 use crate::{
     beneath::{Beneath, remove_all},
     files::FileTable,
+    locks::{Locks, TaskLock},
     process::Cancel,
 };
 use netbuild_core::digest::Hash;
@@ -19,11 +20,13 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -43,8 +46,20 @@ pub struct WorkspaceError {
     pub source: io::Error,
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> WorkspaceError + '_ {
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> WorkspaceError + '_ {
     |source| WorkspaceError { path: path.to_owned(), source }
+}
+
+/// What a workspace remembers, on its way from the disk: it is read while the graph is.
+#[derive(Debug)]
+pub struct Memory(JoinHandle<State>);
+
+impl Memory {
+    /// Begins to read what the workspace at `root` remembers. What cannot be read is as good as nothing.
+    pub fn recall(root: &Path) -> Self {
+        let path = root.join(DIRECTORY).join("state");
+        Self(std::thread::spawn(move || read_state(&path)))
+    }
 }
 
 /// An opened workspace, used from several threads.
@@ -55,45 +70,47 @@ pub(crate) struct Workspace {
     pub(crate) id: Hash,
     pub(crate) files: FileTable,
     pub(crate) beneath: Beneath,
-    tasks: Mutex<HashMap<String, TaskState>>,
+    tasks: Mutex<HashMap<String, Arc<TaskState>>>,
     tasks_changed: AtomicBool,
-    staging: Staging,
+    /// Made with the first use.
+    staging: Mutex<Option<Arc<Staging>>>,
+    locks: Locks,
+    /// Directories for temporary files of commands that none has now, all empty.
+    scratches: Mutex<Vec<Scratch>>,
 }
 
 impl Workspace {
-    /// Opens the workspace at `root`, an existing directory.
-    pub(crate) fn open(root: &Path) -> Result<Self, WorkspaceError> {
+    /// Opens the workspace at `root`, an existing directory. Nothing is written before there is
+    /// something to write.
+    pub(crate) fn open(root: &Path, memory: Memory) -> Result<Self, WorkspaceError> {
         let root = root.canonicalize().map_err(at(root))?;
         let directory = root.join(DIRECTORY);
-        for name in ["locks", "tmp"] {
-            let path = directory.join(name);
-            fs::create_dir_all(&path).map_err(at(&path))?;
-        }
-        let gitignore = directory.join(".gitignore");
-        if !gitignore.exists() {
-            fs::write(&gitignore, "*\n").map_err(at(&gitignore))?;
-        }
-        let state = read_state(&directory.join("state"));
+        let state = memory.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok(Self {
             id: Hash::of(root.as_os_str().as_encoded_bytes()),
-            files: FileTable::new(&root, state.files),
+            files: FileTable::new(&root, state.files).map_err(at(&root))?,
             beneath: Beneath::open(&root).map_err(at(&root))?,
-            tasks: Mutex::new(state.tasks.into_iter().collect()),
+            tasks: Mutex::new(
+                state.tasks.into_iter().map(|(name, task)| (name, Arc::new(task))).collect(),
+            ),
             tasks_changed: AtomicBool::new(false),
-            staging: Staging::create(&directory.join("tmp"))?,
+            staging: Mutex::default(),
+            locks: Locks::new(directory.join("tasks.lock")),
+            scratches: Mutex::default(),
             root,
         })
     }
 
     /// What a task left last.
-    pub(crate) fn task(&self, name: &str) -> Option<TaskState> {
+    pub(crate) fn task(&self, name: &str) -> Option<Arc<TaskState>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Remembers what a task left.
     pub(crate) fn remember(&self, name: &str, state: TaskState) {
         self.tasks_changed.store(true, Ordering::Relaxed);
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), state);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.insert(name.to_owned(), Arc::new(state));
     }
 
     /// How long a task took when it ran last, in milliseconds.
@@ -108,24 +125,37 @@ impl Workspace {
             return Ok(());
         }
         let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let tasks = tasks.iter().map(|(name, task)| (name.clone(), task.clone())).collect();
+        let tasks = tasks.iter().map(|(name, task)| (name.clone(), TaskState::clone(task)));
+        let tasks = tasks.collect();
         let state = State { files: self.files.snapshot(), tasks };
         let path = self.root.join(DIRECTORY).join("state");
-        self.ensure_staging()?;
-        let new = self.staging_path();
+        let new = self.staging_path()?;
         fs::write(&new, state.encode()).map_err(at(&new))?;
         fs::rename(&new, &path).map_err(at(&path))
     }
 
     /// A path for one temporary file or directory of this run, on the workspace's file system.
-    pub(crate) fn staging_path(&self) -> PathBuf {
-        let number = self.staging.next.fetch_add(1, Ordering::Relaxed);
-        self.staging.directory.join(number.to_string())
+    pub(crate) fn staging_path(&self) -> Result<PathBuf, WorkspaceError> {
+        let staging = self.ensure_staging()?;
+        let number = staging.next.fetch_add(1, Ordering::Relaxed);
+        Ok(staging.directory.join(number.to_string()))
     }
 
-    /// Makes the directory of [`Self::staging_path`] again, which a task may have removed.
-    pub(crate) fn ensure_staging(&self) -> Result<(), WorkspaceError> {
-        fs::create_dir_all(&self.staging.directory).map_err(at(&self.staging.directory))
+    /// Makes the directory of [`Self::staging_path`], and again when a task has removed it.
+    pub(crate) fn ensure_staging(&self) -> Result<Arc<Staging>, WorkspaceError> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(staging) = &*staging {
+            fs::create_dir_all(&staging.directory).map_err(at(&staging.directory))?;
+            return Ok(Arc::clone(staging));
+        }
+        let directory = self.root.join(DIRECTORY);
+        let tmp = directory.join("tmp");
+        fs::create_dir_all(&tmp).map_err(at(&tmp))?;
+        let gitignore = directory.join(".gitignore");
+        if !gitignore.exists() {
+            fs::write(&gitignore, "*\n").map_err(at(&gitignore))?;
+        }
+        Ok(Arc::clone(staging.insert(Arc::new(Staging::create(&tmp)?))))
     }
 
     /// Keeps other runs from executing the task `name` until the lock is dropped. `None` when
@@ -135,35 +165,61 @@ impl Workspace {
         name: &str,
         cancel: &Cancel,
     ) -> Result<Option<TaskLock>, WorkspaceError> {
-        let file_name = Hash::of(name.as_bytes()).short();
-        let directory = self.root.join(DIRECTORY).join("locks");
-        let path = directory.join(file_name);
-        let file = match File::create(&path) {
-            // A task may have removed the directory.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&directory).and_then(|()| File::create(&path))
-            }
-            other => other,
-        }
-        .map_err(at(&path))?;
         loop {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    return Ok(Some(TaskLock { _file: file }));
-                }
-                Err(rustix::io::Errno::WOULDBLOCK) if cancel.is_requested() => return Ok(None),
-                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_POLL),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(at(&path)(error.into())),
+            if let Some(lock) = self.locks.try_lock(name)? {
+                return Ok(Some(lock));
             }
+            if cancel.is_requested() {
+                return Ok(None);
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
+    }
+
+    /// An empty directory for the temporary files of one command.
+    pub(crate) fn scratch(&self) -> Result<Scratch, WorkspaceError> {
+        let used = self.scratches.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(scratch) = used.filter(Scratch::is_as_made) {
+            return Ok(scratch);
+        }
+        let path = self.staging_path()?;
+        Scratch::make(&path).map_err(at(&path))
+    }
+
+    /// Takes back the directory of a command that has ended.
+    pub(crate) fn give_back(&self, scratch: Scratch) {
+        if scratch.is_as_made() {
+            self.scratches.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        } else {
+            // What a command leaves there is nobody's; the rest goes with the staging directory.
+            drop(remove_all(&scratch.path));
         }
     }
 }
 
-/// The right to execute a task in this workspace.
+/// A directory for temporary files. Making one for each command would be a large part of what a
+/// short one costs.
 #[derive(Debug)]
-pub(crate) struct TaskLock {
-    _file: File,
+pub(crate) struct Scratch {
+    path: PathBuf,
+    mode: u32,
+}
+
+impl Scratch {
+    fn make(path: &Path) -> io::Result<Self> {
+        fs::create_dir(path)?;
+        Ok(Self { path: path.to_owned(), mode: path.symlink_metadata()?.mode() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is there, empty and with the permissions that it was made with.
+    fn is_as_made(&self) -> bool {
+        self.path.symlink_metadata().is_ok_and(|metadata| metadata.mode() == self.mode)
+            && fs::read_dir(&self.path).is_ok_and(|mut list| list.next().is_none())
+    }
 }
 
 fn read_state(path: &Path) -> State {
@@ -184,7 +240,7 @@ fn read_state(path: &Path) -> State {
 
 /// A directory for this run's temporary files, locked as long as the run lives.
 #[derive(Debug)]
-struct Staging {
+pub(crate) struct Staging {
     directory: PathBuf,
     next: AtomicU64,
     lock_path: PathBuf,

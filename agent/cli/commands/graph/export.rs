@@ -71,7 +71,7 @@ fn durations(root: &Path) -> HashMap<String, u64> {
 
 /// Runs the schedule in thought.
 fn planned(graph: &Graph, targets: &[TaskId], jobs: usize, cost: impl Fn(TaskId) -> u64) -> Trace {
-    let mut schedule = Schedule::new(graph, targets, OnFailure::Stop, &cost);
+    let mut schedule = Schedule::new(graph, targets, OnFailure::Stop, jobs as u32, &cost);
     let mut free: BTreeSet<usize> = (0..jobs).collect();
     let mut running: BinaryHeap<Reverse<(u64, usize, TaskId)>> = BinaryHeap::new();
     let mut trace = Trace::default();

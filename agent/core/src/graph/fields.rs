@@ -65,8 +65,8 @@ const DEFAULT_FIELDS: &[&str] = &[
 /// Fields of the format that this version does not have.
 const LATER_FIELDS: &[&str] = &["network", "cache_failures"];
 /// Fields that are read and checked but that runs do not obey yet, so that a graph with one of them
-/// is refused: a pool that does not limit, or a service that nobody waits for, is worse than none.
-const UNOBEYED_FIELDS: &[&str] = &["pool", "weight", "persistent", "interactive"];
+/// is refused.
+const UNOBEYED_FIELDS: &[&str] = &["interactive"];
 
 /// Largest weight: as many slots as `--jobs` can have.
 const MAX_WEIGHT: i64 = 4096;
@@ -257,7 +257,7 @@ impl<'v, 't> Fields<'v, 't> {
 }
 
 /// Reports a field that is understood but has no effect yet.
-pub(super) fn not_obeyed(report: &mut Report, property: &ObjectProp<'_>) {
+fn not_obeyed(report: &mut Report, property: &ObjectProp<'_>) {
     let name = quote(property.name.as_str());
     let message = format!("field {name} is not supported yet by this version");
     report.error(at(property), code::NOT_SUPPORTED, message);

@@ -2,7 +2,7 @@
 
 use super::{
     code,
-    fields::{Fields, Owner, not_obeyed},
+    fields::{Fields, Owner},
     read::{Located, at, integer, mismatch, object, string, strings, unknown_field},
     report::{Report, quote},
     task::{Pool, ToolSource},
@@ -135,7 +135,6 @@ impl<'v, 't> File<'v, 't> {
             }
             "parallelism" => self.max_parallel = values::parallelism(report, value),
             "pools" => {
-                not_obeyed(report, property);
                 for pool in object(report, value, name).map_or(&[][..], |o| &o.properties) {
                     self.read_pool(pool, report);
                 }
