@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
-# Measures `netbuild run` beside ninja on a generated graph, and prints medians and ratios.
+# Measures `netbuild run` beside ninja and cp on generated graphs, and prints medians, ratios and targets.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 
 usage() {
     cat <<'USAGE'
-usage: scripts/bench.sh runner [--tasks N] [--runs N] [--jobs N] [--binary FILE] [--json FILE]
+usage: scripts/bench.sh runner [--only PART,...] [--runs N] [--jobs N] [--binary FILE] [--json FILE]
 
-A graph of N tasks `cat in_i > out/o_i`, run by `netbuild run` without an agent and by ninja:
-  no-op     nothing changed
-  cold      no outputs, no cache
-  restore   outputs deleted; netbuild restores them, ninja builds them again
+Graphs of N tasks `cat in_i > out/o_i`, run by `netbuild run` without an agent and by ninja:
+  no-op     200, 1,000 and 10,000 tasks, nothing changed
+  cold      200 and 1,000 tasks, no outputs, no cache
+  restore   200 and 1,000 tasks, outputs deleted; netbuild restores them, ninja builds them again
+  tree      one task with 1 GiB in 10,000 files as its output, deleted; beside `cp -r` of the same files
+  load      a graph of 88,000 tasks is loaded, and one task of it planned; beside ninja loading as many
+  memory    100,000 tasks are loaded, planned and found undone
 
-  --tasks N      tasks in the graph (200)
-  --runs N       runs of each cold and restore measurement (5); no-op takes ten times as many
-  --jobs N       tasks at once, for both tools (number of processors)
-  --binary FILE  the netbuild to measure (target/release/netbuild)
-  --json FILE    also writes the results as one JSON object
-  --help         this text
+  --only PART,...  these parts (all)
+  --runs N         runs of each cold, restore, tree and load measurement (5); no-op takes four times as many
+  --jobs N         tasks at once, for both tools (number of processors)
+  --binary FILE    the netbuild to measure (target/release/netbuild)
+  --json FILE      also writes the results as one JSON object
+  --help           this text
 
-Needs hyperfine and ninja; as root on Debian they are installed when missing.
+Commands of both tools see the same environment. Needs hyperfine, ninja and GNU time; as root on Debian
+they are installed when missing.
 USAGE
 }
 
@@ -34,24 +38,24 @@ number() {
     echo "$2"
 }
 
-# The value of option $1 as the name of a file, or an error.
-file() {
-    [[ -n ${2-} ]] || fail "$1 needs the name of a file"
+# The value of option $1, or an error.
+value() {
+    [[ -n ${2-} ]] || fail "$1 needs a value"
     echo "$2"
 }
 
-tasks=200
+parts=no-op,cold,restore,tree,load,memory
 runs=5
 jobs=$(getconf _NPROCESSORS_ONLN)
 binary=$repository/target/release/netbuild
 json=
 while [[ $# -gt 0 ]]; do
     case $1 in
-        --tasks) tasks=$(number "$@") ;;
+        --only) parts=$(value "$@") ;;
         --runs) runs=$(number "$@") ;;
         --jobs) jobs=$(number "$@") ;;
-        --binary) binary=$(file "$@") ;;
-        --json) json=$(file "$@") ;;
+        --binary) binary=$(value "$@") ;;
+        --json) json=$(value "$@") ;;
         --help | -h)
             usage
             exit 0
@@ -60,12 +64,16 @@ while [[ $# -gt 0 ]]; do
     esac
     shift 2
 done
+for part in ${parts//,/ }; do
+    [[ " no-op cold restore tree load memory " == *" $part "* ]] || fail "there is no part '$part' (see --help)"
+done
 
 # Installs the packages of missing tools where that needs no question, else names them.
 require_tools() {
     local missing=()
     command -v hyperfine >/dev/null || missing+=(hyperfine)
     command -v ninja >/dev/null || missing+=(ninja-build)
+    [[ -x /usr/bin/time ]] || missing+=(time)
     [[ ${#missing[@]} -eq 0 ]] && return
     if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
         apt-get update -q && apt-get install -qy --no-install-recommends "${missing[@]}"
@@ -85,29 +93,48 @@ trap 'rm -rf "$work"' EXIT
 # hyperfine splits command lines itself, so a path with a space would fall apart.
 [[ "$binary $work" =~ ^[^[:space:]]+\ [^[:space:]]+$ ]] || fail "no spaces, please: $binary, $work"
 
-# The same tasks for both tools, in two copies of the workspace.
+# netbuild gives commands these variables; ninja passes on its own.
+environment="env -i PATH=$PATH HOME=$HOME LANG=C.UTF-8 TZ=UTC TERM=dumb NO_COLOR=1"
+netbuild_command="$environment $binary run -q -j $jobs --data-dir $work/data"
+ninja_command="$environment ninja -j $jobs"
+
+# The same $1 tasks for both tools, in two copies of the workspace; with inputs when $2 says so.
 generate() {
+    rm -rf "$work"/{netbuild,ninja,data}
     mkdir -p "$work/netbuild/out" "$work/ninja/out"
-    local i all=''
-    {
-        printf '{ "version": "1", "default": "all", "tasks": {\n'
-        for ((i = 1; i <= tasks; i++)); do
-            printf '"t%d": { "command": "cat in_%d > out/o_%d", ' "$i" "$i" "$i"
-            printf '"inputs": ["in_%d"], "outputs": ["out/o_%d"] },\n' "$i" "$i"
-            all+="${all:+, }\"t$i\""
-        done
-        printf '"all": { "deps": [%s] } } }\n' "$all"
-    } >"$work/netbuild/graph.json"
-    {
-        # shellcheck disable=SC2016 # ninja expands these.
-        printf 'rule cat\n  command = cat $in > $out\n'
-        for ((i = 1; i <= tasks; i++)); do
-            printf 'build out/o_%d: cat in_%d\n' "$i" "$i"
-        done
-    } >"$work/ninja/build.ninja"
-    for ((i = 1; i <= tasks; i++)); do
-        echo "input $i" | tee "$work/netbuild/in_$i" >"$work/ninja/in_$i"
-    done
+    awk -v n="$1" -v dir="$work" -v inputs="${2-}" 'BEGIN {
+        graph = dir "/netbuild/graph.json"; ninja = dir "/ninja/build.ninja"
+        print "{ \"version\": \"1\", \"default\": \"all\", \"tasks\": {" >graph
+        print "rule cat\n  command = cat $in > $out" >ninja
+        for (i = 1; i <= n; i++) {
+            printf "\"t%d\": { \"command\": \"cat in_%d > out/o_%d\", ", i, i, i >graph
+            printf "\"inputs\": [\"in_%d\"], \"outputs\": [\"out/o_%d\"] },\n", i, i >graph
+            printf "build out/o_%d: cat in_%d\n", i, i >ninja
+            if (inputs) {
+                file = dir "/netbuild/in_" i; print "input " i >file; close(file)
+                file = dir "/ninja/in_" i; print "input " i >file; close(file)
+            }
+        }
+        printf "\"all\": { \"deps\": [" >graph
+        for (i = 1; i <= n; i++) printf "%s\"t%d\"", (i > 1 ? ", " : ""), i >graph
+        print "] } } }" >graph
+    }'
+}
+
+# One task that makes 10,000 files of 1 GiB together, of bytes that differ from file to file.
+generate_tree() {
+    rm -rf "$work"/{netbuild,data,copy}
+    mkdir -p "$work/netbuild"
+    cat >"$work/netbuild/make.sh" <<'MAKE'
+mkdir -p tree
+for directory in $(seq 100); do mkdir -p tree/$directory; done
+openssl enc -aes-128-ctr -nosalt -pass pass:tree -in /dev/zero 2>/dev/null | head -c 1073740000 |
+    split -b 107374 -a 5 -d --filter='n=${FILE#x}; cat >tree/$((10#$n % 100 + 1))/$n'
+MAKE
+    cat >"$work/netbuild/graph.json" <<'GRAPH'
+{ "version": "1", "tasks": {
+    "tree": { "command": ["bash", "make.sh"], "inputs": ["make.sh"], "outputs": ["tree/"] } } }
+GRAPH
 }
 
 # What hyperfine runs before a measured run; the directory `out` itself stays for the tasks.
@@ -115,37 +142,82 @@ write_preparations() {
     printf '#!/bin/sh\nfind out -type f -delete\n' >"$work/restore"
     printf '#!/bin/sh\nfind out -type f -delete\nrm -rf ../data .netbuild .ninja_log .ninja_deps\n' \
         >"$work/cold"
-    chmod +x "$work/restore" "$work/cold"
+    printf '#!/bin/sh\nrm -rf tree ../copy\n' >"$work/no-tree"
+    printf '#!/bin/sh\nrm -rf ../copy\n' >"$work/no-copy"
+    chmod +x "$work"/{restore,cold,no-tree,no-copy}
 }
 
-netbuild_command="$binary run -j $jobs --data-dir $work/data"
-ninja_command="ninja -j $jobs"
-
-# measure TOOL CASE COMMAND RUNS [OPTION...]: the median in seconds.
+# measure NAME DIRECTORY COMMAND RUNS [OPTION...]: the median in seconds.
 measure() {
-    local tool=$1 name=$2 command=$3 count=$4 csv="$work/$1-$2.csv"
+    local csv="$work/$1.csv" directory=$2 command=$3 count=$4
     shift 4
-    (cd "$work/$tool" && hyperfine -N --style none --runs "$count" --export-csv "$csv" "$@" \
-        --command-name "$tool-$name" "$command") >"$work/log" 2>&1 || {
+    (cd "$work/$directory" && hyperfine -N --style none --runs "$count" --export-csv "$csv" "$@" \
+        --command-name measured "$command") >"$work/log" 2>&1 || {
         cat "$work/log" >&2
-        fail "$tool, $name: the measured command failed"
+        fail "the measured command failed: $command"
     }
     awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "median") column = i }
              NR == 2 { printf "%.6f\n", $column }' "$csv"
+}
+
+# The most memory that a command has resident, in MB.
+memory() {
+    (cd "$work/$1" && /usr/bin/time -f %M -o "$work/memory" $2 >"$work/log" 2>&1) || {
+        cat "$work/log" >&2
+        fail "the measured command failed: $2"
+    }
+    awk '{ printf "%.1f\n", $1 / 1000 }' "$work/memory"
 }
 
 # Numbers count only when the outputs are right and a restore has really run nothing.
 check() {
     local tool i
     for tool in netbuild ninja; do
-        for ((i = 1; i <= tasks; i++)); do
+        for ((i = 1; i <= $1; i++)); do
             cmp -s "$work/$tool/in_$i" "$work/$tool/out/o_$i" || fail "$tool: out/o_$i is wrong"
         done
     done
     (cd "$work/netbuild" && ../restore && $netbuild_command --summary ../summary >/dev/null 2>&1) ||
         fail 'netbuild: restoring failed'
+    executed_nothing
+}
+
+executed_nothing() {
     grep -Eq '"executed": *0[,}[:space:]]' "$work/summary" ||
         fail "netbuild: a restore ran tasks: $(cat "$work/summary")"
+}
+
+results=()
+# row NAME UNIT OURS THEIRS TARGET HIGHEST: one line, and whether OURS, or the ratio when HIGHEST ends
+# in x, is at most HIGHEST.
+row() {
+    results+=("$(awk -v name="$1" -v unit="$2" -v ours="$3" -v theirs="$4" -v target="$5" -v most="$6" 'BEGIN {
+        ratio = theirs > 0 ? ours / theirs : 0
+        bound = most + 0; judged = most ~ /x$/ ? ratio : ours
+        verdict = most == "" ? "" : (judged <= bound ? "met" : "MISSED")
+        printf "%s\t%s\t%s\t%s\t%.3f\t%s\t%s", name, unit, ours, theirs, ratio, target, verdict }')")
+    awk -F'\t' '{ printf "%-16s %10.1f %10s %7s   %-30s %s\n", $1, $3, ($4 > 0 ? sprintf("%.1f", $4) : "-"),
+        ($4 > 0 ? sprintf("%.2f", $5) : "-"), $6, $7 }' <<<"${results[-1]}"
+}
+
+ms() {
+    awk -v seconds="$1" 'BEGIN { printf "%.2f", seconds * 1e3 }'
+}
+
+# Both tools with $2 tasks, as part $1 says; with a target.
+compare() {
+    local part=$1 tasks=$2 target=$3 most=$4 tool command count options times=()
+    for tool in netbuild ninja; do
+        command=${tool}_command
+        case $part in
+            no-op) options=(--warmup 3) count=$((runs * 4)) ;;
+            *) options=(--prepare "$work/$part") count=$runs ;;
+        esac
+        # A no-op needs something that is built already, and whose files are not new any more.
+        [[ $part == no-op ]] && measure first "$tool" "${!command}" 1 >/dev/null && sleep 3
+        times+=("$(ms "$(measure "$tool" "$tool" "${!command}" "$count" "${options[@]}")")")
+    done
+    row "$part $tasks" ms "${times[@]}" "$target" "$most"
 }
 
 machine() {
@@ -154,51 +226,76 @@ machine() {
     echo "${model:-$(sysctl -n machdep.cpu.brand_string 2>/dev/null || uname -m)}"
 }
 
-generate
+wants() {
+    [[ ",$parts," == *",$1,"* ]]
+}
+
 write_preparations
-
-cases=(no-op cold restore)
-netbuild_medians=()
-ninja_medians=()
-for name in "${cases[@]}"; do
-    for tool in netbuild ninja; do
-        command=${tool}_command
-        case $name in
-            no-op) options=(--warmup 3) count=$((runs * 10)) ;;
-            *) options=(--prepare "$work/$name") count=$runs ;;
-        esac
-        # A no-op needs something that is built already.
-        [[ $name == no-op ]] && measure "$tool" first "${!command}" 1 >/dev/null
-        median=$(measure "$tool" "$name" "${!command}" "$count" "${options[@]}")
-        case $tool in
-            netbuild) netbuild_medians+=("$median") ;;
-            ninja) ninja_medians+=("$median") ;;
-        esac
-    done
-done
-check
-
 processors=$(getconf _NPROCESSORS_ONLN)
 model=$(machine)
 printf 'machine   %s, %s processors, %s %s\n' "$model" "$processors" "$(uname -s)" "$(uname -r)"
-printf 'work      %s tasks "cat in_i > out/o_i"; medians of %s runs, no-op of %s\n' \
-    "$tasks" "$runs" $((runs * 10))
 printf 'netbuild  %s\n' "${netbuild_command//$work/DIR}"
 printf 'ninja     %s (%s)\n\n' "$ninja_command" "$(ninja --version)"
-printf '%-10s %12s %12s %8s\n' case 'netbuild ms' 'ninja ms' ratio
-for i in "${!cases[@]}"; do
-    awk -v name="${cases[i]}" -v ours="${netbuild_medians[i]}" -v theirs="${ninja_medians[i]}" \
-        'BEGIN { printf "%-10s %12.1f %12.1f %8.2f\n", name, ours * 1e3, theirs * 1e3, ours / theirs }'
-done
+printf '%-16s %10s %10s %7s   %-30s\n' 'part (ms, MB)' netbuild other ratio target
+
+if wants no-op || wants cold || wants restore; then
+    for tasks in 200 1000 10000; do
+        generate "$tasks" inputs
+        case $tasks in
+            200) target='at most 20 ms' most=20 ;;
+            1000) target='at most 60 ms' most=60 ;;
+            10000) target='at most 150 ms, and ninja' most=150 ;;
+        esac
+        wants no-op && compare no-op "$tasks" "$target" "$most"
+        [[ $tasks == 10000 ]] && continue
+        if wants cold; then
+            [[ $tasks == 1000 ]] && compare cold "$tasks" 'at most 1.2 x ninja' 1.2x || compare cold "$tasks" '' ''
+        fi
+        if wants restore; then
+            measure first netbuild "$netbuild_command" 1 >/dev/null
+            measure first ninja "$ninja_command" 1 >/dev/null
+            [[ $tasks == 200 ]] && compare restore "$tasks" 'at most 100 ms' 100 || compare restore "$tasks" '' ''
+        fi
+        (cd "$work/netbuild" && $netbuild_command) && (cd "$work/ninja" && $ninja_command >/dev/null)
+        check "$tasks"
+    done
+fi
+
+if wants tree; then
+    generate_tree
+    (cd "$work/netbuild" && $netbuild_command) || fail 'netbuild: the tree was not made'
+    # What is written back meanwhile would be measured too.
+    sync
+    ours=$(measure tree netbuild "$netbuild_command --summary $work/summary" "$runs" --prepare "$work/no-tree")
+    executed_nothing
+    theirs=$(measure copy netbuild 'cp -r tree ../copy' "$runs" --prepare "$work/no-copy")
+    diff -r "$work/netbuild/tree" "$work/copy" >/dev/null || fail 'netbuild: the restored tree is wrong'
+    row 'tree 1 GiB' ms "$(ms "$ours")" "$(ms "$theirs")" 'at most 1.25 x cp -r' 1.25x
+fi
+
+plan="$netbuild_command --dry-run"
+if wants load; then
+    generate 88000
+    ours=$(measure load netbuild "$plan t1" "$runs" --ignore-failure)
+    theirs=$(measure load ninja "$ninja_command -t targets all" "$runs")
+    row 'load 88000' ms "$(ms "$ours")" "$(ms "$theirs")" 'at most 1000 ms' 1000
+    row 'load 88000 MB' MB "$(memory netbuild "$plan t1")" "$(memory ninja "$ninja_command -t targets all")" 'at most 250 MB' 250
+fi
+
+if wants memory; then
+    generate 100000
+    row 'plan 100000 MB' MB "$(memory netbuild "$plan")" 0 'at most 400 MB' 400
+fi
 
 if [[ -n $json ]]; then
     {
-        printf '{"tasks":%s,"runs":%s,"jobs":%s,' "$tasks" "$runs" "$jobs"
-        printf '"processors":%s,"cpu":"%s","seconds":{' "$processors" "${model//[\"\\]/}"
-        for i in "${!cases[@]}"; do
-            printf '%s"%s":{"netbuild":%s,"ninja":%s}' "$([[ $i -gt 0 ]] && echo ,)" \
-                "${cases[i]}" "${netbuild_medians[i]}" "${ninja_medians[i]}"
+        printf '{"runs":%s,"jobs":%s,' "$runs" "$jobs"
+        printf '"processors":%s,"cpu":"%s","results":[' "$processors" "${model//[\"\\]/}"
+        for i in "${!results[@]}"; do
+            [[ $i -gt 0 ]] && printf ','
+            awk -F'\t' '{ printf "{\"name\":\"%s\",\"unit\":\"%s\",\"netbuild\":%s,\"other\":%s,\"ratio\":%s,\"target\":\"%s\",\"verdict\":\"%s\"}",
+                $1, $2, $3, ($4 > 0 ? $4 : "null"), ($4 > 0 ? $5 : "null"), $6, $7 }' <<<"${results[i]}"
         done
-        printf '}}\n'
+        printf ']}\n'
     } >"$json"
 fi
