@@ -379,7 +379,7 @@ mod tests {
         // `l2` waits for `l1` only, `heavy` for two slots and `huge` for all of them.
         assert_eq!(
             rounds(&graph, 3),
-            ["l1 c1", "l2", "heavy", "", "c2", "", "huge"].map(str::to_owned)
+            ["l1 c1", "l2", "heavy", "c2", "", "huge"].map(str::to_owned)
         );
         assert_eq!(rounds(&graph, 1), ["l1", "l2", "c1", "heavy", "c2", "huge"].map(str::to_owned));
     }
