@@ -121,6 +121,10 @@ fn once(
     Ok(summary.is_success())
 }
 
+/// How often in a row a run is repeated for what changed during it: oftener than somebody edits in
+/// the middle of one run after the other.
+const MOST_REPEATS: usize = 8;
+
 /// Runs a graph, and again whenever what it depends on has changed, until that is cancelled.
 fn again_and_again(
     args: &RunArgs,
@@ -131,7 +135,7 @@ fn again_and_again(
     let root = graph_file::root_of(&args.graph)?;
     let watch = Watch::start(&root)?;
     let file = watch.relative(&args.graph.graph);
-    let mut is_repeated = false;
+    let mut repeats = 0;
     while !cancel.is_requested() {
         let memory = Memory::recall(&root);
         let (loaded, targets) = match graph_and_targets(args) {
@@ -150,9 +154,13 @@ fn again_and_again(
         // What changed during the run may have been too late for it; but a task that writes what it reads
         // must not keep it going.
         let concerns = watch.settled().concern(graph, &tasks, file.as_deref());
-        is_repeated = concerns && !is_repeated;
-        if is_repeated {
+        repeats = if concerns { repeats + 1 } else { 0 };
+        if (1..=MOST_REPEATS).contains(&repeats) {
             continue;
+        }
+        if concerns {
+            tracing::warn!("each run changed an input of its own; waiting for the next change");
+            repeats = 0;
         }
         // What a dep file names may be any file.
         let undeclared = tasks.iter().map(|id| &graph[*id]).any(|task| {
