@@ -154,7 +154,8 @@ fn a_watch_runs_again_when_an_input_changes_and_only_then() {
     workspace.write("src/a", "two");
     made("two");
     workspace.write("src/deep/er/b", "in a new directory");
-    wait_until("the new file is seen", || ledger.count() == 3);
+    // It has read its inputs by then, so that the next edit is not one of this run.
+    made("twoin a new directory");
     // A graph that cannot be read is told, and the next one is read.
     workspace.write("graph.json", "{");
     workspace.write("src/a", "three");
