@@ -84,6 +84,10 @@ impl Shared {
             if empty {
                 return Drained::All;
             }
+            // At its end a run does not wait for what is away: it would come to nothing.
+            if through && !self.tiers.iter().any(|tier| self.waits_for(tier)) {
+                return Drained::Some;
+            }
             let left = budget.saturating_sub(began.elapsed());
             if left.is_zero() && !holds_up {
                 return Drained::Some;
@@ -92,6 +96,12 @@ impl Shared {
             // Whether something moved or not, it is looked again.
             let _ = timeout(wait, moved).await;
         }
+    }
+
+    /// Whether something waits for a tier that may be asked.
+    fn waits_for(&self, tier: &Tier) -> bool {
+        let waits = self.state().outbox.waiting(tier.id).next().is_some();
+        waits && tier.is_open()
     }
 
     fn done(&self, tier: &Tier, parcels: &[Parcel]) {
