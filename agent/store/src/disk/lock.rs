@@ -21,12 +21,16 @@ pub(super) struct DirLock {
 }
 
 impl DirLock {
-    /// Takes the lock without waiting, and writes nothing yet.
+    /// Takes the lock without waiting, and names nobody yet.
     pub(super) fn acquire(layout: &Layout) -> Result<Self, OpenError> {
         let path = layout.lock();
         let file = open_or_create(&path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { file }),
+            Ok(()) => {
+                // Whoever was killed with the lock has left its name.
+                empty(&file);
+                Ok(Self { file })
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 Err(OpenError::InUse { dir: layout.root().to_owned(), holder: read_holder(&file) })
             }
@@ -53,18 +57,23 @@ impl DirLock {
 impl Drop for DirLock {
     fn drop(&mut self) {
         // So that the next holder is not mistaken for this one before it has announced itself.
-        if let Err(error) = self.file.set_len(0) {
-            tracing::debug!(%error, "lock file cannot be emptied");
-        }
+        empty(&self.file);
     }
 }
 
-/// What the lock file says; it may be empty or stale for a moment, so nothing depends on it.
+fn empty(file: &File) {
+    if let Err(error) = file.set_len(0) {
+        tracing::debug!(%error, "lock file cannot be emptied");
+    }
+}
+
+/// What the lock file says; it may be empty or stale for a moment, so nothing depends on it. A
+/// process that has ended is not named: the lock is another one's, who has yet to say so.
 fn read_holder(file: &File) -> Holder {
     let mut text = Vec::new();
     let read: io::Result<usize> = file.take(MAX_LEN as u64).read_to_end(&mut text);
     match read {
-        Ok(_) => parse_holder(&String::from_utf8_lossy(&text)),
+        Ok(_) => parse_holder(&String::from_utf8_lossy(&text)).living(),
         Err(_) => Holder::default(),
     }
 }
@@ -96,6 +105,31 @@ mod tests {
         assert_eq!(holder.role.as_deref(), Some("agent x"));
         drop(first);
         DirLock::acquire(&layout).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_said_to_hold_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let lock = DirLock::acquire(&layout).unwrap();
+        let text = format!("{{\"pid\":{},\"role\":\"agent\"}}", ended.id());
+        std::fs::write(layout.lock(), text).unwrap();
+        let Err(OpenError::InUse { holder, .. }) = DirLock::acquire(&layout) else {
+            panic!("two processes hold one lock");
+        };
+        assert_eq!(holder, Holder::default());
+        drop(lock);
+    }
+
+    #[test]
+    fn a_name_that_was_left_is_gone_once_the_lock_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        std::fs::write(layout.lock(), "{\"pid\":1,\"role\":\"agent\"}").unwrap();
+        let _lock = DirLock::acquire(&layout).unwrap();
+        assert_eq!(std::fs::read(layout.lock()).unwrap(), b"");
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Why a data directory cannot be opened.
 
 use crate::error::FileError;
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 use std::{fmt, io, path::PathBuf};
 
 /// Why a data directory cannot be opened.
@@ -63,6 +67,15 @@ pub struct Holder {
     pub pid: Option<u32>,
     /// What the process is, in its own words.
     pub role: Option<String>,
+}
+
+impl Holder {
+    /// Nobody, when this process runs no more.
+    pub(super) fn living(self) -> Self {
+        let pid = self.pid.and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        let ended = pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH));
+        if ended { Self::default() } else { self }
+    }
 }
 
 impl fmt::Display for Holder {
