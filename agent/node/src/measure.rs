@@ -29,9 +29,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// Bytes of one request of a probe.
 const PROBE_BYTES: u32 = MAX_PROBE;
 /// Requests at once in each step of a probe, until one measures the link. The first step is over
-/// before slow start is, on all but thin links; the next ones begin with what it opened, and are
-/// long enough for a round trip to pass on a full link. Together they are what a provider grants.
-const PROBE_STEPS: [usize; 3] = [1, 2, 1];
+/// before slow start is, on all but thin links; the next one begins with what it opened, and is long
+/// enough for some round trips to pass on a full link. Together they are what a provider grants.
+const PROBE_STEPS: [usize; 2] = [1, 3];
 /// Bytes of a probe that only shows whether a peer answers.
 const GREETING_BYTES: u32 = 1024;
 /// Full probes that may be made at once, as many as the peers that are all probed in a small mesh.

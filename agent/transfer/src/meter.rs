@@ -12,10 +12,11 @@
 //! from here whether the holder was slow to send: goodput is what this holder gives over this link.
 //!
 //! A transfer lasts as long as any request is open on the connection. Its beginning is measured in
-//! short windows. The best of them is what the link gives, once the rate has stopped to grow: a
-//! window that began a round trip after the best one, or later, was not faster by a quarter (BBR
-//! tells a full pipe by the same growth). A transfer that ends before that ended in slow start, and
-//! tells nothing. After a second the best is reported, and from then on the rate of each second.
+//! rounds of a round trip or longer, made of short windows: a burst that was kept somewhere on its
+//! way makes a window fast, but hardly a round. The link is full once a round is not faster than
+//! what was best by a quarter (BBR tells a full pipe by the same growth), and gives the mean of the
+//! rounds from there on. A transfer that ends before that ended in slow start, and tells nothing.
+//! After a second the mean is reported, and from then on the rate of each second.
 
 use netbuild_core::link::Sample;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ const SHORT_BYTES: u64 = 64 * 1024;
 const SHORT: Duration = Duration::from_millis(20);
 /// Length of the beginning of a transfer, and of the windows after it.
 const LONG: Duration = Duration::from_secs(1);
-/// Growth of the rate, in a round trip, below which the link is full.
+/// Growth of the rate, from one round to the next, below which the link is full.
 const FULL: f64 = 1.25;
 
 /// Payload between two marks.
@@ -40,6 +41,10 @@ impl Goodput {
     /// Bytes per second.
     pub(crate) fn rate(&self) -> f64 {
         self.bytes as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn and(self, next: Self) -> Self {
+        Self { bytes: self.bytes + next.bytes, elapsed: self.elapsed + next.elapsed }
     }
 }
 
@@ -63,12 +68,12 @@ impl Mark {
     }
 }
 
-/// The best short window of a transfer.
+/// What the rounds of a transfer have shown.
 #[derive(Clone, Copy, Debug)]
-struct Best {
-    began: Instant,
+struct Shown {
+    /// The fastest round, or all since the rate has stopped to grow.
     goodput: Goodput,
-    /// Whether the rate had stopped to grow.
+    /// Whether it has.
     settled: bool,
 }
 
@@ -79,7 +84,11 @@ struct Transfer {
     began: Option<Instant>,
     /// Where the current window began.
     window: Option<Mark>,
-    best: Option<Best>,
+    /// The last window, until more arrives: what ended it may tell that the holder was slow.
+    last: Option<Goodput>,
+    /// The windows of the current round, added up.
+    round: Option<Goodput>,
+    shown: Option<Shown>,
     /// Whether the beginning is over, so that windows are long.
     long: bool,
 }
@@ -114,9 +123,11 @@ impl Arrivals {
         }
     }
 
-    /// The link had to wait for the holder: the current window shows the pace of that.
+    /// What came last tells that the link had to wait for the holder: the current window and the
+    /// one which that ended show the pace of this.
     pub(crate) fn spoil(&mut self) {
         self.transfer.window = None;
+        self.transfer.last = None;
     }
 
     /// Bytes came for which a request waited; returns what is to be reported.
@@ -143,7 +154,8 @@ impl Arrivals {
             return None;
         }
         let transfer = std::mem::take(&mut self.transfer);
-        if transfer.long { None } else { transfer.settled() }
+        let last = transfer.last;
+        if transfer.long { last } else { transfer.settled() }
     }
 
     /// What the current transfer has shown of the link.
@@ -154,45 +166,55 @@ impl Arrivals {
 
 impl Transfer {
     fn settled(&self) -> Option<Goodput> {
-        self.best.filter(|best| best.settled).map(|best| best.goodput)
+        self.shown.filter(|shown| shown.settled).map(|shown| shown.goodput)
     }
 
     fn mark(&mut self, now: Instant, rtt: impl FnOnce() -> Duration) -> Option<Goodput> {
         let began = *self.began.get_or_insert(now);
+        let told = self.last.take().and_then(|last| self.take(last, now - began, rtt));
         let end = Mark { at: now, total: self.total };
         let start = *self.window.get_or_insert(end);
         let goodput = start.to(end);
         let least = if self.long { LONG } else { SHORT };
-        if goodput.elapsed < least || goodput.bytes < SHORT_BYTES {
-            return None;
+        if goodput.elapsed >= least && goodput.bytes >= SHORT_BYTES {
+            self.window = Some(end);
+            self.last = Some(goodput);
         }
-        self.window = Some(end);
-        if self.long {
-            return Some(goodput);
-        }
-        self.compare(start.at, goodput, rtt());
-        if now.duration_since(began) < LONG {
-            return None;
-        }
-        let best = self.settled();
-        self.long = best.is_some();
-        best
+        told
     }
 
-    fn compare(&mut self, began: Instant, goodput: Goodput, rtt: Duration) {
-        let Some(best) = &mut self.best else {
-            self.best = Some(Best { began, goodput, settled: false });
-            return;
-        };
-        let later = began.duration_since(best.began) >= rtt;
-        let settled = best.settled || (later && goodput.rate() < best.goodput.rate() * FULL);
-        if goodput.rate() > best.goodput.rate() {
-            // A leap after all: what looked like a full link was not.
-            let leap = goodput.rate() >= best.goodput.rate() * FULL;
-            *best = Best { began, goodput, settled: settled && !leap };
-        } else {
-            best.settled = settled;
+    /// Takes a window into account; returns what is to be reported.
+    fn take(
+        &mut self,
+        window: Goodput,
+        since: Duration,
+        rtt: impl FnOnce() -> Duration,
+    ) -> Option<Goodput> {
+        if self.long {
+            return Some(window);
         }
+        let round = self.round.map_or(window, |round| round.and(window));
+        self.round = Some(round).filter(|round| round.elapsed < rtt());
+        if self.round.is_none() {
+            self.shown = Some(self.shown.map_or(Shown::first(round), |shown| shown.then(round)));
+        }
+        let settled = self.settled().filter(|_| since >= LONG);
+        self.long = settled.is_some();
+        settled
+    }
+}
+
+impl Shown {
+    fn first(round: Goodput) -> Self {
+        Self { goodput: round, settled: false }
+    }
+
+    fn then(self, round: Goodput) -> Self {
+        if round.rate() >= self.goodput.rate() * FULL {
+            // If the link looked full before, it was not.
+            return Self::first(round);
+        }
+        Self { goodput: self.goodput.and(round), settled: true }
     }
 }
 
@@ -236,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_transfer_tells_its_best_window_once_at_its_end() {
+    fn a_short_transfer_tells_the_link_once_at_its_end() {
         let mut link = Link::new(MILLISECOND);
         link.feed(10_000, MILLISECOND * 80);
         (0..50).for_each(|_| link.feed(10_000, MILLISECOND));
@@ -262,6 +284,20 @@ mod tests {
         }
         (0..100).for_each(|_| link.feed(280 << 5, MILLISECOND));
         assert_eq!(rates(&link.end()), [(280 << 5) * 1000]);
+    }
+
+    #[test]
+    fn a_burst_is_not_told_as_the_goodput() {
+        // Whoever hands the packets on is kept from it for 40 ms, and then catches up in 20.
+        let mut link = Link::new(MILLISECOND * 100);
+        for _ in 0..5 {
+            (0..60).for_each(|_| link.feed(6000, MILLISECOND));
+            link.feed(6000, MILLISECOND * 40);
+            (0..10).for_each(|_| link.feed(30_000, MILLISECOND * 2));
+        }
+        let told = rates(&link.end());
+        assert!(told.iter().all(|rate| (4_500_000..7_500_000).contains(rate)), "{told:?}");
+        assert!(!told.is_empty());
     }
 
     #[test]
