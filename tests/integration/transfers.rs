@@ -149,6 +149,86 @@ fn an_agent_that_is_killed_goes_on_where_it_was() {
 }
 
 #[test]
+fn whoever_is_killed_however_often_the_blob_comes_and_nearly_nothing_twice() {
+    const KILLS: u64 = 4;
+    let place = Place::new();
+    let bytes = noise(21, 24 * MEBIBYTE);
+    let slow = "limit = \"64 Mbit/s\"";
+    let mut east = agent(&place, "us-east", slow, &[]);
+    let digest = put(&place, "us-east", &bytes);
+    let mut office = agent(&place, "office", "", &[&east.ticket]);
+    let seed = std::env::var("NETBUILD_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or(1);
+    println!("NETBUILD_SEED={seed}");
+    let dice = noise(seed, 16 * KILLS as usize);
+    let mut fetched = 0;
+    for kill in dice.chunks(16) {
+        office.wait_for_members(1, 0);
+        let start = || {
+            let mut getting = command("get", &place.path("office"));
+            getting.args([&digest, "-o"]).arg(place.path("never"));
+            getting.stderr(Stdio::null()).spawn().expect("netbuild runs")
+        };
+        let mut getting = start();
+        // Each time a sixteenth of it at most, so that something is left for the last one.
+        let until = counter(&office, "data_bytes_fetched")
+            + u64::from(kill[0]) * bytes.len() as u64 / (16 * 256);
+        wait_until("it goes on", || {
+            // One that is back is heard of a moment later.
+            if getting.try_wait().expect("a child").is_some() {
+                getting = start();
+            }
+            counter(&office, "data_bytes_fetched") > until
+        });
+        if kill[1] % 2 == 0 {
+            fetched += counter(&office, "data_bytes_fetched");
+            office.kill();
+            getting.wait().expect("it ends");
+            office = agent(&place, "office", "", &[&east.ticket]);
+        } else {
+            east.kill();
+            // Nobody else has it, which is said.
+            assert!(!getting.wait().expect("it ends").success());
+            east = agent(&place, "us-east", slow, &[&office.ticket]);
+        }
+    }
+    wait_until("the holder is back", || {
+        let plan = command("plan", &place.path("office")).args(["--json", &digest]).output();
+        let plan: Value = serde_json::from_slice(&plan.expect("it runs").stdout).expect("JSON");
+        let steps = plan["steps"].as_array().expect("steps");
+        steps.iter().any(|step| step["holds"] == true)
+    });
+    let (json, _) = get(&place, "office", &digest, &bytes);
+    assert!(json["resumed"]["chunks_here"].as_u64().is_some_and(|chunks| chunks > 0), "{json}");
+    fetched += counter(&office, "data_bytes_fetched");
+    // What was on its way at each kill is the only loss.
+    let twice = fetched.saturating_sub(bytes.len() as u64);
+    assert!(twice < KILLS * 2 * MEBIBYTE as u64, "{fetched} of {}", bytes.len());
+}
+
+#[test]
+fn a_source_that_crawls_holds_nothing_up() {
+    let place = Place::new();
+    let east = agent(&place, "us-east", "limit = \"64 Mbit/s\"", &[]);
+    // A kilobyte a second: its share would take hours.
+    let west = agent(&place, "us-west", "limit = \"8 kbit/s\"", &[&east.ticket]);
+    let bytes = noise(31, 24 * MEBIBYTE);
+    let digest = put(&place, "us-east", &bytes);
+    assert_eq!(put(&place, "us-west", &bytes), digest);
+    let office = agent(&place, "office", "", &[&east.ticket]);
+    office.wait_for_members(2, 0);
+    west.wait_for_members(2, 0);
+    let (json, _) = get(&place, "office", &digest, &bytes);
+    let sources = json["sources"].as_array().expect("sources");
+    let of = |region: &str| {
+        let source = sources.iter().find(|source| source["region"] == region);
+        source.and_then(|source| source["bytes"].as_u64()).unwrap_or(0)
+    };
+    assert_eq!(of("us-east") + of("us-west"), bytes.len() as u64, "{json}");
+    assert!(of("us-west") < 2 * MEBIBYTE as u64, "{json}");
+}
+
+#[test]
 fn of_a_blob_like_one_that_is_here_only_what_differs_is_sent_on_a_slow_link() {
     let place = Place::new();
     let east = agent(&place, "us-east", "limit = \"24 Mbit/s\"", &[]);

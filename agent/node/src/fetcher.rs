@@ -395,7 +395,7 @@ impl Fetcher {
         let mut plan = self.view.plan(size, &want.holders, &among, tiers);
         if plan.steps.iter().all(|step| step.holds.is_none()) && plan.steps.len() > 1 {
             let enough = if size >= CROSSING_SIZE { MAX_TEAM } else { 1 };
-            let holders = self.who_has(&plan.steps, &missing, enough).await;
+            let holders = self.who_has(&plan.steps, &missing, &job, enough).await?;
             plan = self.view.plan(size, &holders, &among, tiers);
         }
         let mut tried = Vec::new();

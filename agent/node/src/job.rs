@@ -52,6 +52,9 @@ const PATCHED_BYTES: u64 = 16 << 20;
 const PATCHED_CHUNKS: usize = 512;
 /// Largest blob that is patched, and largest base: both are in memory as a whole at the provider.
 const MAX_PATCHED: u64 = 256 << 20;
+/// Largest sum of blobs whose lists of chunks are asked for before it is known who has them: the
+/// lists are some 100 KiB then.
+const LOOK_AHEAD_SIZE: u64 = 1 << 30;
 /// Payload bytes per second of a link from which on looking for what differs takes longer than
 /// sending everything.
 const FAST: f64 = 100e6;
@@ -414,8 +417,7 @@ impl<'a> Job<'a> {
         asked: &mut BTreeSet<usize>,
         grows: bool,
     ) -> Part<()> {
-        let peer = trial.whom.peer;
-        if self.liars.borrow().contains(&peer) {
+        if self.liars.borrow().contains(&trial.whom.peer) {
             return Ok(Ok(()));
         }
         let mut unknown = self.unknown();
@@ -424,22 +426,56 @@ impl<'a> Job<'a> {
             return Ok(Ok(()));
         }
         trial.alive(0);
+        self.list(trial.endpoint, trial.whom, trial.silence(), unknown, |index| {
+            if grows {
+                asked.remove(&index);
+            }
+        })
+        .await
+    }
+
+    /// Asks a peer for the chunks of all blobs that nobody has told, before it is known whether it
+    /// has them.
+    pub(crate) async fn look_ahead(
+        &self,
+        endpoint: &Endpoint,
+        whom: &Whom,
+    ) -> Result<(), CacheError> {
+        let unknown = self.unknown();
+        let size: u64 = unknown.iter().map(|(_, blob)| blob.size).sum();
+        if unknown.is_empty() || size > LOOK_AHEAD_SIZE {
+            return Ok(());
+        }
+        let listed = self.list(endpoint, whom, Patience::default(), unknown, |_| ()).await?;
+        if let Err(error) = listed {
+            tracing::debug!(peer = %whom.peer.short(), %error, "did not tell chunks");
+        }
+        Ok(())
+    }
+
+    /// Asks a peer for the chunks of these blobs, and begins those that it tells; `lacks` hears which
+    /// it does not.
+    async fn list(
+        &self,
+        endpoint: &Endpoint,
+        whom: &Whom,
+        patience: Patience,
+        unknown: Vec<(usize, Digest)>,
+        mut lacks: impl FnMut(usize),
+    ) -> Part<()> {
         let blobs: Vec<Digest> = unknown.iter().map(|(_, blob)| *blob).collect();
-        let manifests =
-            trial.endpoint.manifests(&trial.whom.holder(), &blobs, trial.silence()).await;
-        let manifests = match manifests {
+        let manifests = match endpoint.manifests(&whom.holder(), &blobs, patience).await {
             Ok(manifests) => manifests,
             Err(error) => return Ok(Err(error)),
         };
         for ((index, _), manifest) in unknown.into_iter().zip(manifests) {
-            if grows && manifest.is_none() {
-                asked.remove(&index);
-            }
-            // Another attempt may have been faster.
+            let Some(described) = manifest else {
+                lacks(index);
+                continue;
+            };
+            // Another one may have been faster.
             let is_unknown = matches!(self.blobs.borrow()[index].state, State::Unknown);
-            if let Some(described) = manifest.filter(|_| is_unknown)
-                && let Err(error) = self.begin(index, &described, peer)?
-            {
+            if is_unknown && let Err(error) = self.begin(index, &described, whom.peer)? {
                 return Ok(Err(error));
             }
         }

@@ -199,7 +199,7 @@ pub(crate) fn links(fetcher: &Fetcher) -> Vec<LinkRow> {
 pub(crate) async fn plan(fetcher: &Fetcher, blob: &Digest) -> Result<PlanReport, CacheError> {
     let here = fetcher.disk.store().has_blob(blob).map_err(failed)?;
     let first = fetcher.view.plan(blob.size, &BTreeSet::new(), &|_, _| true, true);
-    let holders = fetcher.all_who_have(&first.steps, blob).await;
+    let holders = fetcher.all_who_have(&first.steps, blob).await?;
     let plan = fetcher.view.plan(blob.size, &holders, &|_, _| true, true);
     let mut steps = Vec::new();
     if here {

@@ -49,6 +49,14 @@ impl Sites {
         said(&mut command)
     }
 
+    /// Bytes of all packets that have left one site for another and arrived.
+    pub(crate) fn crossed(&self, from: &str, to: &str) -> u64 {
+        let status: Value = serde_json::from_str(&self.wan(&["status", "--json"])).expect("JSON");
+        let links = status["links"].as_array().expect("links");
+        let link = links.iter().find(|link| link["from"] == from && link["to"] == to);
+        link.expect("a link")["passed_bytes"].as_u64().expect("a number")
+    }
+
     /// Gives a link, or all links of a site, another profile.
     pub(crate) fn set(&self, target: &str, profile: &str) {
         self.wan(&["set", target, "--profile", profile]);

@@ -7,7 +7,7 @@ use crate::{
     job::Job,
     view::over_of,
 };
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::{StreamExt as _, future::join, stream::FuturesUnordered};
 use netbuild_core::{
     cache::CacheError,
     crossing,
@@ -23,6 +23,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// Most peers that are asked whether they have something that nobody announced.
 const MAX_QUERIED: usize = 6;
+/// Those of them that are asked for the lists of chunks at the same time: a round trip less until the
+/// first chunk comes.
+const MAX_LOOKED_AHEAD: usize = 2;
 /// How long their answers are waited for.
 const QUERY_LIMIT: Duration = Duration::from_secs(1);
 /// How long at least the others are waited for once one has said that it has it.
@@ -35,19 +38,25 @@ const BRING_MARGIN: Duration = Duration::from_secs(2);
 
 impl Fetcher {
     /// Which of the best sources have a blob, as far as they say soon enough.
-    pub(crate) async fn all_who_have(&self, steps: &[Step], blob: &Digest) -> BTreeSet<Who> {
-        self.query(steps, &[*blob], usize::MAX, |_| QUERY_LIMIT).await
+    pub(crate) async fn all_who_have(
+        &self,
+        steps: &[Step],
+        blob: &Digest,
+    ) -> Result<BTreeSet<Who>, CacheError> {
+        self.query(steps, &[*blob], None, usize::MAX, |_| QUERY_LIMIT).await
     }
 
     /// The first of the best sources to say that they have all of `blobs`, at most `enough`: whoever
-    /// is much later with that than the first would be late with the blobs as well.
+    /// is much later with that than the first would be late with the blobs as well. The best tell the
+    /// job of which chunks they are.
     pub(super) async fn who_has(
         &self,
         steps: &[Step],
         blobs: &[Digest],
+        job: &Job<'_>,
         enough: usize,
-    ) -> BTreeSet<Who> {
-        self.query(steps, blobs, enough, |first| first * 2 + QUERY_MARGIN).await
+    ) -> Result<BTreeSet<Who>, CacheError> {
+        self.query(steps, blobs, Some(job), enough, |first| first * 2 + QUERY_MARGIN).await
     }
 
     /// Asks the best sources at once, until so many said that they have all of `blobs`, or time is
@@ -56,28 +65,33 @@ impl Fetcher {
         &self,
         steps: &[Step],
         blobs: &[Digest],
+        job: Option<&Job<'_>>,
         enough: usize,
         limit: impl Fn(Duration) -> Duration,
-    ) -> BTreeSet<Who> {
-        let whom = steps.iter().take(MAX_QUERIED).map(|step| step.who);
+    ) -> Result<BTreeSet<Who>, CacheError> {
+        let whom = steps.iter().take(MAX_QUERIED).map(|step| step.who).enumerate();
         let mut answers: FuturesUnordered<_> = whom
-            .map(|who| async move {
+            .map(|(rank, who)| async move {
                 let has = match who {
-                    Who::Peer(peer) => self.peer_has(&peer, blobs).await,
+                    Who::Peer(peer) => {
+                        let job = job.filter(|_| rank < MAX_LOOKED_AHEAD);
+                        self.peer_has(&peer, blobs, job).await?
+                    }
                     Who::Tier(tier) => match self.shared.tier(tier) {
                         Some(tier) => tier.has(blobs).await,
                         None => false,
                     },
                 };
-                (who, has)
+                Ok::<_, CacheError>((who, has))
             })
             .collect();
         let began = Instant::now();
         let mut deadline = began + QUERY_LIMIT;
         let mut holders = BTreeSet::new();
         while holders.len() < enough
-            && let Ok(Some((who, has))) = timeout_at(deadline, answers.next()).await
+            && let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await
         {
+            let (who, has) = answer?;
             if has && holders.is_empty() {
                 deadline = deadline.min(began + limit(began.elapsed()));
             }
@@ -85,15 +99,29 @@ impl Fetcher {
                 holders.insert(who);
             }
         }
-        holders
+        Ok(holders)
     }
 
-    async fn peer_has(&self, peer: &PeerId, blobs: &[Digest]) -> bool {
-        let (Some(whom), Some(net)) = (self.view.whom(peer), &self.net) else { return false };
+    async fn peer_has(
+        &self,
+        peer: &PeerId,
+        blobs: &[Digest],
+        job: Option<&Job<'_>>,
+    ) -> Result<bool, CacheError> {
+        let (Some(whom), Some(net)) = (self.view.whom(peer), &self.net) else { return Ok(false) };
         let asked = Asked::new(&self.view, Who::Peer(*peer));
-        let answer = net.endpoint.has(&whom.holder(), blobs, Patience::default()).await;
+        let holder = whom.holder();
+        let has = net.endpoint.has(&holder, blobs, Patience::default());
+        let looked_ahead = async {
+            match job {
+                Some(job) => job.look_ahead(&net.endpoint, &whom).await,
+                None => Ok(()),
+            }
+        };
+        let (answer, looked_ahead) = join(has, looked_ahead).await;
         asked.ends(over_of(&answer));
-        answer.is_ok_and(|has| has.iter().all(|has| *has))
+        looked_ahead?;
+        Ok(answer.is_ok_and(|has| has.iter().all(|has| *has)))
     }
 
     /// Has another agent of this region bring blobs from afar, if it is its turn, and takes from it
