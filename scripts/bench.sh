@@ -7,7 +7,7 @@ usage() {
     cat <<'USAGE'
 usage: scripts/bench.sh runner [OPTION...]     `netbuild run` beside ninja
        scripts/bench.sh transfer [OPTION...]   the transfer engine beside quinn, sendme, curl, rsync, zsync, casync
-       scripts/bench.sh store [PART]           the store: all parts, or one of those in scripts/bench/store
+       scripts/bench.sh store [PART]           the store: disk and tiers, or one of the two
 
 Each of them explains its options with --help.
 USAGE
@@ -33,9 +33,9 @@ case ${1-} in
             shift
             exec "$part" "$@"
         fi
-        for part in "$here"/bench/store/*.sh; do
-            "$part" "$@"
-        done
+        # Options are those of the first; the other has none.
+        "$here/bench/store/disk.sh" "$@"
+        "$here/bench/store/tiers.sh"
         ;;
     *)
         echo 'scripts/bench.sh: say what to measure: runner, transfer or store (see --help)' >&2
