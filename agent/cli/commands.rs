@@ -79,6 +79,17 @@ fn existing(settings: &Settings) -> Result<Session, CliError> {
         .hint("the first `netbuild run`, `netbuild put` or `netbuild-agent` makes it"))
 }
 
+/// Gives the tiers a moment to get what was put, as long as `going` says, and says what they still lack.
+fn finish(session: &Session, going: &dyn Fn() -> bool) {
+    if session.finish(going) {
+        return;
+    }
+    let tiers = session.status().map(|status| status.tiers).unwrap_or_default();
+    for tier in tiers.iter().filter(|tier| tier.waiting > 0) {
+        tracing::warn!("{}; `netbuild flush` or the next run goes on with it", flush::line(tier));
+    }
+}
+
 /// Names and action keys of the tasks that were run in the workspace of the current directory.
 fn tasks_here() -> Vec<(String, String)> {
     let state = std::fs::read(".netbuild/state").ok().and_then(|bytes| State::decode(&bytes).ok());

@@ -116,6 +116,8 @@ pub enum Request {
     Unpin(Pin),
     /// Asks for what is pinned.
     Pins,
+    /// A blob that was put, and that no result names, is to be copied to the tiers.
+    Share(Digest),
 }
 
 /// What the owner of the data directory answers.
@@ -216,6 +218,7 @@ enum RequestV4 {
     Pin { pin: PinV4, label: String },
     Unpin(PinV4),
     Pins,
+    Share(DigestV1),
 }
 
 #[derive(Encode, Decode)]
@@ -295,6 +298,7 @@ impl Request {
             Self::Pin { pin, label } => RequestV4::Pin { pin: (*pin).into(), label: label.clone() },
             Self::Unpin(pin) => RequestV4::Unpin((*pin).into()),
             Self::Pins => RequestV4::Pins,
+            Self::Share(blob) => RequestV4::Share((*blob).into()),
         };
         frame::write(socket, &codec::encode(&wire))
     }
@@ -334,6 +338,7 @@ impl Request {
             RequestV4::Pin { pin, label } => Self::Pin { pin: pin.into(), label },
             RequestV4::Unpin(pin) => Self::Unpin(pin.into()),
             RequestV4::Pins => Self::Pins,
+            RequestV4::Share(blob) => Self::Share(blob.into()),
         }))
     }
 }
@@ -458,6 +463,7 @@ mod tests {
             Request::Conflicts,
             Request::Sync(SyncOrder { from: Some("us-east".into()), force: true, ..order() }),
             Request::Monitor,
+            Request::Share(Digest::of(b"shared")),
             Request::Verify(VerifyOrder { deep: true, repair: false }),
         ];
         requests.iter().for_each(|request| request.write(&mut bytes).unwrap());

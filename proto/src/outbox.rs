@@ -1,4 +1,5 @@
-//! The log of what is still to be copied to tiers: results are added and done, in frames of one size.
+//! The log of what is still to be copied to tiers: results, and blobs by themselves, are added and done, in
+//! frames of one size.
 //!
 //! A frame that is torn or damaged is skipped and costs what it said, no more: at worst a result is
 //! not copied, or copied twice.
@@ -7,7 +8,7 @@ use crate::codec::DecodeError;
 use netbuild_core::{
     digest::Hash,
     key::ActionKey,
-    outbox::{MAX_WAITING, Parcel},
+    outbox::{Goods, MAX_WAITING, Parcel},
 };
 use std::collections::BTreeMap;
 
@@ -21,6 +22,9 @@ pub const MAX_LOG: usize = HEADER.len() + 16 * MAX_WAITING * FRAME;
 
 const ADDED: u8 = 1;
 const DONE: u8 = 2;
+/// The same with a blob instead of a result.
+const BLOB_ADDED: u8 = 3;
+const BLOB_DONE: u8 = 4;
 
 /// A tier in a log: the first bytes of the hash of its name, as names may be long.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -35,21 +39,25 @@ impl Lane {
     }
 }
 
-/// The frame that says that a result waits for a tier.
+/// The frame that says that something waits for a tier.
 pub fn added(lane: Lane, parcel: Parcel) -> [u8; FRAME] {
-    frame(ADDED, lane, parcel)
+    frame([ADDED, BLOB_ADDED], lane, parcel)
 }
 
 /// The frame that says that it does no more.
 pub fn done(lane: Lane, parcel: Parcel) -> [u8; FRAME] {
-    frame(DONE, lane, parcel)
+    frame([DONE, BLOB_DONE], lane, parcel)
 }
 
-fn frame(what: u8, lane: Lane, parcel: Parcel) -> [u8; FRAME] {
+fn frame([result, blob]: [u8; 2], lane: Lane, parcel: Parcel) -> [u8; FRAME] {
+    let (what, name) = match parcel.goods {
+        Goods::Result(key) => (result, key.0),
+        Goods::Blob(hash) => (blob, hash.0),
+    };
     let mut frame = [0; FRAME];
     frame[0] = what;
     frame[1..9].copy_from_slice(&lane.0);
-    frame[9..41].copy_from_slice(&parcel.key.0);
+    frame[9..41].copy_from_slice(&name);
     frame[41..49].copy_from_slice(&parcel.bytes.to_le_bytes());
     let sum = Hash::of(&frame[..49]);
     frame[49..].copy_from_slice(&sum.0[..4]);
@@ -74,14 +82,15 @@ pub fn read(log: &[u8]) -> Result<Waiting, DecodeError> {
         return Err(DecodeError::Invalid("not an outbox of this version".to_owned()));
     };
     let mut waiting = Waiting::default();
-    let mut live: BTreeMap<(Lane, ActionKey), (i64, usize, u64)> = BTreeMap::new();
+    let mut live: BTreeMap<(Lane, Goods), (i64, usize, u64)> = BTreeMap::new();
     for (at, frame) in frames.chunks(FRAME).enumerate() {
-        let Some((what, lane, parcel)) = parse(frame) else {
+        let Some((is_added, lane, parcel)) = parse(frame) else {
             waiting.damaged += 1;
             continue;
         };
-        let (count, first, bytes) = live.entry((lane, parcel.key)).or_insert((0, at, parcel.bytes));
-        if what == ADDED {
+        let (count, first, bytes) =
+            live.entry((lane, parcel.goods)).or_insert((0, at, parcel.bytes));
+        if is_added {
             if *count <= 0 {
                 (*count, *first) = (0, at);
             }
@@ -92,17 +101,25 @@ pub fn read(log: &[u8]) -> Result<Waiting, DecodeError> {
     }
     let mut parcels: Vec<_> = live.into_iter().filter(|(_, (count, ..))| *count > 0).collect();
     parcels.sort_by_key(|(_, (_, first, _))| *first);
-    let parcel = |((lane, key), (_, _, bytes))| (lane, Parcel { key, bytes });
+    let parcel = |((lane, goods), (_, _, bytes))| (lane, Parcel { goods, bytes });
     waiting.parcels = parcels.into_iter().map(parcel).collect();
     Ok(waiting)
 }
 
-fn parse(frame: &[u8]) -> Option<(u8, Lane, Parcel)> {
+/// Whether something was added, else it is done; for which tier, and what.
+fn parse(frame: &[u8]) -> Option<(bool, Lane, Parcel)> {
     let frame: &[u8; FRAME] = frame.try_into().ok()?;
-    let good = Hash::of(&frame[..49]).0[..4] == frame[49..] && [ADDED, DONE].contains(&frame[0]);
-    let (lane, key) = (frame[1..9].try_into().ok()?, frame[9..41].try_into().ok()?);
+    if Hash::of(&frame[..49]).0[..4] != frame[49..] {
+        return None;
+    }
+    let (lane, name) = (frame[1..9].try_into().ok()?, frame[9..41].try_into().ok()?);
+    let goods = match frame[0] {
+        ADDED | DONE => Goods::Result(ActionKey(name)),
+        BLOB_ADDED | BLOB_DONE => Goods::Blob(Hash(name)),
+        _ => return None,
+    };
     let bytes = u64::from_le_bytes(frame[41..49].try_into().ok()?);
-    good.then_some((frame[0], Lane(lane), Parcel { key: ActionKey(key), bytes }))
+    Some((matches!(frame[0], ADDED | BLOB_ADDED), Lane(lane), Parcel { goods, bytes }))
 }
 
 #[cfg(test)]
@@ -111,7 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parcel(number: u8) -> Parcel {
-        Parcel { key: ActionKey([number; 32]), bytes: 1000 + u64::from(number) }
+        Parcel::result(ActionKey([number; 32]), 1000 + u64::from(number))
     }
 
     fn log(frames: &[[u8; FRAME]]) -> Vec<u8> {
@@ -144,6 +161,17 @@ mod tests {
         assert_eq!(waiting.parcels, [(b, parcel(1)), (a, parcel(2)), (a, parcel(3))]);
         assert_eq!(read(&HEADER).unwrap(), Waiting::default());
         assert!(read(b"netbuild outbox\x02").is_err());
+    }
+
+    #[test]
+    fn a_blob_and_a_result_of_one_name_are_two_things() {
+        let lane = Lane::of("a");
+        let blob = Parcel { goods: Goods::Blob(Hash([1; 32])), bytes: 5 };
+        let mut frames = vec![added(lane, blob), added(lane, parcel(1)), added(lane, parcel(2))];
+        frames.push(done(lane, parcel(1)));
+        assert_eq!(read(&log(&frames)).unwrap().parcels, [(lane, blob), (lane, parcel(2))]);
+        frames.push(done(lane, blob));
+        assert_eq!(read(&log(&frames)).unwrap().parcels, [(lane, parcel(2))]);
     }
 
     #[test]

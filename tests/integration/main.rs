@@ -17,4 +17,5 @@ mod sample;
 mod shared;
 mod support;
 mod transfers;
+mod upkeep;
 mod wan;

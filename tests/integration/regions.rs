@@ -1,8 +1,8 @@
 //! Built once in one region, warm in every other.
 
 use crate::{
-    sample::{NOWHERE, TASKS, Tree, sample},
-    support::{Agent, Place, Run, Workspace, netbuild, netbuild_agent, refused, wait_until},
+    sample::{NOWHERE, TASKS, Tree, example, sample},
+    support::{Agent, Place, Run, netbuild, netbuild_agent, refused, wait_until},
 };
 use serde_json::{Value, json};
 use std::{
@@ -10,18 +10,6 @@ use std::{
     path::Path,
     process::{Command, Output},
 };
-
-/// The example of this repository, copied to a place of its own.
-fn example(place: &Place, name: &str) -> Workspace {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let graph = fs::read_to_string(from.join("graph.json")).expect("the graph");
-    let graph = serde_json::from_str(&graph).expect("JSON");
-    let workspace = place.workspace(name, &graph, &[]);
-    for (file, content) in Tree::of(&from.join("tests/workload")).files() {
-        workspace.write(&format!("tests/workload/{file}"), &String::from_utf8_lossy(content));
-    }
-    workspace
-}
 
 /// Where an agent can be reached by those who know the mesh key, as it says itself.
 fn multiaddress(agent: &Agent) -> String {

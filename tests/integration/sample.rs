@@ -40,6 +40,18 @@ fn graph() -> Value {
     })
 }
 
+/// The example of this repository, copied to a place of its own.
+pub(crate) fn example(place: &Place, name: &str) -> Workspace {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let graph = fs::read_to_string(from.join("graph.json")).expect("the graph");
+    let graph = serde_json::from_str(&graph).expect("JSON");
+    let workspace = place.workspace(name, &graph, &[]);
+    for (file, content) in Tree::of(&from.join("tests/workload")).files() {
+        workspace.write(&format!("tests/workload/{file}"), &String::from_utf8_lossy(content));
+    }
+    workspace
+}
+
 /// A workspace of the sample, with a data directory of its own.
 pub(crate) fn sample(place: &Place, name: &str) -> Workspace {
     place.workspace(name, &graph(), &[("src/a.txt", "one\n"), ("src/b.txt", "two\n")])

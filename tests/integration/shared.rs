@@ -1,12 +1,17 @@
 //! Agents and runs that share nothing but storage: a bucket of SeaweedFS, or a Redis.
 
 use crate::{
-    sample::{TASKS, Tree, built, sample},
-    support::{Place, Run, Workspace, netbuild, netbuild_agent, wait_until},
+    sample::{TASKS, Tree, built, example, sample},
+    support::{Place, Run, Running, Workspace, netbuild, netbuild_agent, signal, wait_until},
 };
 use netbuild_servers::{Fault, KEY, Proxy, Redis, SECRET, Seaweed};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 /// The environment that names what is shared.
 struct Shared(Vec<(&'static str, String)>);
@@ -42,6 +47,12 @@ impl Shared {
         // No mesh between the two: each has a mesh key of its own.
         command.args(["--listen", "127.0.0.1:0"]);
         crate::support::Agent::spawn(command, data_dir)
+    }
+
+    /// Another command on a data directory.
+    fn ask(&self, data_dir: &Path, args: &[&str]) -> Output {
+        let mut command = self.with(netbuild());
+        command.args(args).arg("--data-dir").arg(data_dir).output().expect("netbuild runs")
     }
 
     /// `netbuild flush`, which ends well when all is copied.
@@ -183,6 +194,245 @@ fn whatever_a_bucket_does_builds_go_on_and_no_wrong_byte_is_used() {
 }
 
 #[test]
+fn the_example_of_this_repository_is_shared_over_a_bucket_and_nothing_else() {
+    let seaweed = Seaweed::start();
+    let shared = Shared::s3(seaweed.port());
+    let place = Place::new();
+    let one = example(&place, "one");
+    let built = shared.run(&one).expect_success();
+    assert!(built.executed() > 10, "{}", built.summary);
+    assert!(shared.flush(&one.data_dir).0);
+    // A bucket that is late once is left alone for that task, as a build does not wait for it: on a busy
+    // machine, more than one may have to look.
+    let all_from_there = (0..5).any(|n| {
+        let other = example(&place, &format!("other-{n}"));
+        let run = shared.run(&other).expect_success();
+        other.outputs().expect_same(&one.outputs());
+        assert!(run.count("/hits/s3") > 0, "{}: {}", run.summary, run.stderr);
+        run.executed() == 0
+    });
+    assert!(all_from_there);
+}
+
+#[test]
+fn a_file_that_was_put_is_had_by_those_who_share_a_bucket() {
+    let seaweed = Seaweed::start();
+    let shared = Shared::s3(seaweed.port());
+    let place = Place::new();
+    for (name, with_agent) in [("alone", false), ("served", true)] {
+        let (file, data_dir) = (place.path(name), place.path(&format!("{name}.data")));
+        fs::write(&file, format!("{name}\n").repeat(100_000)).expect("a file");
+        let agent = with_agent.then(|| shared.agent("here", &data_dir));
+        let put = shared.ask(&data_dir, &["put", file.to_str().expect("UTF-8")]);
+        assert!(put.status.success(), "{put:?}");
+        let digest = String::from_utf8_lossy(&put.stdout).trim().to_owned();
+        let (all, tiers) = shared.flush(&data_dir);
+        assert!(all && tiers[0]["sent"].as_u64() <= Some(1), "{tiers:?}");
+        drop(agent);
+        let (there, copy) = (place.path(&format!("{name}.there")), place.path("copy"));
+        let get = ["get", &digest, "-o", copy.to_str().expect("UTF-8")];
+        let got = shared.ask(&there, &get);
+        assert!(got.status.success(), "{got:?}");
+        assert_eq!(fs::read(&copy).expect("a file"), fs::read(&file).expect("a file"));
+        fs::remove_file(&copy).expect("a file");
+    }
+}
+
+#[test]
+fn what_a_bucket_holds_heals_what_the_disk_has_damaged() {
+    let seaweed = Seaweed::start();
+    let shared = Shared::s3(seaweed.port());
+    let place = Place::new();
+    let one = sample(&place, "one");
+    assert_eq!(shared.run(&one).expect_success().executed(), TASKS);
+    assert!(shared.flush(&one.data_dir).0);
+    let blobs: Vec<_> = Tree::of(&one.data_dir.join("blobs"))
+        .files()
+        .map(|(name, content)| (one.data_dir.join("blobs").join(name), content.to_vec()))
+        .collect();
+    assert!(blobs.len() >= 2, "files of blobs");
+    for with_agent in [false, true] {
+        for (at, (path, content)) in blobs.iter().enumerate() {
+            match at % 2 {
+                0 => fs::write(path, vec![0; content.len()]).expect("a file"),
+                _ => fs::remove_file(path).expect("a file"),
+            }
+        }
+        let agent = with_agent.then(|| shared.agent("here", &one.data_dir));
+        let repaired = shared.ask(&one.data_dir, &["verify", "--deep", "--repair", "--json"]);
+        assert!(repaired.status.success(), "{repaired:?}");
+        let report: Value = serde_json::from_slice(&repaired.stdout).expect("JSON");
+        let count = |field: &str| report[field].as_u64().expect("a number");
+        let found = count("damaged") + count("missing");
+        assert_eq!((found, count("healed")), (blobs.len() as u64, found), "{report}");
+        for (path, content) in &blobs {
+            assert!(fs::read(path).expect("a blob") == *content, "{}", path.display());
+        }
+        drop(agent);
+    }
+}
+
+#[test]
+fn a_run_that_writes_through_ends_when_the_tier_has_all() {
+    let redis = Redis::start(&[]);
+    let shared = |policy: &str, seconds: &str| {
+        let url = format!("redis://127.0.0.1:{}?policy={policy}", redis.port());
+        let config =
+            format!("[cache]\nexit_budget_seconds = 0\nwrite_through_seconds = {seconds}\n");
+        (Shared(vec![("CACHE_BACKEND", url)]), config)
+    };
+    let place = Place::new();
+    let config = place.path("netbuild.toml");
+    let run = |name: &str, policy: &str, seconds: &str| {
+        let (shared, text) = shared(policy, seconds);
+        fs::write(&config, text).expect("a file");
+        let workspace = sample(&place, name);
+        let mut command = shared.with(workspace.command(&["--json", "--config"]));
+        let run = Run::of(command.arg(&config)).expect_success();
+        (workspace, run)
+    };
+    let (one, through) = run("one", "write-through", "3600");
+    assert_eq!(through.executed(), TASKS);
+    assert!(!through.stderr.contains("still to be copied"), "{}", through.stderr);
+    // Nobody flushed.
+    let (two, hit) = run("two", "read-only", "0");
+    expect_from(hit, "redis", (&two.outputs(), &one.outputs()));
+    // A tier that stops in the middle of it does not keep the run longer than was said.
+    redis.cli(&["FLUSHALL"]);
+    redis.freeze();
+    let (_, frozen) = run("three", "write-through", "1");
+    assert_eq!(frozen.executed(), TASKS);
+    assert!(frozen.stderr.contains("still to be copied"), "{}", frozen.stderr);
+    redis.thaw();
+}
+
+#[test]
+fn an_interrupt_ends_the_wait_for_a_tier() {
+    let redis = Redis::start(&[]);
+    // It is there, and takes nothing.
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let shared = Shared::redis(redis.port());
+    let place = Place::new();
+    let one = sample(&place, "one");
+    let config = place.path("netbuild.toml");
+    // Nothing but the signal ends it within the patience of this test.
+    let hour = "[cache]\nexit_budget_seconds = 3600\nwrite_through_seconds = 3600\n";
+    fs::write(&config, hour).expect("a file");
+    let mut command = shared.with(one.command(&["--json", "--config"]));
+    let running = Running::start(command.arg(&config));
+    wait_until("all results wait", || {
+        let status = shared.ask(&one.data_dir, &["status", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        status["tiers"][0]["waiting"].as_u64() == Some(TASKS)
+    });
+    signal(running.pid(), Signal::INT);
+    assert_eq!(running.wait().code(), Some(130));
+}
+
+#[test]
+fn a_redis_that_is_full_and_a_bucket_with_another_clock_cost_no_build_and_get_all_later() {
+    let (redis, seaweed) = (Redis::start(&[]), Seaweed::start());
+    let proxy = Proxy::start(seaweed.port());
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let skewed = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+    proxy.set(Fault::Answer("403 Forbidden", skewed));
+    let mut shared = Shared::s3(proxy.port());
+    shared.0[0].1 = format!("s3://netbuild/full+redis://127.0.0.1:{}", redis.port());
+    let place = Place::new();
+    let one = sample(&place, "one");
+    assert_eq!(shared.run(&one).expect_success().executed(), TASKS);
+    let mut command = shared.with(netbuild());
+    command.args(["flush", "--json", "--timeout", "5", "--data-dir"]).arg(&one.data_dir);
+    let output = command.output().expect("netbuild runs");
+    let tiers: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let of = |kind: &str| {
+        let tiers = tiers.as_array().expect("a list").iter();
+        tiers.clone().find(|tier| tier["kind"] == kind).expect("a tier").clone()
+    };
+    assert!(of("redis")["waiting"].as_u64() > Some(0), "{tiers}");
+    assert!(of("redis")["why"].to_string().contains("OOM"), "{tiers}");
+    let told = format!("{tiers}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(of("s3")["waiting"] == json!(TASKS), "{told}");
+    // Both are mended.
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    proxy.set(Fault::None);
+    let (all, tiers) = shared.flush(&one.data_dir);
+    assert!(all, "{tiers:?}");
+    for (name, kind, chain) in [
+        ("two", "redis", format!("redis://127.0.0.1:{}", redis.port())),
+        ("three", "s3", "s3://netbuild/full".to_owned()),
+    ] {
+        let workspace = sample(&place, name);
+        shared.0[0].1 = chain;
+        let run = shared.run(&workspace).expect_success();
+        let hits = run.count(&format!("/hits/{kind}"));
+        // What is over 1 MiB is in the bucket only.
+        assert!(hits >= TASKS - 2 && hits + run.executed() == TASKS, "{}", run.summary);
+        workspace.outputs().expect_same(&one.outputs());
+    }
+}
+
+#[test]
+fn what_is_kept_in_memory_lives_as_long_as_its_process() {
+    let shared = Shared(vec![("CACHE_BACKEND", "memory://".to_owned())]);
+    let place = Place::new();
+    let one = sample(&place, "one");
+    assert_eq!(shared.run(&one).expect_success().executed(), TASKS);
+    one.forget_outputs();
+    assert_eq!(shared.run(&one).expect_success().executed(), TASKS, "nothing was kept");
+    assert!(
+        !one.data_dir.join("blobs").exists()
+            || Tree::of(&one.data_dir.join("blobs")).files().count() == 0
+    );
+    let _agent = shared.agent("here", &one.data_dir);
+    one.forget_outputs();
+    assert_eq!(shared.run(&one).expect_success().executed(), TASKS);
+    one.forget_outputs();
+    let run = shared.run(&one).expect_success();
+    assert_eq!((run.executed(), run.count("/hits/disk")), (0, TASKS), "{}", run.summary);
+}
+
+#[test]
+fn more_results_than_may_wait_are_counted_and_the_others_all_get_through() {
+    use netbuild_core::{
+        key::ActionKey,
+        outbox::{MAX_WAITING, Parcel},
+    };
+    use netbuild_proto::outbox::{HEADER, Lane, added};
+    let redis = Redis::start(&[]);
+    let place = Place::new();
+    let url = format!("redis://127.0.0.1:{}", redis.port());
+    let shared = Shared(vec![("CACHE_BACKEND", url.clone())]);
+    let one = sample(&place, "one");
+    // Nobody shares it yet; then, as if it had waited for months, there are too many for its tier.
+    assert_eq!(one.run(&[]).expect_success().executed(), TASKS);
+    let mut log = HEADER.to_vec();
+    let lane = Lane::of(&url);
+    for number in 0..MAX_WAITING as u64 + 500 {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_le_bytes());
+        log.extend_from_slice(&added(lane, Parcel::result(ActionKey(key), 1)));
+    }
+    fs::write(one.data_dir.join("outbox"), log).expect("a file");
+    let status = shared.ask(&one.data_dir, &["status", "--json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!(status["tiers"][0]["left_out"], json!(500), "{status}");
+    let len = fs::metadata(one.data_dir.join("outbox")).expect("a file").len();
+    assert!(len < 7_000_000, "{len}");
+    let (all, tiers) = shared.flush(&one.data_dir);
+    assert!(all, "{tiers:?}");
+    // There is room again: what is built from now on gets there.
+    one.write("src/a.txt", "changed\n");
+    let executed = shared.run(&one).expect_success().executed();
+    assert!((1..TASKS).contains(&executed), "{executed}");
+    assert!(shared.flush(&one.data_dir).0);
+    let two = sample(&place, "two");
+    two.write("src/a.txt", "changed\n");
+    let run = shared.run(&two).expect_success();
+    assert_eq!(run.count("/hits/redis"), executed, "{}", run.summary);
+}
+
+#[test]
 fn passwords_and_keys_are_shown_nowhere() {
     let place = Place::new();
     let redis = Redis::start(&["--requirepass", "geheim-1"]);
@@ -229,9 +479,9 @@ fn passwords_and_keys_are_shown_nowhere() {
         });
         said += &agent.status().to_string();
     }
-    said += &std::fs::read_to_string(log).expect("a log");
+    said += &fs::read_to_string(log).expect("a log");
     for name in ["outbox", "cursors", "links"] {
-        said += &std::fs::read_to_string(workspace.data_dir.join(name)).unwrap_or_default();
+        said += &fs::read_to_string(workspace.data_dir.join(name)).unwrap_or_default();
     }
     assert!(said.contains("s3://netbuild"), "something was said");
     assert!(!said.contains("geheim"), "{said}");

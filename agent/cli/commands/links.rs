@@ -47,17 +47,20 @@ fn to_text(links: &[LinkRow], left_out: u64, own: &str, style: Style) -> String 
     let mut regions: Vec<&str> =
         ends.map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
     regions.sort_by_key(|name| *name != own);
+    // Tiers send and are sent to, but what they are sent nobody waits for.
+    let receivers: Vec<&str> =
+        regions.iter().copied().filter(|name| !name.contains("://")).collect();
     let best = best(links);
     let mut text = String::new();
     for (what, figure) in FIGURES {
-        let columns = regions.iter().map(|name| (region(name), Align::Right));
+        let columns = receivers.iter().map(|name| (region(name), Align::Right));
         let mut table = Table::new(std::iter::once((what, Align::Left)).chain(columns));
         for from in &regions {
             let cell = |to| match best.get(&(*from, to)) {
                 Some(link) => figure(link).unwrap_or_else(|| "?".to_owned()),
                 None => "-".to_owned(),
             };
-            let cells = regions.iter().map(|to| cell(*to).into());
+            let cells = receivers.iter().map(|to| cell(*to).into());
             table.row(std::iter::once(region(from).into()).chain(cells));
         }
         text += &table.to_text(style);
@@ -144,6 +147,10 @@ mod tests {
              from the region of the row to that of the column; ? is not known yet, - is no link\n\
              3 links: 2 measured here, 1 told by other agents; the oldest figure is 61.0 s old\n"
         );
+        let tier = LinkRow { loss: None, ..link("s3://bucket", "us", 40.0, Some(90_000_000)) };
+        let with_tier = to_text(&[links[1].clone(), tier], 0, "us", Style::default());
+        assert!(!with_tier.contains("us  s3://"), "{with_tier}");
+        assert!(with_tier.contains("s3://bucket  90.0 MB/s  "), "{with_tier}");
         let unknown = to_text(&links[..1], 7, "", Style::default());
         assert!(unknown.contains("bandwidth  eu  us\neu          -   ?\n"), "{unknown}");
         assert!(unknown.ends_with("7 links more not shown\n"), "{unknown}");

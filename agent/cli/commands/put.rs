@@ -1,6 +1,6 @@
 //! `netbuild put`.
 
-use super::{print, print_json, session};
+use super::{finish, print, print_json, session};
 use crate::{args::PutArgs, errors::CliError, settings};
 use netbuild_core::{
     cache::{Cache as _, Content},
@@ -22,12 +22,14 @@ pub(crate) fn put(args: &PutArgs) -> Result<ExitCode, CliError> {
     let digest = digest_of(&args.file).map_err(|error| CliError::io("read", &args.file, &error))?;
     let session = session(&settings)?;
     session.put_blob(&digest, Content::File(&args.file))?;
+    session.share(&digest)?;
     session.flush()?;
     if args.json {
         print_json(&json!({ "digest": digest.to_string(), "bytes": digest.size }));
     } else {
         print(&format!("{digest}\n"));
     }
+    finish(&session, &|| true);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -103,7 +103,7 @@ fn once(
     let (critical, long) = longest(graph, &|id| recorder.took(id));
     progress.finish(&summary, &critical, long);
     if !cancel.is_requested() {
-        finish(session);
+        super::finish(session, &|| !cancel.is_requested());
     }
     let mut json = to_json(&summary);
     json["critical_path"] = json!({
@@ -236,20 +236,6 @@ fn dry_run(
     });
     super::print(&lines.collect::<String>());
     Ok(ExitCode::SUCCESS)
-}
-
-/// Gives the tiers a moment to get the results, and says what they still lack.
-fn finish(session: &Session) {
-    if session.finish() {
-        return;
-    }
-    let tiers = session.status().map(|status| status.tiers).unwrap_or_default();
-    for tier in tiers.iter().filter(|tier| tier.waiting > 0) {
-        tracing::warn!(
-            "{}; `netbuild flush` or the next run goes on with it",
-            super::flush::line(tier)
-        );
-    }
 }
 
 /// Most names of a critical path in the summary.

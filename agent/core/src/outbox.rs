@@ -5,7 +5,7 @@
 //! again; what a tier will never take is left out and counted. The shell keeps a log of what is added
 //! and what is done, so that nothing is forgotten when the process ends.
 
-use crate::{health::backoff, key::ActionKey, tiers::TierId};
+use crate::{digest::Hash, health::backoff, key::ActionKey, tiers::TierId};
 use std::{
     collections::{BTreeSet, VecDeque},
     fmt,
@@ -16,7 +16,7 @@ use std::{
 /// Most results that wait for one tier: 100,000 are some 10 MB of memory and 6 MB of log.
 pub const MAX_WAITING: usize = 100_000;
 /// Most results in one batch: what fails with it is sent again.
-pub const MAX_BATCH: usize = 64;
+pub const MAX_BATCH: usize = 1024;
 /// Pauses after failures that pass.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Pause after a refusal, which somebody has to mend.
@@ -80,13 +80,38 @@ impl Terms {
     }
 }
 
-/// A result that waits.
+/// What a tier is to get.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Goods {
+    /// The result of an action: its record and all that it names.
+    Result(ActionKey),
+    /// A blob by itself, as `netbuild put` keeps it.
+    Blob(Hash),
+}
+
+impl fmt::Display for Goods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Result(key) => write!(f, "the result of action {key}"),
+            Self::Blob(hash) => write!(f, "blob {hash}"),
+        }
+    }
+}
+
+/// Something that waits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Parcel {
-    /// Whose result.
-    pub key: ActionKey,
+    /// What it is.
+    pub goods: Goods,
     /// Bytes of its blobs.
     pub bytes: u64,
+}
+
+impl Parcel {
+    /// A result whose blobs have so many bytes.
+    pub fn result(key: ActionKey, bytes: u64) -> Self {
+        Self { goods: Goods::Result(key), bytes }
+    }
 }
 
 /// Why a batch came to nothing.
@@ -121,8 +146,8 @@ pub struct Backlog {
 struct Lane {
     terms: Terms,
     waiting: VecDeque<Parcel>,
-    /// The keys of those that wait, so that each does once.
-    keys: BTreeSet<ActionKey>,
+    /// What waits, so that each does once.
+    goods: BTreeSet<Goods>,
     bytes: u64,
     /// The batch under way.
     sent: Vec<Parcel>,
@@ -137,14 +162,14 @@ struct Lane {
 
 impl Lane {
     fn add(&mut self, parcel: Parcel) -> bool {
-        if self.keys.contains(&parcel.key) {
+        if self.goods.contains(&parcel.goods) {
             return false;
         }
         if self.waiting.len() >= MAX_WAITING {
             self.left_out += 1;
             return false;
         }
-        self.keys.insert(parcel.key);
+        self.goods.insert(parcel.goods);
         self.bytes = self.bytes.saturating_add(parcel.bytes);
         self.waiting.push_back(parcel);
         true
@@ -152,7 +177,7 @@ impl Lane {
 
     fn return_sent(&mut self) {
         for parcel in std::mem::take(&mut self.sent).into_iter().rev() {
-            if self.keys.insert(parcel.key) {
+            if self.goods.insert(parcel.goods) {
                 self.bytes = self.bytes.saturating_add(parcel.bytes);
                 self.waiting.push_front(parcel);
             }
@@ -170,7 +195,7 @@ impl Outbox {
         let lane = |terms| Lane {
             terms,
             waiting: VecDeque::new(),
-            keys: BTreeSet::new(),
+            goods: BTreeSet::new(),
             bytes: 0,
             sent: Vec::new(),
             alone: 0,
@@ -272,7 +297,7 @@ impl Outbox {
                 break;
             }
             let Some(parcel) = lane.waiting.pop_front() else { break };
-            lane.keys.remove(&parcel.key);
+            lane.goods.remove(&parcel.goods);
             lane.bytes = lane.bytes.saturating_sub(parcel.bytes);
             lane.sent.push(parcel);
         }
@@ -355,7 +380,7 @@ mod tests {
     }
 
     fn parcel(number: u8, bytes: u64) -> Parcel {
-        Parcel { key: ActionKey([number; 32]), bytes }
+        Parcel::result(ActionKey([number; 32]), bytes)
     }
 
     #[test]
@@ -391,8 +416,10 @@ mod tests {
         assert_eq!(outbox.poll(A, 100, now), [parcel(3, 30)]);
         outbox.handle_sent(A);
         assert_eq!(outbox.poll(A, 100, now), [parcel(4, 500)], "one may be larger");
-        for number in 0..=255 {
-            outbox.handle_put(parcel(number, 0));
+        for number in 0..=MAX_BATCH as u16 {
+            let mut key = [9; 32];
+            key[..2].copy_from_slice(&number.to_be_bytes());
+            outbox.handle_put(Parcel::result(ActionKey(key), 0));
         }
         outbox.handle_sent(A);
         assert_eq!(outbox.poll(A, 100, now).len(), MAX_BATCH);
@@ -452,7 +479,7 @@ mod tests {
         for number in 0..=MAX_WAITING as u64 {
             let mut key = [0; 32];
             key[..8].copy_from_slice(&number.to_le_bytes());
-            outbox.handle_put(Parcel { key: ActionKey(key), bytes: u64::MAX });
+            outbox.handle_put(Parcel::result(ActionKey(key), u64::MAX));
         }
         let backlog = outbox.backlog(A, Instant::now());
         assert_eq!((backlog.waiting, backlog.left_out), (MAX_WAITING as u64, 1));
@@ -474,25 +501,25 @@ mod tests {
             events in prop::collection::vec((0u8..6, 0u8..6, 0.0f64..1.0), 0..200),
         ) {
             let mut outbox = outbox(&[Writing::Back]);
-            let mut log: BTreeMap<ActionKey, i32> = BTreeMap::new();
+            let mut log: BTreeMap<Goods, i32> = BTreeMap::new();
             let mut now = Instant::now();
             for (event, number, dice) in events {
                 match event {
                     0 | 1 => {
                         let parcel = parcel(number, 1);
                         for _ in outbox.handle_put(parcel) {
-                            *log.entry(parcel.key).or_default() += 1;
+                            *log.entry(parcel.goods).or_default() += 1;
                         }
                     }
                     2 => drop(outbox.poll(A, 3, now)),
                     3 => for parcel in outbox.handle_sent(A) {
-                        *log.entry(parcel.key).or_default() -= 1;
+                        *log.entry(parcel.goods).or_default() -= 1;
                     },
                     4 => {
                         let failure = [Failure::Passes, Failure::Content][usize::from(number % 2)];
                         let out = outbox.handle_failed(A, failure, String::new(), dice, now);
                         if let Some(parcel) = out {
-                            *log.entry(parcel.key).or_default() -= 1;
+                            *log.entry(parcel.goods).or_default() -= 1;
                         }
                     }
                     _ => now += Duration::from_secs(61),
@@ -500,7 +527,7 @@ mod tests {
                 let live: BTreeSet<_> =
                     log.iter().filter(|(_, count)| **count > 0).map(|(key, _)| *key).collect();
                 let waiting: BTreeSet<_> = outbox.0[0]
-                    .waiting.iter().chain(&outbox.0[0].sent).map(|parcel| parcel.key).collect();
+                    .waiting.iter().chain(&outbox.0[0].sent).map(|parcel| parcel.goods).collect();
                 prop_assert!(live.is_superset(&waiting));
                 let bytes: u64 = outbox.0[0].waiting.iter().map(|parcel| parcel.bytes).sum();
                 prop_assert_eq!(bytes, outbox.0[0].bytes);

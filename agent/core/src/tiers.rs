@@ -9,8 +9,10 @@ use crate::{
     backend::TierName,
     health::{Breaker, Fault, Health},
     link::{Belief, Estimate, Sample},
+    outbox::Terms,
     peers::Over,
     plan::{Offer, Who},
+    score::predict,
 };
 use std::time::{Duration, Instant};
 
@@ -201,11 +203,33 @@ impl Tiers {
     }
 }
 
+/// Seconds that it is expected to take to have blobs of these sizes, in bytes, from tiers that hold them as
+/// far as their terms go: each from the one that has it soonest. `None` when one of the blobs is in none.
+pub fn seconds_from(holders: &[(Terms, Belief)], sizes: &[u64]) -> Option<f64> {
+    let soonest = |size: u64| {
+        let takers = holders.iter().enumerate().filter(|(_, (terms, _))| terms.takes(size));
+        let seconds = takers.map(|(at, (_, link))| (at, predict(link, size, 0).seconds()));
+        seconds.min_by(|one, other| one.1.total_cmp(&other.1))
+    };
+    let mut shares = vec![None; holders.len()];
+    for size in sizes {
+        let share = &mut shares[soonest(*size)?.0];
+        *share = Some(share.unwrap_or(0_u64).saturating_add(*size));
+    }
+    if sizes.is_empty() {
+        let alone = holders.iter().map(|(_, link)| predict(link, 0, 0).seconds());
+        return alone.min_by(f64::total_cmp);
+    }
+    let asked = holders.iter().zip(shares);
+    Some(asked.filter_map(|((_, link), share)| Some(predict(link, share?, 0).seconds())).sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         backend::TierKind,
+        outbox::Writing,
         plan::{Policy, plan},
     };
     use proptest::prelude::*;
@@ -269,6 +293,28 @@ mod tests {
         }
         tiers.handle_probed(S3, Ok(Duration::from_millis(40)), MIDDLE, now);
         assert_eq!(order(&tiers, 64 << 20, now)[0], Who::Tier(S3));
+    }
+
+    #[test]
+    fn a_result_comes_from_the_tiers_that_take_its_blobs_or_from_none() {
+        let link = |ms, goodput| Belief {
+            rtt: Some(Duration::from_millis(ms)),
+            goodput: Some(goodput),
+            ..Belief::default()
+        };
+        let terms = |min_size, max_size| Terms { writing: Writing::Back, min_size, max_size };
+        let redis = (terms(0, 1000), link(1, 10e6));
+        let s3 = (terms(500, u64::MAX), link(50, 100e6));
+        let seconds = |holders: &[(Terms, Belief)], sizes: &[u64]| seconds_from(holders, sizes);
+        // Two round trips each; what both take comes from the one that has it soonest.
+        assert_eq!(seconds(&[redis, s3], &[600]), Some(0.002 + 600.0 / 10e6));
+        let both = seconds(&[redis, s3], &[100, 200, 100_000_000]).unwrap();
+        assert!((both - (0.002 + 300.0 / 10e6 + 0.1 + 1.0)).abs() < 1e-9, "{both}");
+        assert_eq!(seconds(&[redis], &[100, 100_000_000]), None, "it never got the large one");
+        assert_eq!(seconds(&[s3], &[100, 100_000_000]), None, "nor that one the small one");
+        assert_eq!(seconds(&[s3, redis], &[]), Some(0.002));
+        assert_eq!(seconds(&[], &[]), None);
+        assert_eq!(seconds(&[], &[1]), None);
     }
 
     #[test]

@@ -117,6 +117,17 @@ impl SocketCache {
         }
     }
 
+    /// A blob that was put, and that no result names, is to be copied to the tiers of the owner.
+    ///
+    /// # Errors
+    /// When the process does not answer, or not rightly.
+    pub fn share(&self, blob: &Digest) -> Result<(), CacheError> {
+        match self.ask(&Request::Share(*blob))? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Sends a request and returns its answer.
     fn ask(&self, request: &Request) -> Result<Response, CacheError> {
         self.ask_watching(request, &())

@@ -101,6 +101,9 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
                 let timeout = Duration::from_millis(timeout_ms);
                 working(&mut writer, || door.drain(timeout).map(|()| Response::Done))?;
             }
+            Request::Share(blob) => {
+                working(&mut writer, || door.share(&blob).map(|()| Response::Done))?;
+            }
             Request::Status => {
                 working(&mut writer, || Ok(Response::Status(Box::new(door.status()))))?;
             }

@@ -49,6 +49,11 @@ pub trait Door: Cache + 'static {
         Ok(())
     }
 
+    /// A blob that is here, and that no result names, is to be copied to the tiers.
+    fn share(&self, _blob: &Digest) -> Result<(), CacheError> {
+        Ok(())
+    }
+
     /// What is known of the links between agents.
     fn links(&self) -> Result<Vec<LinkRow>, CacheError> {
         Err(no_agent())

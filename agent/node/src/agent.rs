@@ -14,7 +14,7 @@ use crate::{
     mesh_cache::MeshCache,
     region::RegionFinder,
     remembered::{Links, Remembered},
-    room::{Elsewhere, Tidier},
+    room::Tidier,
     scrub::{self, Scrub},
     session::RUN_ROLE,
     shared::{self, Shared},
@@ -216,15 +216,7 @@ impl Agent {
             mesh.addresses().first().map_or(0, SocketAddr::port),
             endpoint.local_addr().port(),
         );
-        let (known, told) = (Arc::clone(&view), Arc::clone(&view));
-        disk.room().know(Elsewhere {
-            refetch: Box::new(move |key, bytes| known.refetch(key, bytes)),
-            lost: Box::new(move |keys| {
-                for key in keys {
-                    told.lost(key);
-                }
-            }),
-        });
+        disk.room().know(fetcher.elsewhere());
         let tidier = Tidier::start(&disk);
         let mut tasks = JoinSet::new();
         let measuring = Measuring {

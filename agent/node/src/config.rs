@@ -190,6 +190,7 @@ struct SyncSection {
 struct StoreSection {
     max_size: Option<String>,
     max_age: Option<String>,
+    min_age: Option<String>,
     min_free: Option<String>,
     scrub: Option<String>,
 }
@@ -305,13 +306,16 @@ pub struct StoreSettings {
     pub max_size: Option<Amount>,
     /// What was not used for so long goes; `None` for never.
     pub max_age: Option<Duration>,
+    /// What was used so short a time ago stays, however full it is.
+    pub min_age: Duration,
     /// What stays free on the file system.
     pub min_free: Amount,
 }
 
 impl Default for StoreSettings {
     fn default() -> Self {
-        Self { max_size: None, max_age: None, min_free: Amount::Bytes(0) }
+        let min_age = Duration::from_secs(60);
+        Self { max_size: None, max_age: None, min_age, min_free: Amount::Bytes(0) }
     }
 }
 
@@ -671,15 +675,20 @@ mod tests {
         let expected = StoreSettings {
             max_size: None,
             max_age: Some(90 * days),
+            min_age: Duration::from_secs(60),
             min_free: Amount::Bytes(1_000_000_000),
         };
         assert_eq!(default, expected);
-        let some = read("max_size = \"30 %\"\nmax_age = \"never\"\nmin_free = \"0\"").unwrap();
+        let some =
+            read("max_size = \"30 %\"\nmax_age = \"never\"\nmin_age = \"0 s\"\nmin_free = \"0\"")
+                .unwrap();
         assert_eq!(some.max_size, Some(Amount::Percent(30.0)));
         assert_eq!((some.max_age, some.min_free), (None, Amount::Bytes(0)));
+        assert_eq!(some.min_age, Duration::ZERO);
         for (text, part) in [
             ("max_size = \"much\"", "store.max_size: `much`"),
             ("max_age = \"90\"", "store.max_age: `90`"),
+            ("min_age = \"soon\"", "store.min_age: `soon`"),
             ("min_free = \"-1 GB\"", "store.min_free: `-1 GB`"),
         ] {
             let error = read(text).unwrap_err().to_string();

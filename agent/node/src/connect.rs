@@ -1,9 +1,7 @@
 //! Making a tier of what the configuration says.
 
 use crate::config::{Backend, RedisMode, RedisSettings, S3Settings, TierSettings};
-use netbuild_store::{
-    AddressError, RedisOptions, RedisTier, S3Options, S3Tier, Secret, Tier, TierError,
-};
+use netbuild_store::{RedisOptions, RedisTier, S3Options, S3Tier, Tier, TierError, Topology};
 use std::{env, sync::Arc};
 
 /// A tier of the configuration cannot be used at all.
@@ -14,15 +12,7 @@ pub struct ConnectTierError {
     origin: String,
     /// What is wrong with it.
     #[source]
-    problem: Problem,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Problem {
-    #[error(transparent)]
-    Address(#[from] AddressError),
-    #[error(transparent)]
-    Tier(#[from] TierError),
+    problem: TierError,
 }
 
 /// A tier that nobody has asked yet.
@@ -37,24 +27,13 @@ pub(crate) fn connect(settings: &TierSettings) -> Result<Arc<dyn Tier>, ConnectT
     tier.map_err(|problem| ConnectTierError { origin: settings.origin.clone(), problem })
 }
 
-fn redis_tier(settings: &RedisSettings, largest: u64) -> Result<Arc<dyn Tier>, Problem> {
-    let server = &settings.server;
-    let tls = if server.tls { "rediss" } else { "redis" };
-    // As it is shown, and so without what is secret.
-    let shown = server.to_string();
-    let (hosts, database) = match shown.split_once("://").unwrap_or_default().1.split_once('/') {
-        Some((hosts, database)) => (hosts.to_owned(), format!("/{database}")),
-        None => (shown.split_once("://").unwrap_or_default().1.to_owned(), String::new()),
+fn redis_tier(settings: &RedisSettings, largest: u64) -> Result<Arc<dyn Tier>, TierError> {
+    let topology = match &settings.mode {
+        RedisMode::Single => Topology::Single,
+        RedisMode::Sentinel(master) => Topology::Sentinel { master: master.clone() },
+        RedisMode::Cluster => Topology::Cluster,
     };
-    let address = match &settings.mode {
-        RedisMode::Single => format!("{tls}://{hosts}{database}"),
-        RedisMode::Sentinel(master) => format!("{tls}-sentinel://{hosts}/{master}{database}"),
-        RedisMode::Cluster => format!("{tls}-cluster://{hosts}{database}"),
-    };
-    let mut options = RedisOptions::parse(&address)?;
-    options.user.clone_from(&server.user);
-    options.password =
-        server.password.as_ref().map(|password| Secret(password.reveal().to_owned()));
+    let mut options = RedisOptions::new(&settings.server, topology);
     options.prefix.clone_from(&settings.prefix);
     options.ca.clone_from(&settings.ca_file);
     options.ttl = settings.expire;
@@ -65,14 +44,14 @@ fn redis_tier(settings: &RedisSettings, largest: u64) -> Result<Arc<dyn Tier>, P
 /// Redis itself takes no longer values than this.
 const REDIS_LARGEST: u64 = 512 << 20;
 
-fn s3_tier(settings: &S3Settings) -> Result<Arc<dyn Tier>, Problem> {
+fn s3_tier(settings: &S3Settings) -> Result<Arc<dyn Tier>, TierError> {
     // Keys are where AWS tools have them: in variables, in the home directory, or with the machine.
     let of_aws = |name: &str| name.starts_with("AWS_") || name == "HOME";
     let variables: Vec<(String, String)> = env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| of_aws(name))
         .collect();
-    let mut options = S3Options::parse(&settings.bucket.to_string(), &variables)?;
+    let mut options = S3Options::new(&settings.bucket, &variables);
     options.endpoint.clone_from(&settings.endpoint);
     options.region.clone_from(&settings.region);
     options.path_style = settings.path_style;

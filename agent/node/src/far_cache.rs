@@ -7,7 +7,7 @@ use crate::{
     disk_cache::{DiskCache, from_disk},
     fetcher::{Fetcher, Scope, Taken, Want},
     reports,
-    shared::Drained,
+    shared::{Drained, Patience},
     verify::{Lost, verify},
 };
 use netbuild_core::{
@@ -62,8 +62,8 @@ impl FarCache {
     }
 
     /// Waits until the tiers have what is to be copied to them: see [`crate::shared::Shared::drain`].
-    pub(crate) fn drained(&self, budget: Duration, through: bool) -> Drained {
-        let drain = self.fetcher.shared.drain(budget, through);
+    pub(crate) fn drained(&self, patience: Patience, going: &dyn Fn() -> bool) -> Drained {
+        let drain = self.fetcher.shared.drain(patience, going);
         self.wait(async { Ok(drain.await) }).unwrap_or(Drained::Some)
     }
 
@@ -100,6 +100,9 @@ impl FarCache {
         let bytes = taken.wire();
         if bytes > 0 || told_by.is_some() {
             self.fetcher.announce(&record, false);
+        }
+        if let Some(Source::Tier(tier)) = taken.movement.from() {
+            self.fetcher.shared.fill(&record, tier);
         }
         let from = taken.movement.from().cloned().or(told_by);
         let hit = Hit {
@@ -218,7 +221,13 @@ impl Door for FarCache {
     }
 
     fn drain(&self, timeout: Duration) -> Result<(), CacheError> {
-        self.drained(timeout, false);
+        let patience = Patience { any: timeout, through: timeout, away: true };
+        self.drained(patience, &|| true);
+        Ok(())
+    }
+
+    fn share(&self, blob: &Digest) -> Result<(), CacheError> {
+        self.fetcher.shared.put_blob(blob);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use crate::{
     fault::SourceError,
     flights::{Claim, Errand, Flights},
     job::Job,
+    room::Elsewhere,
     shared::Shared,
     view::{Known, View, source},
 };
@@ -262,6 +263,23 @@ impl Fetcher {
         let (build_ms, bytes) = (cost.build_ms, cost.bytes);
         if let Some(net) = &self.net {
             net.mesh.announce(vec![Held { key, hlc, sum, build_ms, bytes }]);
+        }
+    }
+
+    /// What this disk may give up since others have it: peers that announced it, and tiers.
+    pub(crate) fn elsewhere(&self) -> Elsewhere {
+        let (view, shared, told) =
+            (Arc::clone(&self.view), Arc::clone(&self.shared), Arc::clone(&self.view));
+        Elsewhere {
+            refetch: Box::new(move |key, sizes| {
+                let peers = view.refetch(key, sizes.iter().sum());
+                peers.into_iter().chain(shared.refetch(key, sizes)).min()
+            }),
+            lost: Box::new(move |keys| {
+                for key in keys {
+                    told.lost(key);
+                }
+            }),
         }
     }
 

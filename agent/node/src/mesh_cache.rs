@@ -117,6 +117,10 @@ impl Door for MeshCache {
         self.far.drain(timeout)
     }
 
+    fn share(&self, blob: &Digest) -> Result<(), CacheError> {
+        self.far.share(blob)
+    }
+
     fn keep(&self, connection: u64, record: &Record) {
         self.far.keep(connection, record);
     }

@@ -156,8 +156,8 @@ pub(crate) fn counters(fetcher: &Fetcher, net: &Net, syncer: &Syncer) -> Vec<(St
     counters.map(|(name, count)| (name.to_owned(), count)).to_vec()
 }
 
-/// Every link that is known, as far as bytes flow: what an agent measured of a peer is the link
-/// from that peer to the agent.
+/// Every link that is known, as far as bytes flow: what an agent measured of a peer or of a tier is the
+/// link from there to the agent.
 pub(crate) fn links(fetcher: &Fetcher) -> Vec<LinkRow> {
     let me = fetcher.disk.peer_id();
     let here = fetcher.disk.region();
@@ -191,7 +191,24 @@ pub(crate) fn links(fetcher: &Fetcher) -> Vec<LinkRow> {
                 score_s: Some(score),
             }
         };
-        peers.links(now).into_iter().map(row).collect()
+        let tier = |tier: &Tier| {
+            let belief = tier.belief(now);
+            Some(LinkRow {
+                from: tier.name.to_string(),
+                from_region: tier.name.place.clone(),
+                to: me.to_string(),
+                to_region: here.clone(),
+                rtt_ms: Some(ms(belief.rtt?)),
+                jitter_ms: Some(ms(belief.jitter)),
+                loss: None,
+                goodput: belief.goodput.map(|goodput| goodput as u64),
+                age_s: belief.rtt_age.as_secs_f64(),
+                source: LinkSource::Measured,
+                score_s: Some(predict(&belief, REFERENCE_SIZE, 0).score(peers.policy().weights)),
+            })
+        };
+        let tiers = peers.tiers().iter().filter_map(|(_, known)| tier(known));
+        peers.links(now).into_iter().map(row).chain(tiers).collect()
     })
 }
 

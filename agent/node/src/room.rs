@@ -24,8 +24,6 @@ use std::{
 const DEFAULT_SIZE: u64 = 50_000_000_000;
 /// And of the file system, in per cent.
 const DEFAULT_PERCENT: f64 = 20.0;
-/// What was used so short a time ago stays, however full it is: a build may be about to restore it.
-const GRACE: Duration = Duration::from_secs(60);
 /// How soon after the start, and how often, it is looked whether space is short.
 const FIRST: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -38,12 +36,13 @@ const PACE: f64 = 32e6;
 /// a segment is dead, so that once may be too little.
 const ROUNDS: usize = 3;
 
-/// Says how long it is expected to take to have a result from elsewhere, by its key and its bytes.
-type Refetch = dyn Fn(&ActionKey, u64) -> Option<Duration> + Send + Sync;
+/// Says how long it is expected to take to have a result from elsewhere, by its key and the sizes of its
+/// blobs.
+type Refetch = dyn Fn(&ActionKey, &[u64]) -> Option<Duration> + Send + Sync;
 /// Hears which results are gone.
 type Lost = dyn Fn(&[ActionKey]) + Send + Sync;
 
-/// What is known of the other agents, if there are any.
+/// What is known of other agents and of tiers, if there are any.
 pub(crate) struct Elsewhere {
     pub(crate) refetch: Box<Refetch>,
     pub(crate) lost: Box<Lost>,
@@ -82,7 +81,7 @@ impl Room {
             max_bytes: self.settings.max_size.map_or_else(least, |size| size.of(usage.capacity)),
             min_free: self.settings.min_free.of(usage.capacity),
             max_age: self.settings.max_age,
-            grace: GRACE,
+            grace: self.settings.min_age,
         }
     }
 
@@ -94,8 +93,9 @@ impl Room {
         tell: OnStep<'_>,
     ) -> Result<Evicted, CacheError> {
         let elsewhere = self.elsewhere.get();
-        let refetch =
-            |key: &ActionKey, bytes| elsewhere.and_then(|known| (known.refetch)(key, bytes));
+        let refetch = |key: &ActionKey, sizes: &[u64]| {
+            elsewhere.and_then(|known| (known.refetch)(key, sizes))
+        };
         let how = Evicting { refetch: &refetch, expire, dry_run, tell };
         let evicted = self.store.evict(limits, &how).map_err(failed)?;
         if let Some(known) = elsewhere.filter(|_| !dry_run) {

@@ -16,7 +16,7 @@ use crate::{
     keys,
     keys::KeyError,
     room::Tidier,
-    shared::{self, Drained, Shared},
+    shared::{self, Drained, Patience, Shared},
     view::View,
 };
 use netbuild_core::{
@@ -230,17 +230,29 @@ impl Session {
         Self { sharing: Some((cache.clone(), policy.clone())), ..self }
     }
 
-    /// The end of a run: waits until the tiers have its results, at most for the budget of the
-    /// configuration, and for a tier that is written through as long as it takes them. Says whether
-    /// all was copied; what was not waits for the next process. With an agent there is nothing to
-    /// wait for.
-    pub fn finish(&self) -> bool {
+    /// The end of a command that put something: waits until the tiers have it, at most for the
+    /// budgets of the configuration, and as long as `going` says. Says whether all was copied; what
+    /// was not waits for the next process. With an agent there is nothing to wait for.
+    pub fn finish(&self, going: &dyn Fn() -> bool) -> bool {
         let Found::Backend(backend) = &*self.found() else { return true };
         match (backend.as_ref(), &self.sharing) {
             (Backend::Owner { sharing: Some(sharing), .. }, Some((settings, _))) => {
-                sharing.cache.drained(settings.exit_budget, true) == Drained::All
+                let (any, through) = (settings.exit_budget, settings.write_through);
+                let patience = Patience { any, through, away: false };
+                sharing.cache.drained(patience, going) == Drained::All
             }
             _ => true,
+        }
+    }
+
+    /// A blob that was put, and that no result names, is to be copied to the tiers.
+    ///
+    /// # Errors
+    /// When the data directory cannot be used.
+    pub fn share(&self, blob: &Digest) -> Result<(), CacheError> {
+        match self.backend()?.as_ref() {
+            Backend::Owner { cache, .. } => cache.share(blob),
+            Backend::Remote(cache) => cache.share(blob),
         }
     }
 
@@ -400,6 +412,9 @@ fn own(session: &Session, store: DiskStore, socket: &Path) -> Result<Backend, Se
             tracing::warn!(%socket, %error, "others cannot use the data directory meanwhile");
         })
         .ok();
+    if let Some(sharing) = &sharing {
+        disk.room().know(sharing.cache.fetcher.elsewhere());
+    }
     let tidier = Tidier::start(&disk);
     Ok(Backend::Owner { cache, _server: server, _tidier: tidier, sharing, _lock: lock })
 }

@@ -2,12 +2,13 @@
 
 mod asking;
 mod following;
+mod known;
 mod log;
 mod probing;
 mod sending;
 mod tending;
 
-pub(crate) use sending::Drained;
+pub(crate) use sending::{Drained, Patience};
 
 use crate::{
     config::CacheSettings,
@@ -15,16 +16,18 @@ use crate::{
     fault::over_of_tier,
     view::View,
 };
+use known::Known;
 use log::{Cursors, Log};
 use netbuild_core::{
     backend::TierName,
     digest::Digest,
     key::ActionKey,
-    link::Sample,
-    outbox::{Outbox, Parcel, Terms},
+    link::{Belief, Sample},
+    outbox::{Goods, Outbox, Parcel, Terms},
     peers::Over,
     plan::Who,
-    tiers::{TierId, Tiers},
+    score::predict,
+    tiers::{TierId, Tiers, seconds_from},
 };
 use netbuild_proto::{outbox::Lane, record::SealedRecord};
 use std::{
@@ -35,8 +38,6 @@ use std::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-/// Most records of which it is remembered in which tiers they are: some 5 MB.
-const MAX_KNOWN: usize = 100_000;
 /// Most blobs that are remembered to be wrong somewhere.
 const MAX_DOUBTED: usize = 10_000;
 /// How long a tier may take to look again at a blob.
@@ -69,11 +70,11 @@ pub(crate) struct Shared {
     moved: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     outbox: Outbox,
-    /// In which tiers records are known to be, as bits, and so what they name.
-    known: BTreeMap<ActionKey, u32>,
+    /// In which tiers records are known to be, and so what they name.
+    known: Known,
     /// Blobs that tiers gave wrongly, and that they are to get again when they are here.
     doubted: BTreeSet<(TierId, Digest)>,
     /// Since when all records of a tier are known here.
@@ -98,8 +99,8 @@ impl Shared {
         };
         let tiers: Vec<Arc<Tier>> = (0..).map(TierId).zip(tiers).map(tier).collect();
         let mut outbox = Outbox::new(tiers.iter().map(|tier| tier.terms));
-        let (log, cursors) = match tiers.is_empty() {
-            true => (Log::none(), Cursors::none()),
+        let (log, cursors, known) = match tiers.is_empty() {
+            true => (Log::none(), Cursors::none(), Known::none()),
             false => {
                 let (log, waiting) = Log::open(data_dir);
                 for (lane, parcel) in waiting {
@@ -107,10 +108,11 @@ impl Shared {
                         outbox.handle_wanted(tier.id, parcel);
                     }
                 }
-                (log, Cursors::load(data_dir))
+                let lanes = tiers.iter().map(|tier| tier.lane()).collect();
+                (log, Cursors::load(data_dir), Known::load(data_dir, lanes))
             }
         };
-        let state = State { outbox, ..State::default() };
+        let state = State { outbox, known, doubted: BTreeSet::new(), compared: BTreeMap::new() };
         Self {
             tiers,
             state: Mutex::new(state),
@@ -152,25 +154,67 @@ impl Shared {
 
     /// A record, and so what it names, is in a tier.
     pub(crate) fn note(&self, key: ActionKey, tier: TierId) {
-        let known = &mut self.state().known;
-        if known.len() >= MAX_KNOWN && !known.contains_key(&key) {
-            known.pop_first();
-        }
-        *known.entry(key).or_default() |= 1 << tier.0;
+        self.state().known.note(&key, tier, true);
     }
 
     /// It is not, or not with all that it names.
     pub(crate) fn note_missing(&self, key: &ActionKey, tier: TierId) {
-        if let Some(bits) = self.state().known.get_mut(key) {
-            *bits &= !(1 << tier.0);
-        }
+        self.state().known.note(key, tier, false);
     }
 
     /// The tiers that are known to hold a record.
     pub(crate) fn holders(&self, key: &ActionKey) -> BTreeSet<Who> {
-        let bits = self.state().known.get(key).copied().unwrap_or(0);
-        let held = |tier: &&Arc<Tier>| bits & (1 << tier.id.0) != 0;
-        self.tiers.iter().filter(held).map(|tier| Who::Tier(tier.id)).collect()
+        self.holding(key).map(|tier| Who::Tier(tier.id)).collect()
+    }
+
+    fn holding(&self, key: &ActionKey) -> impl Iterator<Item = &Arc<Tier>> {
+        let bits = self.state().known.tiers(key);
+        self.tiers.iter().filter(move |tier| u32::from(bits) & (1 << tier.id.0) != 0)
+    }
+
+    /// How long it is expected to take to have a result, as blobs of these sizes, from the tiers that
+    /// are known to hold it and answer; `None` when they lack one of the blobs.
+    pub(crate) fn refetch(&self, key: &ActionKey, sizes: &[u64]) -> Option<Duration> {
+        let open = self.holding(key).filter(|tier| tier.is_open());
+        let holders: Vec<(Terms, Belief)> = open.map(|tier| (tier.terms(), tier.link())).collect();
+        Duration::try_from_secs_f64(seconds_from(&holders, sizes)?).ok()
+    }
+
+    /// A blob by itself is kept here and is to be copied. To be called before it is acknowledged.
+    pub(crate) fn put_blob(&self, blob: &Digest) {
+        let parcel = Parcel { goods: Goods::Blob(blob.hash), bytes: blob.size };
+        self.want(self.tiers.iter().filter(|tier| tier.takes(blob)), parcel);
+    }
+
+    /// A result came from a tier: those that are nearer get it too, so that it is there the next time.
+    pub(crate) fn fill(&self, record: &SealedRecord, from: &TierName) {
+        let parcel = parcel_of(record);
+        let seconds = |tier: &Tier| predict(&tier.link(), parcel.bytes, 0).seconds();
+        let Some(from) = self.tiers.iter().find(|tier| tier.name == *from) else { return };
+        let slow = seconds(from);
+        let nearer = |tier: &&Arc<Tier>| tier.id != from.id && tier.is_open();
+        self.want(self.tiers.iter().filter(nearer).filter(|tier| seconds(tier) < slow), parcel);
+    }
+
+    /// Something is to be copied to these tiers, as far as they are written.
+    fn want<'a>(&self, tiers: impl Iterator<Item = &'a Arc<Tier>>, parcel: Parcel) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = |tier: &&Arc<Tier>| self.state().outbox.handle_wanted(tier.id, parcel);
+        let lanes: Vec<Lane> = tiers.filter(waits).map(|tier| tier.lane()).collect();
+        if lanes.is_empty() {
+            return;
+        }
+        log.added(lanes, parcel);
+        drop(log);
+        self.something.notify_waiters();
+    }
+
+    /// Writes down what tiers hold, now and then.
+    fn keep_known(&self, all: bool) {
+        let due = self.state().known.due(all);
+        if let Some(due) = due {
+            known::write(due);
+        }
     }
 
     /// A tier gave wrong bytes for a blob: it is to look again, and will get it again once it is here.
@@ -218,10 +262,16 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.keep_known(true);
+    }
+}
+
 /// What waits when a record does.
 fn parcel_of(record: &SealedRecord) -> Parcel {
     let bytes = record.record().blobs().map(|blob| blob.size).sum();
-    Parcel { key: record.record().key, bytes }
+    Parcel::result(record.record().key, bytes)
 }
 
 impl Tier {
@@ -230,13 +280,25 @@ impl Tier {
         self.view.peers(|peers, now| peers.tiers().is_open_to(self.id, now))
     }
 
+    /// What is believed of the way to it.
+    fn link(&self) -> Belief {
+        let link = self.view.peers(|peers, now| Some(peers.tiers().get(self.id)?.belief(now)));
+        link.unwrap_or_default()
+    }
+
+    /// Which blobs it is given and can hold.
+    fn terms(&self) -> Terms {
+        let max_size = self.terms.max_size.min(self.backend.limits().blob);
+        Terms { max_size, ..self.terms }
+    }
+
     fn lane(&self) -> Lane {
         Lane::of(&self.name.place)
     }
 
     /// Whether it is given a blob.
     fn takes(&self, blob: &Digest) -> bool {
-        self.terms.takes(blob.size) && self.may_hold(blob)
+        self.terms().takes(blob.size)
     }
 
     /// Whether it may hold a blob.

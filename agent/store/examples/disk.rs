@@ -212,7 +212,7 @@ fn opened(dir: &Path, records: u64, blobs: u64) -> Done {
     for _ in 0..LOOKUPS {
         let n = next(&mut seed);
         let began = Instant::now();
-        let found = if n % 4 == 0 {
+        let found = if n.is_multiple_of(4) {
             store.record(&key((n >> 2) % records.max(1)))?.is_some()
         } else {
             let blob = Digest::of(&tiny((n >> 2) % blobs.max(1)));

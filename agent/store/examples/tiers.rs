@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use netbuild_core::{
+    backend::{Chain, Place},
     digest::Digest,
     hlc::Hlc,
     key::ActionKey,
@@ -16,6 +17,7 @@ use netbuild_proto::record::SealedRecord;
 use netbuild_servers::{KEY, Redis, SECRET, Seaweed};
 use netbuild_store::{
     Batch, Blob, ChangeCursor, Offer, Operation, RedisOptions, RedisTier, S3Options, S3Tier, Tier,
+    Topology,
 };
 use object_store::{ClientOptions, ObjectStoreExt as _, aws::AmazonS3Builder, path::Path};
 use std::{
@@ -233,7 +235,11 @@ async fn main() {
     );
 
     let redis = Redis::start(&[]);
-    let make = || RedisTier::new(RedisOptions::parse(&redis.url()).unwrap()).unwrap();
+    let make = || {
+        let chain: Chain = redis.url().parse().expect("an address");
+        let Place::Redis(server) = &chain.tiers[0].place else { panic!("{}", redis.url()) };
+        RedisTier::new(RedisOptions::new(server, Topology::Single)).unwrap()
+    };
     let (tier, other) = (make(), make());
     let ours = small(&tier, &other, &tiny).await;
     let rates = ["set", "get"].map(|command| SMALL as f64 / redis_benchmark(redis.port(), command));
@@ -243,13 +249,12 @@ async fn main() {
 
     let seaweed = Seaweed::start();
     let make = |prefix: &str| {
-        let vars = [
-            ("AWS_ENDPOINT_URL", seaweed.endpoint()),
-            ("AWS_ACCESS_KEY_ID", KEY.into()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET.into()),
-        ];
-        let vars = vars.map(|(key, value)| (key.to_owned(), value));
-        S3Tier::new(S3Options::parse(&format!("s3://netbuild/{prefix}"), &vars).unwrap()).unwrap()
+        let vars = [("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+        let vars = vars.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let bucket = format!("netbuild/{prefix}").parse().expect("a bucket");
+        let mut options = S3Options::new(&bucket, &vars);
+        options.endpoint = Some(seaweed.endpoint());
+        S3Tier::new(options).unwrap()
     };
     let (tier, other) = (make("small"), make("small"));
     let ours = small(&tier, &other, &tiny).await;

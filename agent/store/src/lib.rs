@@ -26,7 +26,7 @@ pub use store::{
     Compacted, Conflict, Kept, MAX_BLOB, PartialBlob, RecordHead, SKETCHED, Stats, Store,
 };
 pub use tier::{
-    AddressError, Answer, Batch, Blob, Bring, ChangeCursor, Changes, Class, Count, Counts, Kind,
-    Limits, MAX_CURSOR, MAX_NAMED, MAX_SMALL, MemoryTier, Offer, Operation, RedisOptions,
-    RedisTier, S3Options, S3Tier, Secret, Stored, Tended, Tier, TierError, Topology,
+    Answer, Batch, Blob, Bring, ChangeCursor, Changes, Class, Count, Counts, Kind, Limits,
+    MAX_CURSOR, MAX_NAMED, MAX_SMALL, MemoryTier, Offer, Operation, RedisOptions, RedisTier,
+    S3Options, S3Tier, Stored, Tended, Tier, TierError, Topology,
 };

@@ -89,9 +89,9 @@ pub struct Survey {
 
 /// How things are given up.
 pub struct Evicting<'a> {
-    /// How long it is expected to take to have the result of an action, of so many bytes, from
-    /// elsewhere; `None` when nobody else has it.
-    pub refetch: &'a dyn Fn(&ActionKey, u64) -> Option<Duration>,
+    /// How long it is expected to take to have the result of an action from elsewhere, as blobs of
+    /// these sizes in bytes; `None` when nobody else has it.
+    pub refetch: &'a dyn Fn(&ActionKey, &[u64]) -> Option<Duration>,
     /// Whether to look for what is too old although there is room, which takes as long as to look
     /// for what to give up.
     pub expire: bool,

@@ -4,7 +4,6 @@
 //! copy. So it is asked in batches, every answer is checked before it is given, and every call ends
 //! in bounded time. What is not there is no error.
 
-mod address;
 mod batch;
 mod counts;
 mod error;
@@ -12,7 +11,6 @@ mod memory;
 mod redis;
 mod s3;
 
-pub use address::{AddressError, Secret};
 pub use batch::{Batch, Blob, MAX_NAMED, Offer};
 pub use counts::{Count, Counts, Operation};
 pub use error::{Class, TierError};

@@ -28,7 +28,7 @@ fn limits(max_bytes: u64) -> Limits {
 }
 
 fn evict(store: &DiskStore, limits: &Limits, elsewhere: &[u8], dry_run: bool) -> Evicted {
-    let refetch = |key: &ActionKey, _| {
+    let refetch = |key: &ActionKey, _: &[u64]| {
         let held = elsewhere.iter().any(|n| *key == ActionKey([*n; 32]));
         held.then(|| Duration::from_millis(100))
     };

@@ -26,6 +26,9 @@ pub enum Fault {
     Cut(usize),
     /// In each piece of at least 256 bytes that the server says, the last bit is turned over.
     Flip,
+    /// HTTP requests lose their conditions (`If-None-Match`, `If-Match`), as with a server that knows none;
+    /// those that had one count as answered. Signatures do not fit any more.
+    Unconditional,
     /// Each HTTP request is answered by the proxy with this status line and this body.
     Answer(&'static str, &'static str),
 }
@@ -65,7 +68,7 @@ impl Proxy {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    /// Requests that the proxy answered itself.
+    /// Requests that the proxy answered itself or changed.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
@@ -91,7 +94,11 @@ impl Proxy {
                         break;
                     }
                 }
-                _ => {
+                fault => {
+                    if fault == Fault::Unconditional {
+                        let changed = unconditional(&mut piece[..len]);
+                        self.answered.fetch_add(changed, Ordering::Relaxed);
+                    }
                     if server.write_all(&piece[..len]).is_err() {
                         break;
                     }
@@ -130,6 +137,24 @@ impl Proxy {
         let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
     }
+}
+
+/// Gives the headers of conditions another name; returns how many there were. A request begins with a
+/// piece, and its head fits one.
+fn unconditional(piece: &mut [u8]) -> u64 {
+    let mut changed = 0;
+    for (name, other) in [("if-none-match:", "x-if-no-match:"), ("if-match:", "x-mayhap:")] {
+        let places = 0..piece.len().saturating_sub(name.len());
+        let found = places.filter(|at| {
+            piece[*at..at + name.len()].eq_ignore_ascii_case(name.as_bytes())
+                && piece[..*at].ends_with(b"\r\n")
+        });
+        for at in found.collect::<Vec<_>>() {
+            piece[at..at + name.len()].copy_from_slice(other.as_bytes());
+            changed += 1;
+        }
+    }
+    changed
 }
 
 /// Reads one HTTP request to its end and answers it.

@@ -107,6 +107,11 @@ impl Moto {
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
+
+    /// The port of that.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
 }
 
 /// The status of an answer to a bare request.

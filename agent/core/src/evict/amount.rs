@@ -15,7 +15,13 @@ const BYTES: [(&str, f64); 9] = [
     ("TiB", 1_099_511_627_776.0),
 ];
 /// Units of time, in seconds.
-const TIMES: [(&str, f64); 8] = [
+const TIMES: [(&str, f64); 14] = [
+    ("s", 1.0),
+    ("second", 1.0),
+    ("seconds", 1.0),
+    ("min", 60.0),
+    ("minute", 60.0),
+    ("minutes", 60.0),
     ("h", 3600.0),
     ("hour", 3600.0),
     ("hours", 3600.0),
@@ -121,6 +127,8 @@ mod tests {
         assert_eq!(Amount::Percent(20.0).of(1000), 200);
         assert_eq!(parse_time("90 days"), Ok(Duration::from_secs(90 * 86_400)));
         assert_eq!(parse_time("12h"), Ok(Duration::from_secs(12 * 3600)));
+        assert_eq!(parse_time("1 min"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_time("0 s"), Ok(Duration::ZERO));
         for text in ["", "90", "days", "-1 h", "5 GB", "99999999999999999999 weeks"] {
             assert!(parse_time(text).is_err(), "{text}");
         }

@@ -24,6 +24,7 @@ const REDIS_ALONE: u64 = 256 << 20;
 pub(super) struct CacheSection {
     pub(super) backend: Option<String>,
     exit_budget_seconds: Option<f64>,
+    write_through_seconds: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -126,6 +127,8 @@ pub struct CacheSettings {
     pub tiers: Vec<TierSettings>,
     /// How long the end of a run without an agent waits for tiers to get its results.
     pub exit_budget: Duration,
+    /// How long it waits for those that are written through, as long as they take what comes.
+    pub write_through: Duration,
 }
 
 /// What the file and the defaults say of the tiers.
@@ -170,13 +173,18 @@ pub(super) fn parse_cache(
     environment: &dyn Fn(&str) -> Option<OsString>,
     file_said: &dyn Fn(&str) -> String,
 ) -> Result<CacheSettings, ConfigError> {
-    let budget = first(sections.cache, |section| &section.exit_budget_seconds);
-    let budget = budget.copied().unwrap_or(3.0);
-    let exit_budget = Duration::try_from_secs_f64(budget).ok().filter(|_| budget <= MAX_BUDGET);
-    let exit_budget = exit_budget.ok_or_else(|| ConfigError::Value {
-        origin: file_said("cache.exit_budget_seconds"),
-        problem: format!("`{budget}` is not a number of seconds from 0 to {MAX_BUDGET}"),
-    })?;
+    let budget = |key: &str, said: Option<&f64>, default: f64| {
+        let seconds = said.copied().unwrap_or(default);
+        let budget = Duration::try_from_secs_f64(seconds).ok().filter(|_| seconds <= MAX_BUDGET);
+        budget.ok_or_else(|| ConfigError::Value {
+            origin: file_said(key),
+            problem: format!("`{seconds}` is not a number of seconds from 0 to {MAX_BUDGET}"),
+        })
+    };
+    let said = first(sections.cache, |section| &section.exit_budget_seconds);
+    let exit_budget = budget("cache.exit_budget_seconds", said, 3.0)?;
+    let said = first(sections.cache, |section| &section.write_through_seconds);
+    let write_through = budget("cache.write_through_seconds", said, 60.0)?;
     let alone = chain.tiers.len() == 1;
     let reader = Reader { sections, environment, file_said, origin: &origin, alone };
     let tiers = chain.tiers.iter().map(|tier| reader.tier(tier)).collect::<Result<Vec<_>, _>>()?;
@@ -187,7 +195,7 @@ pub(super) fn parse_cache(
             return Err(ConfigError::Value { origin, problem });
         }
     }
-    Ok(CacheSettings { local: chain.local, tiers, exit_budget })
+    Ok(CacheSettings { local: chain.local, tiers, exit_budget, write_through })
 }
 
 struct Reader<'a> {

@@ -257,6 +257,10 @@ pub(super) fn parse_store(
             "never" => None,
             _ => Some(value(file_said("store.max_age"), age)?),
         },
+        min_age: value(
+            file_said("store.min_age"),
+            parse_time(&text(&file.min_age, &default.min_age)).map_err(|error| error.to_string()),
+        )?,
         min_free: amount("store.min_free", &text(&file.min_free, &default.min_free))?,
     })
 }

@@ -19,9 +19,7 @@ const FRESH_ENOUGH: Duration = Duration::from_secs(30);
 impl Tier {
     /// How long a small answer is waited for.
     fn patience(&self) -> Duration {
-        let belief = |tier: &netbuild_core::tiers::Tier, now| tier.belief(now);
-        let link = self.view.peers(|peers, now| peers.tiers().get(self.id).map(|t| belief(t, now)));
-        patience(&link.unwrap_or_default(), LEAST, MOST)
+        patience(&self.link(), LEAST, MOST)
     }
 
     /// Whether it has all of `blobs`, as far as it says so soon enough.

@@ -41,6 +41,7 @@ impl Fetcher {
                 if let Some(changes) = changes {
                     match self.take_changes(tier, &changes) {
                         Ok(()) => {
+                            self.shared.keep_known(false);
                             cursors().set(tier.lane(), changes.cursor.clone());
                             cursor = changes.cursor;
                             if !changes.more {

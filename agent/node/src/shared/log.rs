@@ -200,7 +200,7 @@ mod tests {
     use netbuild_core::key::ActionKey;
 
     fn parcel(number: u8) -> Parcel {
-        Parcel { key: ActionKey([number; 32]), bytes: 1 }
+        Parcel::result(ActionKey([number; 32]), 1)
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use netbuild_core::{
     cache::CacheError,
     digest::Digest,
-    outbox::{Backlog, Failure, Parcel},
+    outbox::{Backlog, Failure, Goods, Parcel},
     peers::Over,
     plan::Who,
     tiers::TierId,
@@ -22,11 +22,16 @@ use std::{
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant as Moment, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How often a sender looks whether it may go on, when nothing tells it.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often who waits for tiers looks whether to go on: what somebody at a terminal does not notice.
+const GOING: Duration = Duration::from_millis(100);
 /// Longest time of a batch that makes no progress to be seen: a tier ends its calls itself, this is
 /// for one that does not.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -38,6 +43,24 @@ pub(crate) enum Drained {
     All,
     /// Something still waits.
     Some,
+}
+
+/// How long tiers are waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Patience {
+    /// For any of them.
+    pub(crate) any: Duration,
+    /// For one that is written through, as long as it takes what comes.
+    pub(crate) through: Duration,
+    /// Whether one that is away is waited for.
+    pub(crate) away: bool,
+}
+
+/// What of a batch is still here, and what it needs.
+#[derive(Default)]
+struct Wanted {
+    records: Vec<(SealedRecord, Vec<Digest>)>,
+    blobs: BTreeSet<Digest>,
 }
 
 /// A batch, and what it is made of.
@@ -71,30 +94,29 @@ impl Shared {
         self.state().outbox.backlog(tier, Instant::now())
     }
 
-    /// Waits until nothing waits for any tier, at most so long; for tiers that are written through
-    /// also longer, as long as they take what comes.
-    pub(crate) async fn drain(&self, budget: Duration, through: bool) -> Drained {
-        let began = Instant::now();
+    /// Waits until nothing waits for any tier, as long as `patience` and `going` say.
+    pub(crate) async fn drain(&self, patience: Patience, going: &dyn Fn() -> bool) -> Drained {
+        let began = Moment::now();
         loop {
             let moved = self.moved.notified();
             let (empty, holds_up) = {
                 let outbox = &self.state().outbox;
-                (outbox.is_empty(), through && outbox.holds_up())
+                (outbox.is_empty(), outbox.holds_up())
             };
             if empty {
                 return Drained::All;
             }
-            // At its end a run does not wait for what is away: it would come to nothing.
-            if through && !self.tiers.iter().any(|tier| self.waits_for(tier)) {
+            // Waiting for what is away would come to nothing.
+            if !patience.away && !self.tiers.iter().any(|tier| self.waits_for(tier)) {
                 return Drained::Some;
             }
+            let budget = if holds_up { patience.any.max(patience.through) } else { patience.any };
             let left = budget.saturating_sub(began.elapsed());
-            if left.is_zero() && !holds_up {
+            if left.is_zero() || !going() {
                 return Drained::Some;
             }
-            let wait = if left.is_zero() { LOOK } else { left.min(LOOK) };
             // Whether something moved or not, it is looked again.
-            let _ = timeout(wait, moved).await;
+            let _ = timeout(left.min(GOING), moved).await;
         }
     }
 
@@ -182,7 +204,7 @@ impl Fetcher {
                     outbox.handle_failed(tier.id, failure, why, dice, now)
                 };
                 if let Some(parcel) = left_out {
-                    tracing::warn!(tier = %tier.name, key = %parcel.key, "a result is not copied");
+                    tracing::warn!(tier = %tier.name, what = %parcel.goods, "not copied");
                     self.shared.done(tier, &[parcel]);
                 }
             }
@@ -199,8 +221,8 @@ impl Fetcher {
         let asked = crate::attempts::Asked::new(&self.view, Who::Tier(tier.id));
         let loading = async {
             let wanted = still_wanted(&self.disk, parcels).map_err(local)?;
-            let blobs: BTreeSet<Digest> =
-                wanted.iter().flat_map(|(_, blobs)| blobs.iter().copied()).collect();
+            let named = wanted.records.iter().flat_map(|(_, blobs)| blobs);
+            let blobs: BTreeSet<Digest> = named.chain(&wanted.blobs).copied().collect();
             let blobs: Vec<Digest> = blobs.into_iter().filter(|blob| tier.takes(blob)).collect();
             let there = match blobs.is_empty() {
                 true => Vec::new(),
@@ -212,7 +234,7 @@ impl Fetcher {
         };
         let sent: Result<Vec<SealedRecord>, (Failure, String, Over)> = async {
             let Load { batch, records } = loading.await?;
-            if batch.records.is_empty() {
+            if batch.records.is_empty() && batch.blobs.is_empty() {
                 return Ok(records);
             }
             match timeout(LIMIT, tier.backend.put(batch)).await {
@@ -258,17 +280,24 @@ fn away(error: &TierError) -> (Failure, String, Over) {
     (failure, error.to_string(), over)
 }
 
-/// The records of a batch that are still here with all that they name, and what that is. Others are
-/// wanted by nobody, or another agent has a newer result.
-fn still_wanted(
-    disk: &DiskCache,
-    parcels: &[Parcel],
-) -> Result<Vec<(SealedRecord, Vec<Digest>)>, CacheError> {
-    let mut wanted = Vec::new();
+/// The records of a batch that are still here with all that they name, and what that is; and the blobs by
+/// themselves. Others are wanted by nobody, or another agent has a newer result.
+fn still_wanted(disk: &DiskCache, parcels: &[Parcel]) -> Result<Wanted, CacheError> {
+    let mut wanted = Wanted::default();
     for parcel in parcels {
-        let Some(record) = disk.record_of(&parcel.key)? else { continue };
-        if let Some(blobs) = disk.whole(record.record())? {
-            wanted.push((record, blobs));
+        match parcel.goods {
+            Goods::Result(key) => {
+                let Some(record) = disk.record_of(&key)? else { continue };
+                if let Some(blobs) = disk.whole(record.record())? {
+                    wanted.records.push((record, blobs));
+                }
+            }
+            Goods::Blob(hash) => {
+                let blob = Digest { hash, size: parcel.bytes };
+                if disk.store().has_blob(&blob).map_err(failed)? {
+                    wanted.blobs.insert(blob);
+                }
+            }
         }
     }
     Ok(wanted)
@@ -276,7 +305,7 @@ fn still_wanted(
 
 fn load(
     disk: &DiskCache,
-    wanted: Vec<(SealedRecord, Vec<Digest>)>,
+    wanted: Wanted,
     blobs: &[Digest],
     there: &BTreeSet<Digest>,
 ) -> Result<Load, CacheError> {
@@ -295,7 +324,7 @@ fn load(
         }
     }
     let mut records = Vec::new();
-    for (record, blobs) in wanted {
+    for (record, blobs) in wanted.records {
         if !blobs.iter().any(|blob| lost.contains(blob)) {
             records.push(record.clone());
             batch.records.push(Offer { record, blobs });

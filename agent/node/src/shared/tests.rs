@@ -17,8 +17,8 @@ use netbuild_core::{
 use netbuild_gateway::Door as _;
 use netbuild_proto::{listing, record::SealedRecord};
 use netbuild_store::{
-    Answer, Batch, Bring, ChangeCursor, Changes, Counts, Kind, Limits, MemoryStore, MemoryTier,
-    Stored, Tended,
+    Answer, Batch, Bring, ChangeCursor, Changes, Counts, DiskStore, Evicting, Kind, Limits,
+    MemoryStore, MemoryTier, Stored, Tended,
 };
 use std::{
     ops::Range,
@@ -31,6 +31,13 @@ const KEY: ActionKey = ActionKey([7; 32]);
 const WELL: u8 = 0;
 const SILENT: u8 = 1;
 const LYING: u8 = 2;
+const SLOW: u8 = 3;
+/// Of somebody who asked for it.
+const PATIENT: Patience =
+    Patience { any: Duration::from_secs(60), through: Duration::from_secs(60), away: true };
+/// Of the end of a run.
+const ENDING: Patience =
+    Patience { any: Duration::from_secs(3), through: Duration::from_secs(40), away: false };
 
 /// A tier that does what a test wants.
 #[derive(Debug, Default)]
@@ -40,6 +47,8 @@ struct Moody {
     /// Questions for which somebody waits.
     asked: AtomicU64,
     probed: AtomicU64,
+    /// All of them, by whomever.
+    all: AtomicU64,
 }
 
 impl Moody {
@@ -53,8 +62,13 @@ impl Moody {
     }
 
     fn background<'a, T: Send + 'a>(&self, answer: Answer<'a, T>) -> Answer<'a, T> {
+        self.all.fetch_add(1, Ordering::Relaxed);
         match self.mood.load(Ordering::Relaxed) {
             SILENT => Box::pin(std::future::pending()),
+            SLOW => Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                answer.await
+            }),
             _ => answer,
         }
     }
@@ -166,12 +180,22 @@ fn in_dir(
     busy: bool,
     dir: tempfile::TempDir,
 ) -> Process {
+    with_tiers(seed, vec![(name(), terms(), tier)], Arc::new(MemoryStore::new()), busy, dir)
+}
+
+fn with_tiers(
+    seed: u8,
+    tiers: Vec<(TierName, Terms, Arc<dyn netbuild_store::Tier>)>,
+    store: Arc<dyn netbuild_store::Store>,
+    busy: bool,
+    dir: tempfile::TempDir,
+) -> Process {
     let identity = Identity::from_seed(&[seed; 32]);
-    let store = Arc::new(MemoryStore::new());
     let (region, trust) = (String::new(), Trust::default());
     let disk = Arc::new(DiskCache::new(store, identity, region.clone(), trust, "test"));
-    let view = Arc::new(View::new(Policy::default(), region, Tiers::new([name()]), false));
-    let shared = Arc::new(Shared::new(dir.path(), &view, [(name(), terms(), tier)]));
+    let names = Tiers::new(tiers.iter().map(|(name, ..)| name.clone()));
+    let view = Arc::new(View::new(Policy::default(), region, names, false));
+    let shared = Arc::new(Shared::new(dir.path(), &view, tiers));
     let fetcher = Arc::new(Fetcher {
         disk,
         view,
@@ -216,18 +240,7 @@ impl Process {
             .put_record(NewRecord {
                 key: KEY,
                 result: ActionResult { exit_code: 0, outputs, log: None },
-                execution: Execution {
-                    duration_ms: 1,
-                    finished_at_ms: 1,
-                    sandbox_asked: Sandbox::Env,
-                    sandbox_obtained: Sandbox::Env,
-                    tools: Vec::new(),
-                    netbuild_version: "0".into(),
-                    flaky: false,
-                    drift_checked: true,
-                    bound_to: None,
-                    local,
-                },
+                execution: execution(local),
             })
             .unwrap();
     }
@@ -237,11 +250,37 @@ impl Process {
     }
 
     fn drained(&self) -> Drained {
-        self.cache.drained(Duration::from_secs(60), false)
+        self.cache.drained(PATIENT, &|| true)
+    }
+
+    /// Keeps a small result of one file; returns the file.
+    fn put_small(&self, key: ActionKey, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        self.cache.put_blob(&digest, Content::Bytes(bytes)).unwrap();
+        let kind = OutputKind::File { digest, executable: false };
+        let outputs = vec![Output { path: b"file".to_vec(), kind }];
+        let result = ActionResult { exit_code: 0, outputs, log: None };
+        self.cache.put_record(NewRecord { key, result, execution: execution(false) }).unwrap();
+        digest
     }
 
     fn shared(&self) -> &Shared {
         &self.cache.fetcher.shared
+    }
+}
+
+fn execution(local: bool) -> Execution {
+    Execution {
+        duration_ms: 1,
+        finished_at_ms: 1,
+        sandbox_asked: Sandbox::Env,
+        sandbox_obtained: Sandbox::Env,
+        tools: Vec::new(),
+        netbuild_version: "0".into(),
+        flaky: false,
+        drift_checked: true,
+        bound_to: None,
+        local,
     }
 }
 
@@ -306,7 +345,8 @@ fn a_tier_that_says_nothing_costs_one_wait_and_is_asked_no_more() {
     assert!(moody.asked.load(Ordering::Relaxed) <= 3);
     one.put(false);
     assert!(one.lookup().is_some_and(|hit| hit.source == Source::Disk));
-    assert_eq!(one.cache.drained(Duration::ZERO, true), Drained::Some);
+    let no_time = Patience { any: Duration::ZERO, ..ENDING };
+    assert_eq!(one.cache.drained(no_time, &|| true), Drained::Some);
 }
 
 #[test]
@@ -352,4 +392,169 @@ fn what_waits_is_known_to_the_next_process_and_what_is_local_does_not_wait() {
     let next = waits(true);
     // Its disk is another one, so that there is nothing to copy.
     assert_eq!(next.drained(), Drained::All);
+}
+
+/// What the end of a run waits for a tier that takes its time, by a clock that only moves while
+/// everybody waits.
+async fn waited(writing: Writing, going: &dyn Fn() -> bool) -> Duration {
+    let tier = Moody::on(&MemoryTier::new(), SILENT);
+    let view = Arc::new(View::new(Policy::default(), String::new(), Tiers::new([name()]), false));
+    let dir = tempfile::tempdir().unwrap();
+    let terms = Terms { writing, ..terms() };
+    let shared = Shared::new(dir.path(), &view, [(name(), terms, tier as _)]);
+    shared.put_blob(&Digest::of(b"blob"));
+    let began = tokio::time::Instant::now();
+    assert_eq!(shared.drain(ENDING, going).await, Drained::Some);
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_run_waits_for_its_budget_and_no_longer() {
+    assert_eq!(waited(Writing::Back, &|| true).await, ENDING.any);
+    assert_eq!(waited(Writing::Through, &|| true).await, ENDING.through);
+    // Somebody presses Ctrl-C.
+    let looks = AtomicU64::new(0);
+    let going = || looks.fetch_add(1, Ordering::Relaxed) < 3;
+    assert!(waited(Writing::Through, &going).await < Duration::from_secs(1));
+}
+
+#[test]
+fn a_tier_that_is_dead_costs_a_build_of_many_tasks_no_more_than_one_of_few() {
+    let dead = Moody::on(&MemoryTier::new(), SILENT);
+    let one = process(1, Arc::<Moody>::clone(&dead), true);
+    // Until it is known to be dead, questions are under way that began before.
+    assert_eq!(one.lookup(), None);
+    while one.cache.status().tiers[0].state.as_str() == "ok" {
+        assert_eq!(one.lookup(), None);
+    }
+    let (all, probed) = (dead.all.load(Ordering::Relaxed), dead.probed.load(Ordering::Relaxed));
+    for task in 0..500_u32 {
+        let mut key = [9; 32];
+        key[..4].copy_from_slice(&task.to_be_bytes());
+        assert_eq!(one.cache.lookup(&ActionKey(key), &()).unwrap(), None);
+        one.put_small(ActionKey(key), &task.to_le_bytes());
+    }
+    one.cache.flush().unwrap();
+    assert_eq!(one.cache.drained(ENDING, &|| true), Drained::Some);
+    // Nothing was asked but by probes, whose pauses double.
+    let probes = dead.probed.load(Ordering::Relaxed) - probed;
+    assert!(dead.all.load(Ordering::Relaxed) - all <= probes + 2, "{probes} probes");
+    assert_eq!(one.shared().backlog(TierId(0)).waiting, 500);
+}
+
+#[test]
+fn a_blob_that_was_put_by_itself_reaches_those_who_share_a_tier_only() {
+    let tier = MemoryTier::new();
+    let one = process(1, Arc::new(tier.clone()), true);
+    for bytes in [b"small".to_vec(), large()] {
+        let blob = Digest::of(&bytes);
+        one.cache.put_blob(&blob, Content::Bytes(&bytes)).unwrap();
+        assert_eq!(one.drained(), Drained::All, "a blob of a build waits for its result");
+        let two = process(2, Arc::new(tier.clone()), false);
+        assert_eq!(two.cache.fetch_all(&[blob], &()).unwrap().missing, [blob]);
+        one.cache.share(&blob).unwrap();
+        // It outlives the process, as results do.
+        let next = in_dir(1, Arc::new(MemoryTier::new()), false, dir_of(one.dir.path()));
+        let waits = next.shared().backlog(TierId(0)).waiting + one.shared().backlog(TierId(0)).sent;
+        assert!(waits >= 1);
+        assert_eq!(one.drained(), Drained::All);
+        assert_eq!(two.cache.fetch_all(&[blob], &()).unwrap().missing, []);
+    }
+}
+
+#[test]
+fn a_hit_from_a_slow_tier_is_written_to_the_faster_one_if_that_is_written_at_all() {
+    let redis = || TierName { kind: TierKind::Redis, place: "redis://host:6379".into() };
+    for writing in [Writing::Back, Writing::Never] {
+        let (slow, fast) = (MemoryTier::new(), MemoryTier::new());
+        let one = process(1, Arc::new(slow.clone()), true);
+        one.put(false);
+        assert_eq!(one.drained(), Drained::All);
+        let tiers: Vec<(TierName, Terms, Arc<dyn netbuild_store::Tier>)> = vec![
+            (name(), terms(), Moody::on(&slow, SLOW)),
+            (redis(), Terms { writing, max_size: 1 << 20, ..terms() }, Arc::new(fast.clone())),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let two = with_tiers(2, tiers, Arc::new(MemoryStore::new()), true, dir);
+        let measured = || {
+            let tiers = two.cache.status().tiers;
+            tiers.iter().all(|tier| tier.rtt_ms.is_some() && tier.compared_s.is_some())
+        };
+        while !measured() {
+            two.cache
+                .wait(async {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    Ok(())
+                })
+                .unwrap();
+        }
+        assert_eq!(two.lookup().map(|hit| hit.source), Some(Source::Tier(name())));
+        assert_eq!(two.drained(), Drained::All);
+        let three = process(3, Arc::new(fast), false);
+        let record = three.cache.wait(async { Ok(three.shared().record(&KEY, true).await) });
+        let filled = record.unwrap().is_some();
+        assert_eq!(filled, writing == Writing::Back);
+        // What is larger than it is given is not there.
+        assert_eq!(three.lookup(), None);
+        if filled {
+            let small = Digest::of(&7_u32.to_le_bytes());
+            assert_eq!(three.cache.fetch_all(&[small], &()).unwrap().missing, []);
+        }
+    }
+}
+
+#[test]
+fn what_a_tier_holds_goes_first_and_comes_back_from_it() {
+    let (tier, dir) = (MemoryTier::new(), tempfile::tempdir().unwrap());
+    let open = |dir: &Path| Arc::new(DiskStore::open(dir, "test").unwrap());
+    let tiers = || -> Vec<(TierName, Terms, Arc<dyn netbuild_store::Tier>)> {
+        vec![(name(), terms(), Arc::new(tier.clone()))]
+    };
+    let key = |number: u8| ActionKey([number; 32]);
+    let content = |number: u8| vec![number; 100_000];
+    let outbox = tempfile::tempdir().unwrap();
+    let kept = outbox.path().to_owned();
+    {
+        let one = with_tiers(1, tiers(), open(dir.path()), true, outbox);
+        for number in 1..=10 {
+            one.put_small(key(number), &content(number));
+        }
+        assert_eq!(one.drained(), Drained::All);
+        // The next process knows it too.
+        let next = tempfile::tempdir().unwrap();
+        one.shared().keep_known(true);
+        std::fs::copy(kept.join("held"), next.path().join("held")).unwrap();
+        let sizes = [100_000];
+        let later = with_tiers(1, tiers(), Arc::new(MemoryStore::new()), false, next);
+        let elsewhere = later.cache.fetcher.elsewhere();
+        assert!((elsewhere.refetch)(&key(1), &sizes).is_some());
+        assert!((elsewhere.refetch)(&key(11), &sizes).is_none());
+    }
+    let one = with_tiers(1, tiers(), open(dir.path()), false, tempfile::tempdir().unwrap());
+    for number in 1..=10 {
+        one.shared().note(key(number), TierId(0));
+    }
+    // Not copied: nobody else has these.
+    for number in 11..=20 {
+        one.put_small(key(number), &content(number));
+    }
+    let elsewhere = one.cache.fetcher.elsewhere();
+    let refetch = |key: &ActionKey, sizes: &[u64]| (elsewhere.refetch)(key, sizes);
+    let store = one.cache.disk().store();
+    let max_bytes = store.usage().unwrap().total() * 3 / 4;
+    let limits = netbuild_core::evict::Limits {
+        max_bytes,
+        min_free: 0,
+        max_age: None,
+        grace: Duration::ZERO,
+    };
+    let tell = |_: &str, _: f64| std::ops::ControlFlow::Continue(());
+    let how = Evicting { refetch: &refetch, expire: false, dry_run: false, tell: &tell };
+    let evicted = store.evict(&limits, &how).unwrap();
+    assert!(!evicted.actions.is_empty());
+    assert!(evicted.actions.iter().all(|gone| gone.0[0] <= 10), "{evicted:?}");
+    for gone in evicted.actions {
+        let hit = one.cache.lookup(&gone, &()).unwrap().unwrap();
+        assert_eq!((hit.source, hit.bytes), (Source::Tier(name()), 100_000));
+    }
 }

@@ -149,7 +149,7 @@ impl Inner {
     /// Looks through everything; `None` when it was broken off.
     fn look(
         self: &Arc<Self>,
-        refetch: &dyn Fn(&ActionKey, u64) -> Option<Duration>,
+        refetch: &dyn Fn(&ActionKey, &[u64]) -> Option<Duration>,
         tell: Tell<'_>,
     ) -> Result<Option<Found>, StoreError> {
         let mut regions = BTreeSet::<Arc<str>>::new();
@@ -193,7 +193,8 @@ impl Inner {
                 if kept {
                     here.iter().for_each(|part| found.parts[*part as usize].kept = true);
                 }
-                let bytes: u64 = here.iter().map(|part| found.parts[*part as usize].bytes).sum();
+                let sizes: Vec<u64> =
+                    here.iter().map(|part| found.blobs[*part as usize].1.size).collect();
                 let parts = here.iter().map(|part| &found.blobs[*part as usize].0);
                 let last = parts
                     .chain([&Hash(key.0)])
@@ -207,7 +208,7 @@ impl Inner {
                     whole,
                     idle: Duration::from_secs(now.saturating_sub(last)),
                     rebuild: Duration::from_millis(record.execution.duration_ms),
-                    refetch: refetch(&key, bytes),
+                    refetch: refetch(&key, &sizes),
                     kept,
                 });
                 let path = record.result.outputs.first().map(|output| output.path.clone());

@@ -22,16 +22,19 @@ use netbuild_proto::{DecodeError, record::SealedRecord};
 use redis::{Cmd, RedisResult, Value, cmd};
 use std::{fmt, ops::Range};
 
-/// Commands without values in one batch.
-const MAX_COMMANDS: usize = 512;
+/// Commands without values in one batch: half a megabyte, and some milliseconds of the server.
+const MAX_COMMANDS: usize = 4096;
 /// Values in one batch.
-const MAX_VALUES: usize = 128;
+const MAX_VALUES: usize = 2048;
 /// Bytes of values in one batch, about: what others on the connection wait for.
 const MAX_BYTES: u64 = 2 << 20;
 /// Batches of values that are asked for at once.
 const AT_ONCE: usize = 2;
-/// Bytes that a record counts for when its size is not known.
-const RECORD: u64 = 4096;
+/// Bytes that a record counts for when its size is not known: most have fewer.
+const RECORD: u64 = 1024;
+/// Bytes of one `put` from which on a second one is as cheap: the round trips that one takes are few
+/// beside the time that so much takes on its way.
+const WORTH: u64 = 4 * MAX_BYTES;
 
 /// A Redis. Connects when it is first asked.
 pub struct RedisTier {
@@ -47,8 +50,10 @@ impl fmt::Debug for RedisTier {
 }
 
 impl RedisTier {
-    /// A tier that uses this Redis. Fails when the file of certificates cannot be read.
+    /// A tier that uses this Redis. Fails when the options contradict each other, or the file of
+    /// certificates cannot be read.
     pub fn new(options: RedisOptions) -> Result<Self, TierError> {
+        options.check()?;
         let links = Links::new(options.clone())?;
         Ok(Self { options, links, meter: Meter::default() })
     }
@@ -312,7 +317,7 @@ impl Tier for RedisTier {
     }
 
     fn limits(&self) -> Limits {
-        Limits { blob: self.options.largest, batch: MAX_BYTES }
+        Limits { blob: self.options.largest, batch: WORTH }
     }
 
     fn find<'a>(&'a self, blobs: &'a [Digest]) -> Answer<'a, Vec<bool>> {

@@ -34,7 +34,7 @@ use netbuild_proto::{DecodeError, record::SealedRecord, segment::Index};
 use segment::{MAX_SEGMENT, Name, Segment};
 use shelf::{Shelf, Spot};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -69,8 +69,40 @@ struct State {
     /// Segments that cannot be understood.
     unusable: HashSet<Name>,
     refreshed: Option<Instant>,
+    /// Beginnings of segments that were read for their indexes and whose records were not told yet.
+    heads: Heads,
     /// When the list could not be had, and why.
     failed: Option<(Instant, Class)>,
+}
+
+/// Most bytes of such beginnings: what does not fit is read again.
+const MAX_HEADS: usize = 64 << 20;
+
+/// See [`State::heads`].
+#[derive(Debug, Default)]
+struct Heads {
+    bytes: usize,
+    by_name: HashMap<Name, Bytes>,
+}
+
+impl Heads {
+    fn keep(&mut self, name: &Name, head: Bytes) {
+        if self.bytes + head.len() <= MAX_HEADS && !self.by_name.contains_key(name) {
+            self.bytes += head.len();
+            self.by_name.insert(name.clone(), head);
+        }
+    }
+
+    fn retain(&mut self, names: &HashSet<&Name>) {
+        self.by_name.retain(|name, _| names.contains(name));
+        self.bytes = self.by_name.values().map(Bytes::len).sum();
+    }
+
+    fn take(&mut self, name: &Name) -> Option<Bytes> {
+        let head = self.by_name.remove(name)?;
+        self.bytes -= head.len();
+        Some(head)
+    }
 }
 
 /// Numbers of blobs in a question, by the segment that holds them, each with its place there.
@@ -178,7 +210,13 @@ impl S3Tier {
         };
         let mut state = self.state();
         match known {
-            Some(segment) => state.shelf.add(segment),
+            Some(segment) => {
+                state.shelf.add(segment);
+                // Who follows the changes asks for its records next.
+                if operation == Operation::Changes {
+                    state.heads.keep(&name, head);
+                }
+            }
             None => {
                 state.shelf.partial = true;
                 state.unusable.insert(name);
@@ -374,6 +412,11 @@ impl S3Tier {
         let here = here.count();
         let more = here < new.len();
         new.truncate(here);
+        if !more {
+            // Of those that are told of here, the beginning is at hand; others are asked for by nobody.
+            let told: HashSet<&Name> = new.iter().map(|segment| &segment.name).collect();
+            self.state().heads.retain(&told);
+        }
         let last = new.last().map_or(place, |segment| segment.modified.max(place));
         let known = place.saturating_sub(OVERLAP);
         let asks = new.iter().filter(|segment| {
@@ -397,11 +440,13 @@ impl S3Tier {
         known: u64,
     ) -> Result<Vec<SealedRecord>, TierError> {
         let path = self.bucket.segment(&segment.name);
-        let head = Some(0..segment.name.head);
-        // One that is gone by now was put together with others, of which the next list tells.
-        let Some(head) = self.bucket.get(Operation::Changes, &path, head).await? else {
-            return Ok(Vec::new());
+        let known_head = self.state().heads.take(&segment.name);
+        let head = match known_head {
+            Some(head) => Some(head),
+            None => self.bucket.get(Operation::Changes, &path, Some(0..segment.name.head)).await?,
         };
+        // One that is gone by now was put together with others, of which the next list tells.
+        let Some(head) = head else { return Ok(Vec::new()) };
         // Signatures take their time.
         let opened = tokio::task::spawn_blocking(move || {
             let index = &segment.index;

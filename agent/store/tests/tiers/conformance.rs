@@ -1,6 +1,6 @@
 //! What every tier promises, asked of each of them.
 
-use crate::common::{noise, with_outputs};
+use crate::common::{at, noise, with_outputs};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use netbuild_core::{digest::Digest, key::ActionKey};
@@ -33,6 +33,22 @@ pub(crate) fn offer(key: u8, hlc: u64, blobs: &[Digest]) -> Offer {
 pub(crate) fn batch(blobs: &[(Digest, Bytes)], records: &[Offer]) -> Batch {
     let blobs = blobs.iter().map(|(digest, bytes)| (*digest, Blob::Bytes(bytes.clone())));
     Batch { blobs: blobs.collect(), records: records.to_vec() }
+}
+
+/// Ten thousand blobs of 2 KiB, each the output of an action of its own.
+pub(crate) fn tiny() -> (Vec<(Digest, Bytes)>, Vec<Offer>) {
+    let blobs = (0..10_000u64).map(|n| {
+        let bytes = noise(2048, n);
+        (Digest::of(&bytes), bytes.into())
+    });
+    let blobs: Vec<(Digest, Bytes)> = blobs.collect();
+    let offers = blobs.iter().zip(0u64..).map(|((digest, _), n)| {
+        let mut key = [7; 32];
+        key[..8].copy_from_slice(&(n * 2).to_le_bytes());
+        Offer { record: at(1, ActionKey(key), 1, 0), blobs: vec![*digest] }
+    });
+    let offers = offers.collect();
+    (blobs, offers)
 }
 
 pub(crate) async fn read(tier: &dyn Tier, blob: &Digest, range: Range<u64>) -> Option<Vec<u8>> {

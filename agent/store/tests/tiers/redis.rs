@@ -2,15 +2,49 @@
 
 use crate::{
     common::noise,
-    conformance::{batch, blob, changes, conforms, offer},
+    conformance::{batch, blob, changes, conforms, offer, tiny},
 };
-use netbuild_core::{digest::Digest, key::ActionKey};
+use netbuild_core::{
+    backend::{Chain, Place},
+    digest::Digest,
+    key::ActionKey,
+};
 use netbuild_servers::{Fault, Proxy, Redis, RedisCluster, RedisSentinels};
-use netbuild_store::{ChangeCursor, Class, RedisOptions, RedisTier, Tier as _};
+use netbuild_store::{
+    ChangeCursor, Class, Operation, RedisOptions, RedisTier, Tier as _, Topology,
+};
 use std::time::{Duration, Instant};
 
 fn tier(url: &str) -> RedisTier {
-    RedisTier::new(RedisOptions::parse(url).unwrap()).unwrap()
+    RedisTier::new(options(url)).unwrap()
+}
+
+/// What an address says, with the arrangement in the scheme, as the servers of the tests tell it, and
+/// behind a `?` what configurations say otherwise: prefix, ttl, timeout and ca.
+fn options(url: &str) -> RedisOptions {
+    let (place, said) = url.split_once('?').unwrap_or((url, ""));
+    let (mut place, mut topology) = (place.to_owned(), Topology::Single);
+    if place.contains("-cluster:") {
+        (place, topology) = (place.replace("-cluster:", ":"), Topology::Cluster);
+    } else if place.contains("-sentinel:") {
+        let (hosts, master) = place.rsplit_once('/').unwrap();
+        topology = Topology::Sentinel { master: master.to_owned() };
+        place = hosts.replace("-sentinel:", ":");
+    }
+    let chain: Chain = place.parse().unwrap();
+    let Place::Redis(server) = &chain.tiers[0].place else { panic!("{url}") };
+    let mut options = RedisOptions::new(server, topology);
+    for (key, value) in said.split('&').filter_map(|pair| pair.split_once('=')) {
+        let seconds = || Duration::from_secs(value.parse().unwrap());
+        match key {
+            "prefix" => options.prefix = value.to_owned(),
+            "ca" => options.ca = Some(value.into()),
+            "ttl" => options.ttl = Some(seconds()),
+            "timeout" => options.patience = seconds(),
+            other => panic!("{other}"),
+        }
+    }
+    options
 }
 
 /// Two agents that use this Redis under a prefix of their own.
@@ -31,6 +65,30 @@ async fn one_server_conforms() {
         .parse()
         .unwrap();
     assert!((1..=600).contains(&ttl), "{ttl}");
+}
+
+#[tokio::test]
+async fn ten_thousand_tiny_blobs_cost_few_round_trips() {
+    let redis = Redis::start(&[]);
+    let (tier, empty) = pair(&redis.url(), "tiny");
+    let (blobs, offers) = tiny();
+    // As a queue hands them on: as much at a time as the tier says is worth it.
+    let per_batch = (tier.limits().batch / 2048) as usize;
+    for (blobs, offers) in blobs.chunks(per_batch).zip(offers.chunks(per_batch)) {
+        tier.put(batch(blobs, offers)).await.unwrap();
+    }
+    let put = tier.counts().of(Operation::Put);
+    println!("put: {put:?}");
+    assert!(put.requests <= 60, "{put:?}");
+    let (records, _) = changes(&empty, ChangeCursor::default()).await;
+    assert_eq!(records.len(), offers.len());
+    for blobs in blobs.chunks(1000) {
+        let names: Vec<_> = blobs.iter().map(|(name, _)| *name).collect();
+        for ((_, bytes), found) in blobs.iter().zip(empty.small(&names).await.unwrap()) {
+            assert_eq!(found.as_ref(), Some(bytes));
+        }
+    }
+    println!("read by an empty agent: {:?}", empty.counts().total());
 }
 
 #[tokio::test]
@@ -60,7 +118,7 @@ async fn sentinels_conform_and_lead_to_the_new_master() {
 #[tokio::test]
 async fn tls_conforms_and_a_stranger_is_refused() {
     let redis = Redis::start_tls();
-    let ca = redis.ca().display().to_string().replace('/', "%2F");
+    let ca = redis.ca().display().to_string();
     conforms(|prefix| pair(&format!("{}?ca={ca}", redis.url()), prefix)).await;
     // Without the authority the certificate is one of anybody.
     let error = tier(&redis.url()).probe().await.unwrap_err();

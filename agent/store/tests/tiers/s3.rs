@@ -1,27 +1,28 @@
 //! S3 as two servers speak it: what it costs, what becomes of segments, and failures.
 
 use crate::{
-    common::{at, noise},
-    conformance::{batch, blob, changes, conforms, offer, read},
+    common::noise,
+    conformance::{batch, blob, changes, conforms, offer, read, tiny},
 };
-use bytes::Bytes;
 use netbuild_core::{digest::Digest, key::ActionKey};
 use netbuild_servers::{Fault, KEY, Moto, Proxy, SECRET, Seaweed};
-use netbuild_store::{Batch, Blob, ChangeCursor, Class, Offer, Operation, S3Options, S3Tier, Tier};
+use netbuild_store::{Batch, Blob, ChangeCursor, Class, Operation, S3Options, S3Tier, Tier};
 use std::{
     io,
     time::{Duration, Instant},
 };
 
 fn options(endpoint: &str, prefix: &str) -> S3Options {
-    let vars = [
-        ("AWS_ENDPOINT_URL", endpoint),
-        ("AWS_ACCESS_KEY_ID", KEY),
-        ("AWS_SECRET_ACCESS_KEY", SECRET),
-        ("AWS_REGION", "us-east-1"),
-    ];
+    with(endpoint, &format!("netbuild/{prefix}"), KEY, SECRET)
+}
+
+fn with(endpoint: &str, bucket: &str, key: &str, secret: &str) -> S3Options {
+    let vars = [("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", secret)];
     let vars = vars.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    S3Options::parse(&format!("s3://netbuild/{prefix}"), &vars).unwrap()
+    let mut options = S3Options::new(&bucket.parse().unwrap(), &vars);
+    options.endpoint = Some(endpoint.to_owned());
+    options.region = Some("us-east-1".to_owned());
+    options
 }
 
 fn tier(endpoint: &str, prefix: &str) -> S3Tier {
@@ -58,20 +59,40 @@ async fn moto_conforms() {
     conforms(|prefix| pair(&moto.endpoint(), prefix)).await;
 }
 
-/// Ten thousand blobs of 2 KiB, each the output of an action of its own.
-fn tiny() -> (Vec<(Digest, Bytes)>, Vec<Offer>) {
-    let blobs = (0..10_000u64).map(|n| {
-        let bytes = noise(2048, n);
-        (Digest::of(&bytes), bytes.into())
-    });
-    let blobs: Vec<(Digest, Bytes)> = blobs.collect();
-    let offers = blobs.iter().zip(0u64..).map(|((digest, _), n)| {
-        let mut key = [7; 32];
-        key[..8].copy_from_slice(&(n * 2).to_le_bytes());
-        Offer { record: at(1, ActionKey(key), 1, 0), blobs: vec![*digest] }
-    });
-    let offers = offers.collect();
-    (blobs, offers)
+/// What a server that has never heard of conditional writes does with them: nothing.
+#[tokio::test]
+async fn a_server_that_ignores_conditions_conforms_and_loses_nothing_to_writers_at_once() {
+    let moto = Moto::start();
+    let proxy = Proxy::start(moto.port());
+    proxy.set(Fault::Unconditional);
+    let endpoint = format!("http://127.0.0.1:{}", proxy.port());
+    conforms(|prefix| pair(&endpoint, prefix)).await;
+    assert!(proxy.answered() > 0, "no write had a condition");
+    // Four agents put the same blobs and records of their own, and tend, all at once.
+    let agents: Vec<S3Tier> = (0..4).map(|_| tier(&endpoint, "at-once")).collect();
+    let blobs: Vec<_> = [3000, 5000, 300 << 10].map(blob).into();
+    let names: Vec<Digest> = blobs.iter().map(|(name, _)| *name).collect();
+    for round in 0..6_u8 {
+        let puts = agents.iter().zip(0..).map(|(agent, n)| {
+            let offer = offer(round * 4 + n, 1, &names);
+            let batch = batch(&blobs, &[offer]);
+            async move {
+                agent.put(batch).await.unwrap();
+                agent.tend().await.unwrap();
+            }
+        });
+        futures::future::join_all(puts).await;
+    }
+    let reader = tier(&endpoint, "at-once");
+    let (told, _) = changes(&reader, ChangeCursor::default()).await;
+    let keys: std::collections::BTreeSet<_> = told.iter().map(|told| told.record().key).collect();
+    assert_eq!(keys.len(), 24);
+    let keys: Vec<_> = keys.into_iter().collect();
+    assert!(reader.records(&keys).await.unwrap().iter().all(Option::is_some));
+    let small = reader.small(&names).await.unwrap();
+    for ((_, bytes), small) in blobs.iter().zip(small) {
+        assert_eq!(small.as_ref(), Some(bytes));
+    }
 }
 
 #[tokio::test]
@@ -92,6 +113,10 @@ async fn ten_thousand_tiny_blobs_cost_few_requests() {
 
     let (records, _) = changes(&empty, ChangeCursor::default()).await;
     assert_eq!(records.len(), offers.len());
+    // Each segment is read once, and the list.
+    let told = empty.counts().of(Operation::Changes);
+    println!("changes: {told:?}");
+    assert!(told.requests <= put.requests + 2, "{told:?}, {put:?}");
     let names: Vec<_> = blobs.iter().map(|(name, _)| *name).collect();
     assert!(empty.find(&names).await.unwrap().iter().all(|found| *found));
     for blobs in blobs.chunks(1000) {
@@ -346,24 +371,18 @@ async fn a_server_that_is_down_is_no_wait_and_comes_back() {
 async fn wrong_credentials_and_buckets_are_refused() {
     let seaweed = Seaweed::start();
     let endpoint = seaweed.endpoint();
-    let with = |address: &str, key: &str, secret: &str| {
-        let vars = [
-            ("AWS_ENDPOINT_URL", endpoint.as_str()),
-            ("AWS_ACCESS_KEY_ID", key),
-            ("AWS_SECRET_ACCESS_KEY", secret),
-        ];
-        let vars = vars.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        S3Tier::new(S3Options::parse(address, &vars).unwrap()).unwrap()
+    let with = |bucket: &str, key: &str, secret: &str| {
+        S3Tier::new(with(&endpoint, bucket, key, secret)).unwrap()
     };
     for (tier, why) in [
-        (with("s3://netbuild/x", KEY, "hidden-wrong"), "a wrong secret"),
-        (with("s3://netbuild/x", "nobody", SECRET), "a wrong key"),
-        (with("s3://no-such-bucket/x", KEY, SECRET), "no bucket"),
+        (with("netbuild/x", KEY, "hidden-wrong"), "a wrong secret"),
+        (with("netbuild/x", "nobody", SECRET), "a wrong key"),
+        (with("no-such-bucket/x", KEY, SECRET), "no bucket"),
     ] {
         let error = tier.probe().await.unwrap_err();
         assert_eq!(error.class(), Class::Refused, "{why}: {error}");
         let shown = format!("{error} {error:?} {tier:?}");
         assert!(!shown.contains("hidden-wrong") && !shown.contains(SECRET), "{shown}");
     }
-    with("s3://netbuild/x", KEY, SECRET).probe().await.unwrap();
+    with("netbuild/x", KEY, SECRET).probe().await.unwrap();
 }

@@ -37,14 +37,16 @@ fn without_a_word_nothing_is_shared() {
     let cache = cache(&[], "");
     assert_eq!((cache.local, cache.tiers.len()), (None, 0));
     assert_eq!(cache.exit_budget, Duration::from_secs(3));
+    assert_eq!(cache.write_through, Duration::from_secs(60));
 }
 
 #[test]
 fn one_variable_is_enough_and_says_more_than_the_file() {
-    let file = "[cache]\nbackend = \"s3://of-the-file\"\nexit_budget_seconds = 0.5\n";
+    let file = "[cache]\nbackend = \"s3://of-the-file\"\nexit_budget_seconds = 0.5\nwrite_through_seconds = 7\n";
     let of_file = cache(&[], file);
     assert_eq!(of_file.tiers[0].name.to_string(), "s3://of-the-file");
     assert_eq!(of_file.exit_budget, Duration::from_millis(500));
+    assert_eq!(of_file.write_through, Duration::from_secs(7));
     let chain = "redis://host+s3://bucket/prefix";
     let both = cache(&[("CACHE_BACKEND", chain)], file);
     let names: Vec<_> = both.tiers.iter().map(|tier| tier.name.to_string()).collect();
@@ -142,6 +144,7 @@ fn what_cannot_be_is_named_with_its_place_and_no_password() {
         ("s3://bucket", "[s3]\nregon = \"x\"\n", vec!["regon", "line 2"]),
         ("s3://bucket", "[s3]\nexpire_days = -1\n", vec!["s3.expire_days", "`-1`"]),
         ("s3://bucket", "[cache]\nexit_budget_seconds = -1\n", vec!["exit_budget_seconds", "`-1`"]),
+        ("s3://bucket", "[cache]\nwrite_through_seconds = 3601\n", vec!["write_through_seconds"]),
     ] {
         let error = settings(&chain(text), file).unwrap_err();
         assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");

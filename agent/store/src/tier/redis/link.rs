@@ -230,7 +230,7 @@ impl Links {
                     builder = builder.set_client_to_redis_username(user);
                 }
                 if let Some(password) = &self.options.password {
-                    builder = builder.set_client_to_redis_password(&password.0);
+                    builder = builder.set_client_to_redis_password(password.reveal());
                 }
                 if self.options.tls {
                     builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
@@ -254,7 +254,7 @@ impl Links {
                     builder = builder.username(user);
                 }
                 if let Some(password) = &self.options.password {
-                    builder = builder.password(&password.0);
+                    builder = builder.password(password.reveal());
                 }
                 if self.options.tls {
                     builder = builder.tls(TlsMode::Secure);
@@ -282,7 +282,7 @@ impl Links {
             login = login.set_username(user);
         }
         if let Some(password) = &self.options.password {
-            login = login.set_password(&password.0);
+            login = login.set_password(password.reveal());
         }
         login
     }

@@ -55,7 +55,7 @@ impl Bucket {
         for (name, value) in &options.settings {
             // Variables that the client does not know are for other programs.
             if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
-                builder = builder.with_config(key, &value.0);
+                builder = builder.with_config(key, value.reveal());
             }
         }
         let plain = options.endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));

@@ -1,6 +1,6 @@
 //! Where a bucket is and how it is used.
 
-use crate::tier::address::{Address, AddressError, Secret};
+use netbuild_core::{backend::Bucket, secret::Secret};
 use std::{path::PathBuf, time::Duration};
 
 /// How long nothing may come before an answer is given up, unless configured.
@@ -37,63 +37,31 @@ pub struct S3Options {
 }
 
 impl S3Options {
-    /// Understands `s3://BUCKET[/PREFIX][?OPTIONS]` together with the usual variables of AWS among
-    /// `vars`: `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_DEFAULT_REGION`, and for
-    /// credentials `AWS_ACCESS_KEY_ID` and its like, else the profile `AWS_PROFILE` in the file
+    /// This bucket of AWS, with the credentials that the usual variables of AWS among `vars` lead to:
+    /// `AWS_ACCESS_KEY_ID` and its like, else the profile `AWS_PROFILE` in the file
     /// `AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`, else a web identity, a container or the
-    /// instance.
-    ///
-    /// The options are `endpoint=URL`, `region=NAME`, `path_style=0` or `1`, `expire_days=N` where 0
-    /// is never, and `timeout=SECONDS`. Reads the file of credentials.
-    pub fn parse(text: &str, vars: &[(String, String)]) -> Result<Self, AddressError> {
-        let address = Address::parse(text)?;
-        if address.scheme != "s3" {
-            return Err(address.error("is not the address of a bucket"));
-        }
-        if address.password.is_some() || address.user.is_some() {
-            return Err(address
-                .error("credentials belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
-        }
-        if address.hosts.is_empty() {
-            return Err(address.error("names no bucket"));
-        }
+    /// instance. Reads the file of credentials.
+    pub fn new(bucket: &Bucket, vars: &[(String, String)]) -> Self {
         let var = |name: &str| {
             let found = vars.iter().find(|(key, value)| key == name && !value.is_empty());
             found.map(|(_, value)| value.clone())
         };
         let mut options = Self {
-            bucket: address.hosts.to_owned(),
-            prefix: address.path.trim_matches('/').to_owned(),
-            endpoint: var("AWS_ENDPOINT_URL_S3").or_else(|| var("AWS_ENDPOINT_URL")),
-            region: var("AWS_REGION").or_else(|| var("AWS_DEFAULT_REGION")),
+            bucket: bucket.bucket.clone(),
+            prefix: bucket.prefix.clone(),
+            endpoint: None,
+            region: None,
             path_style: true,
             patience: PATIENCE,
             expire: Some(EXPIRE),
             slack: SLACK,
             settings: Vec::new(),
-            name: address.shown(),
+            name: bucket.to_string(),
         };
-        let known = ["endpoint", "region", "path_style", "expire_days", "timeout"];
-        for (key, value) in address.options(&known)? {
-            match key {
-                "endpoint" => options.endpoint = Some(value),
-                "region" => options.region = Some(value),
-                "path_style" => options.path_style = address.number(key, &value)? != 0,
-                "expire_days" => {
-                    let days = address.number(key, &value)?;
-                    let hours = days.saturating_mul(24).min(24 * 36_500);
-                    options.expire = (days > 0).then(|| Duration::from_hours(hours));
-                }
-                _ => {
-                    let seconds = address.number(key, &value)?.max(1);
-                    options.patience = Duration::from_secs(seconds);
-                }
-            }
-        }
         let settings =
             vars.iter().filter(|(key, value)| key.starts_with("AWS_") && !value.is_empty());
         options.settings =
-            settings.map(|(key, value)| (key.clone(), Secret(value.clone()))).collect();
+            settings.map(|(key, value)| (key.clone(), Secret::new(value.clone()))).collect();
         let chosen = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"];
         if chosen.iter().all(|name| var(name).is_none()) {
             let home = var("HOME").map(|home| PathBuf::from(home).join(".aws/credentials"));
@@ -105,7 +73,7 @@ impl S3Options {
             let profile = var("AWS_PROFILE").unwrap_or_else(|| "default".into());
             options.settings.extend(profile_of(&text.unwrap_or_default(), &profile));
         }
-        Ok(options)
+        options
     }
 
     /// The address without options.
@@ -126,7 +94,7 @@ fn profile_of(text: &str, profile: &str) -> Vec<(String, Secret)> {
             if ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
                 .contains(&key.as_str())
             {
-                settings.push((key, Secret(value.trim().to_owned())));
+                settings.push((key, Secret::new(value.trim())));
             }
         }
     }
@@ -142,26 +110,17 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_variables_count_and_options_before_them() {
+    fn credentials_are_taken_from_variables_and_shown_nowhere() {
         let vars = vars(&[
-            ("AWS_ENDPOINT_URL", "http://a"),
-            ("AWS_REGION", "eu-central-1"),
             ("AWS_SECRET_ACCESS_KEY", "hidden"),
             ("AWS_ACCESS_KEY_ID", "key"),
+            ("AWS_SESSION_TOKEN", ""),
             ("PATH", "/bin"),
         ]);
-        let options = S3Options::parse("s3://bucket/a/b/?expire_days=0", &vars).unwrap();
+        let options = S3Options::new(&"bucket/a/b/".parse().unwrap(), &vars);
         assert_eq!((options.bucket.as_str(), options.prefix.as_str()), ("bucket", "a/b"));
-        assert_eq!(options.endpoint.as_deref(), Some("http://a"));
-        assert_eq!((options.region.as_deref(), options.expire), (Some("eu-central-1"), None));
-        assert_eq!(options.settings.len(), 4);
+        assert_eq!((options.name(), options.settings.len()), ("s3://bucket/a/b", 2));
         assert!(!format!("{options:?}").contains("hidden"));
-        let options = S3Options::parse("s3://bucket?endpoint=http%3A%2F%2Fb&path_style=0", &vars);
-        let options = options.unwrap();
-        assert_eq!((options.endpoint.as_deref(), options.path_style), (Some("http://b"), false));
-        for bad in ["s3://", "s3://u:p@bucket", "gs://bucket", "s3://bucket?foo=1"] {
-            S3Options::parse(bad, &vars).unwrap_err();
-        }
     }
 
     #[test]
@@ -170,7 +129,7 @@ mod tests {
                     aws_access_key_id=c\nregion=x\naws_session_token = d=e\n";
         let keys = profile_of(text, "ci");
         let expected = [("AWS_ACCESS_KEY_ID", "c"), ("AWS_SESSION_TOKEN", "d=e")];
-        let expected = expected.map(|(key, value)| (key.to_owned(), Secret(value.into())));
+        let expected = expected.map(|(key, value)| (key.to_owned(), Secret::new(value)));
         assert_eq!(keys, expected);
         assert!(profile_of(text, "other").is_empty());
     }
