@@ -1,14 +1,18 @@
 //! Agents and runs that share nothing but storage: a bucket of SeaweedFS, or a Redis.
 
 use crate::{
-    sample::{TASKS, Tree, built, example, sample},
-    support::{Place, Run, Running, Workspace, netbuild, netbuild_agent, signal, wait_until},
+    sample::{NOWHERE, TASKS, Tree, built, example, sample},
+    support::{
+        Place, Run, Running, Workspace, netbuild, netbuild_agent, signal, wait_until,
+        without_privileges,
+    },
 };
 use netbuild_servers::{Fault, KEY, Proxy, Redis, SECRET, Seaweed};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output},
 };
@@ -103,6 +107,21 @@ fn shares(shared: &Shared, kind: &str) {
     let status = agent.status();
     assert_eq!(status["tiers"][0]["kind"], json!(kind));
     assert_eq!(status["members"], json!([]), "they share nothing else");
+    // Where peers are shown, it is shown as they are.
+    let ask = |args: &[&str]| -> Value {
+        let output = shared.ask(&four.data_dir, &[args, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{args:?}: {output:?}"))
+    };
+    let tier = &ask(&["peers"])[0];
+    assert_eq!(
+        (&tier["kind"], &tier["order"], &tier["state"]),
+        (&json!(kind), &json!(1), &json!("ok"))
+    );
+    assert!(tier["rtt_us"].as_u64() > Some(0), "{tier}");
+    let link = &ask(&["links"])[0];
+    assert_eq!((&link["from"], &link["source"]), (&tier["tier"], &json!("measured")), "{link}");
+    let step = &ask(&["plan", NOWHERE])["steps"][0];
+    assert_eq!((&step["source"], &step["state"]), (&tier["tier"], &json!("ok")), "{step}");
 }
 
 #[test]
@@ -390,6 +409,31 @@ fn what_is_kept_in_memory_lives_as_long_as_its_process() {
     one.forget_outputs();
     let run = shared.run(&one).expect_success();
     assert_eq!((run.executed(), run.count("/hits/disk")), (0, TASKS), "{}", run.summary);
+}
+
+#[test]
+fn without_a_place_for_a_data_directory_results_come_from_the_tier() {
+    let redis = Redis::start(&[]);
+    let shared = Shared::redis(redis.port());
+    let place = Place::new();
+    let one = sample(&place, "one");
+    assert_eq!(shared.run(&one).expect_success().executed(), TASKS);
+    assert!(shared.flush(&one.data_dir).0);
+    let closed = place.path("closed");
+    fs::create_dir(&closed).expect("a directory");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).expect("permissions");
+    let two = sample(&place, "two").with_data_dir(&closed.join("data"));
+    let run = Run::of(&mut shared.with(without_privileges(&two.command(&["--json"]))));
+    assert!(run.stderr.contains("data directory cannot be used"), "{}", run.stderr);
+    expect_from(run, "redis", (&two.outputs(), &one.outputs()));
+    // What is built there gets to the tier, too.
+    two.write("src/a.txt", "changed\n");
+    let mut command = shared.with(without_privileges(&two.command(&["--json"])));
+    let executed = Run::of(&mut command).expect_success().executed();
+    assert!((1..TASKS).contains(&executed), "{executed}");
+    let three = sample(&place, "three");
+    three.write("src/a.txt", "changed\n");
+    expect_from(shared.run(&three), "redis", (&three.outputs(), &two.outputs()));
 }
 
 #[test]

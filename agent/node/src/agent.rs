@@ -482,7 +482,7 @@ async fn keep_whole(disk: Arc<DiskCache>, stop: CancellationToken) {
                 let seconds = MEND_INTERVAL.as_secs();
                 tracing::warn!(
                     error = chain(&error),
-                    "the index cannot be made again yet; the next try is in {seconds} s"
+                    "the data directory cannot be written or mended yet; the next try is in {seconds} s"
                 );
             }
         });

@@ -42,6 +42,13 @@ pub(crate) fn identity(data_dir: &Path) -> Result<Identity, KeyError> {
     Ok(Identity::from_seed(&seed))
 }
 
+/// An identity for a process that has no data directory to keep one in.
+pub(crate) fn for_now() -> Result<Identity, KeyError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| KeyError::Random(error.to_string()))?;
+    Ok(Identity::from_seed(&seed))
+}
+
 /// Who the data directory belongs to, if it was ever used.
 pub(crate) fn owner(data_dir: &Path) -> Option<PeerId> {
     let seed = read(&data_dir.join("identity.key")).ok()??;

@@ -181,6 +181,10 @@ impl Session {
         Self { bounds, ..self }
     }
 
+    fn has_tiers(&self) -> bool {
+        self.sharing.as_ref().is_some_and(|(settings, _)| !settings.tiers.is_empty())
+    }
+
     /// What takes the space; `None` when `tell` broke it off.
     ///
     /// # Errors
@@ -377,20 +381,36 @@ fn open(session: &Session) -> Result<Backend, SessionError> {
             Err(error) => return Err(error.into()),
         }
         match DiskStore::open(data_dir, RUN_ROLE) {
-            Ok(store) => return own(session, store, &socket),
+            Ok(store) => return own(session, Some(store), &socket),
             Err(OpenError::InUse { .. }) if Instant::now() < deadline => std::thread::sleep(POLL),
+            Err(error @ OpenError::Io { .. }) if session.has_tiers() => {
+                let error = chain(&error);
+                tracing::warn!(dir = %data_dir.display(), error, "data directory cannot be used; \
+                    what comes from the tiers is kept in memory, until this command ends");
+                return own(session, None, &socket);
+            }
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-fn own(session: &Session, store: DiskStore, socket: &Path) -> Result<Backend, SessionError> {
-    let identity = keys::identity(&session.data_dir)?;
+/// Becomes the owner of the data directory that is open; without one, of nothing but memory.
+fn own(
+    session: &Session,
+    store: Option<DiskStore>,
+    socket: &Path,
+) -> Result<Backend, SessionError> {
+    let identity = match &store {
+        Some(_) => keys::identity(&session.data_dir)?,
+        None => keys::for_now()?,
+    };
     let (region, trust) = (session.region.clone(), session.trust.clone());
     let local = session.sharing.as_ref().and_then(|(settings, _)| settings.local.as_ref());
-    let (store, lock): (Arc<dyn Store>, _) = match local {
-        Some(Local::Memory) => (Arc::new(MemoryStore::new()), Some(Box::new(store))),
-        Some(Local::Directory(_)) | None => (Arc::new(store), None),
+    let has_socket = store.is_some();
+    let (store, lock): (Arc<dyn Store>, _) = match (local, store) {
+        (Some(Local::Memory), lock) => (Arc::new(MemoryStore::new()), lock.map(Box::new)),
+        (_, Some(store)) => (Arc::new(store), None),
+        (_, None) => (Arc::new(MemoryStore::new()), None),
     };
     let disk = DiskCache::new(store, identity, region, trust, "run");
     let disk = Arc::new(disk.with_bounds(session.bounds));
@@ -406,12 +426,14 @@ fn own(session: &Session, store: DiskStore, socket: &Path) -> Result<Backend, Se
     };
     let cache = Arc::clone(&door);
     // A file system without sockets is no reason to do without the cache.
-    let server = ControlServer::start(socket, door)
-        .inspect_err(|error| {
+    let start = || ControlServer::start(socket, door);
+    let server = has_socket.then(start).and_then(|started| {
+        let failed = |error: &std::io::Error| {
             let socket = socket.display();
             tracing::warn!(%socket, %error, "others cannot use the data directory meanwhile");
-        })
-        .ok();
+        };
+        started.inspect_err(failed).ok()
+    });
     if let Some(sharing) = &sharing {
         disk.room().know(sharing.cache.fetcher.elsewhere());
     }

@@ -28,6 +28,7 @@ mod payload;
 mod promises;
 mod quarantine;
 mod read;
+mod read_only;
 mod records;
 mod recover;
 mod removal;
@@ -41,8 +42,8 @@ pub use engine::hush_contained_panics;
 pub use open_error::{Holder, OpenError};
 
 use crate::{
-    Compacted, Conflict, Cursor, Finding, Inspect, Inspected, Kept, PartialBlob, RecordHead, Stats,
-    Store, StoreError,
+    Compacted, Conflict, Cursor, Finding, Inspect, Inspected, Kept, MemoryStore, PartialBlob,
+    RecordHead, Stats, Store, StoreError,
     error::FileError,
     space::{Evicted, Evicting, Pinned, Survey, Tell, Usage},
 };
@@ -62,13 +63,23 @@ use netbuild_core::{
 use netbuild_proto::record::SealedRecord;
 use promises::Pins;
 use quarantine::Quarantine;
-use std::{fs, io::Read, ops::ControlFlow, path::Path, sync::Arc, time::Instant};
+use read_only::Meanwhile;
+use std::{
+    fs,
+    io::Read,
+    ops::ControlFlow,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 /// The store of a data directory. One process has it open at a time; it is closed when this and every
 /// reader and partial blob that came from it are dropped.
 #[derive(Debug)]
 pub struct DiskStore {
     inner: Arc<Inner>,
+    /// Empty but for a directory that could not be written when it was opened.
+    meanwhile: OnceLock<Meanwhile>,
 }
 
 impl DiskStore {
@@ -79,8 +90,32 @@ impl DiskStore {
     }
 
     /// Opens a data directory, or makes one. `role` is what [`OpenError::InUse`] calls this process to
-    /// others: a word or two.
+    /// others: a word or two. One that the system lets nobody write is opened as it is: it serves what it
+    /// has, keeps what comes in memory, and is written again after [`Store::mend`] found that it can be.
     pub fn open(dir: &Path, role: &str) -> Result<Self, OpenError> {
+        let error = match Self::open_to_write(dir, role) {
+            Err(OpenError::Io { path, source }) if read_only::refuses(&source) => {
+                OpenError::Io { path, source }
+            }
+            other => return other,
+        };
+        match read_only::open(dir) {
+            Ok(inner) => {
+                tracing::warn!(dir = %dir.display(), error = %recover::chain(&error),
+                    "data directory cannot be written; what it has is used, and what comes is kept in memory");
+                Ok(Self { inner: Arc::new(inner), meanwhile: OnceLock::new() })
+            }
+            Err(in_use @ OpenError::InUse { .. }) => Err(in_use),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Whether the directory cannot be written, so that what comes is in memory.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.is_read_only()
+    }
+
+    fn open_to_write(dir: &Path, role: &str) -> Result<Self, OpenError> {
         let layout = Layout::new(dir);
         // Looked at before the lock too, whose file must not appear in a directory that is not ours.
         format::check(&layout)?;
@@ -103,7 +138,24 @@ impl DiskStore {
         let quarantine = Quarantine::new(layout.quarantine());
         let recovered = recover::recover(&layout, &quarantine)?;
         let pins = Pins::load(&layout)?;
-        Ok(Self { inner: Arc::new(Inner::new(layout, lock, quarantine, recovered, pins)) })
+        let inner = Arc::new(Inner::new(layout, lock, quarantine, recovered, pins));
+        Ok(Self { inner, meanwhile: OnceLock::new() })
+    }
+
+    /// Gives the disk what is in memory instead; fails while it takes nothing.
+    fn bring_in(&self) -> Result<(), StoreError> {
+        let Some(meanwhile) = self.meanwhile.get().filter(|it| it.is_used()) else { return Ok(()) };
+        self.inner.must_be_writable()?;
+        meanwhile.bring_in(
+            &|bytes| self.put(&mut &bytes[..], None).map(drop),
+            // Which of two stays was decided when it came.
+            &|record| self.inner.keep_record(record, &Trust::default()).map(drop),
+        )
+    }
+
+    /// Where what comes goes while the directory cannot be written.
+    fn instead(&self) -> Option<&Meanwhile> {
+        self.inner.is_read_only().then(|| self.meanwhile.get_or_init(Meanwhile::default))
     }
 
     fn put(&self, content: &mut dyn Read, expected: Option<&Digest>) -> Result<Digest, StoreError> {
@@ -133,30 +185,46 @@ fn empty(tmp: &Path) -> Result<(), FileError> {
 
 impl Store for DiskStore {
     fn put_blob(&self, blob: &Digest, content: &mut dyn Read) -> Result<(), StoreError> {
-        if self.inner.has(blob) {
+        if self.has_blob(blob)? {
             return Ok(());
+        }
+        if let Some(instead) = self.instead() {
+            let put = |store: &MemoryStore| store.put_blob(blob, content).map(|()| *blob);
+            return instead.take(&self.inner, blob.size, put).map(drop);
         }
         self.put(content, Some(blob)).map(drop)
     }
 
     fn put_content(&self, content: &mut dyn Read) -> Result<Digest, StoreError> {
+        if let Some(instead) = self.instead() {
+            return instead.take(&self.inner, 0, |store| store.put_content(content));
+        }
         self.put(content, None)
     }
 
     fn has_blob(&self, blob: &Digest) -> Result<bool, StoreError> {
-        Ok(self.inner.has(blob))
+        Ok(self.inner.has(blob) || self.meanwhile.get().is_some_and(|it| it.has(blob)))
     }
 
     fn open_blob(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
-        self.inner.open(blob)
+        match (self.inner.open(blob)?, self.meanwhile.get()) {
+            (None, Some(meanwhile)) => meanwhile.store.open_blob(blob),
+            (found, _) => Ok(found),
+        }
     }
 
     fn manifest(&self, blob: &Digest) -> Result<Option<Manifest>, StoreError> {
-        self.inner.manifest(blob)
+        match (self.inner.manifest(blob)?, self.meanwhile.get()) {
+            (None, Some(meanwhile)) => meanwhile.store.manifest(blob),
+            (found, _) => Ok(found),
+        }
     }
 
     fn chunk(&self, chunk: &Chunk) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.chunk(chunk)
+        match (self.inner.chunk(chunk)?, self.meanwhile.get()) {
+            (None, Some(meanwhile)) => meanwhile.store.chunk(chunk),
+            (found, _) => Ok(found),
+        }
     }
 
     fn held(&self, manifest: &Manifest) -> Result<Vec<bool>, StoreError> {
@@ -184,15 +252,27 @@ impl Store for DiskStore {
     }
 
     fn begin_blob(&self, manifest: &Manifest) -> Result<Box<dyn PartialBlob>, StoreError> {
+        if let Some(instead) = self.instead() {
+            return instead.begin(&self.inner, manifest);
+        }
         Ok(Box::new(DiskBlob::begin(self.inner.clone(), manifest)?))
     }
 
     fn put_record(&self, record: &SealedRecord, trust: &Trust) -> Result<Kept, StoreError> {
-        self.inner.keep_record(record, trust)
+        let Some(instead) = self.instead() else { return self.inner.keep_record(record, trust) };
+        // Which of two stays is decided as on the disk.
+        if let Some(known) = self.inner.record(&record.record().key)? {
+            instead.store.put_record(&known, trust)?;
+        }
+        instead.store.put_record(record, trust)
     }
 
     fn record(&self, key: &ActionKey) -> Result<Option<SealedRecord>, StoreError> {
-        self.inner.record(key)
+        let meanwhile = self.meanwhile.get().map(|it| it.store.record(key));
+        match meanwhile.transpose()?.flatten() {
+            Some(record) => Ok(Some(record)),
+            None => self.inner.record(key),
+        }
     }
 
     fn records_after(
@@ -245,14 +325,19 @@ impl Store for DiskStore {
     }
 
     fn evict(&self, limits: &Limits, how: &Evicting<'_>) -> Result<Evicted, StoreError> {
-        self.inner.evict(limits, how)
+        // Nothing can be removed.
+        if self.inner.is_read_only() {
+            Ok(Evicted::default())
+        } else {
+            self.inner.evict(limits, how)
+        }
     }
 
     fn compact(
         &self,
         pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Compacted, StoreError> {
-        self.inner.compact(pace)
+        if self.inner.is_read_only() { Ok(Compacted::default()) } else { self.inner.compact(pace) }
     }
 
     fn usage(&self) -> Result<Usage, StoreError> {
@@ -272,6 +357,7 @@ impl Store for DiskStore {
     }
 
     fn flush(&self) -> Result<(), StoreError> {
+        self.bring_in()?;
         self.inner.flush()
     }
 
@@ -288,6 +374,8 @@ impl Store for DiskStore {
     }
 
     fn mend(&self) -> Result<bool, StoreError> {
+        self.inner.become_writable()?;
+        self.bring_in()?;
         self.inner.mend()
     }
 

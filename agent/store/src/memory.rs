@@ -123,6 +123,29 @@ impl MemoryStore {
     }
 }
 
+impl MemoryStore {
+    /// Gives all blobs and then all records to another store; what was taken is here no more. After an
+    /// error all of it is.
+    pub(crate) fn hand_over(
+        &self,
+        blob: &dyn Fn(&[u8]) -> Result<(), StoreError>,
+        record: &dyn Fn(&SealedRecord) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (blobs, records) = {
+            let shelves = self.shelves();
+            let blobs = shelves.blobs.iter().map(|(hash, (bytes, _))| (*hash, Arc::clone(bytes)));
+            (blobs.collect::<HashMap<_, _>>(), shelves.records.clone())
+        };
+        blobs.values().try_for_each(|bytes| blob(bytes))?;
+        records.values().try_for_each(record)?;
+        let mut shelves = self.shelves();
+        shelves.blobs.retain(|hash, _| !blobs.contains_key(hash));
+        shelves.chunks.retain(|_, (of, ..)| !blobs.contains_key(of));
+        shelves.records.retain(|key, known| records.get(key) != Some(known));
+        Ok(())
+    }
+}
+
 impl Store for MemoryStore {
     fn put_blob(&self, blob: &Digest, content: &mut dyn Read) -> Result<(), StoreError> {
         if self.has_blob(blob)? {

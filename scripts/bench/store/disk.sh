@@ -5,7 +5,7 @@ root=$(cd "$(dirname "$0")/../../.." && pwd)
 
 usage() {
     cat <<'USAGE'
-usage: scripts/bench.sh store disk [--only PART,...] [--quick] [--dir DIR] [--profile NAME] [--json FILE]
+usage: scripts/bench.sh store disk [--only PART,...] [--quick] [--dir DIR] [--binary FILE] [--json FILE]
 
   copy      1 GiB is put and flushed, and read, beside a plain write with fsync and a plain read with BLAKE3
   index     an index of 1,000,000 records and 3,000,000 chunks (small blobs, each of one): time to open,
@@ -16,7 +16,7 @@ usage: scripts/bench.sh store disk [--only PART,...] [--quick] [--dir DIR] [--pr
   --only PART,...  these parts (all)
   --quick          small: 64 MiB, 20,000 records, 2,000 blobs, 10 seconds; says nothing about the targets
   --dir DIR        where the directories are made (that of temporary files); some 12 GB are needed
-  --profile NAME   how it is built, `release` or `dev` (release)
+  --binary FILE    the example `disk` of netbuild-store to measure (built for release)
   --json FILE      also writes the results as one JSON array
   --help           this text
 
@@ -32,7 +32,7 @@ fail() {
 parts=copy,index,rebuild,crowd
 quick=
 dir=${TMPDIR:-/tmp}
-profile=release
+binary=
 json=
 while [[ $# -gt 0 ]]; do
     case $1 in
@@ -45,10 +45,10 @@ while [[ $# -gt 0 ]]; do
             usage
             exit 0
             ;;
-        --only | --dir | --profile | --json) [[ -n ${2-} ]] || fail "$1 needs a value" ;;&
+        --only | --dir | --binary | --json) [[ -n ${2-} ]] || fail "$1 needs a value" ;;&
         --only) parts=$2 ;;
         --dir) dir=$2 ;;
-        --profile) profile=$2 ;;
+        --binary) binary=$2 ;;
         --json) json=$2 ;;
         *) fail "unknown argument '$1' (see --help)" ;;
     esac
@@ -59,11 +59,10 @@ for part in ${parts//,/ }; do
 done
 command -v python3 >/dev/null || fail 'store disk needs python3'
 
-cd "$root"
-cargo build --profile "$profile" --locked -q -p netbuild-store --example disk
-built=$profile
-[[ $profile == dev ]] && built=debug
-binary=${CARGO_TARGET_DIR:-target}/$built/examples/disk
+if [[ -z $binary ]]; then
+    (cd "$root" && cargo build --release --locked -q -p netbuild-store --example disk)
+    binary=${CARGO_TARGET_DIR:-$root/target}/release/examples/disk
+fi
 scratch=$(mktemp -d "$dir/netbuild-bench.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 
@@ -74,7 +73,7 @@ for part in ${parts//,/ }; do
     "$binary" "$part" "$scratch/$part" ${sizes[$part]} >>"$scratch/rows"
     rm -rf "${scratch:?}/$part"
 done
-python3 - "$scratch/rows" "${json:-}" <<'PYTHON'
+python3 - "$scratch/rows" "$json" "$quick" <<'PYTHON'
 import json, sys
 
 rows = [json.loads(line) for line in open(sys.argv[1])]
@@ -84,7 +83,7 @@ for row in rows:
         continue
     beside = f"   (beside {row['beside']:.2f})" if "beside" in row else ""
     target = ""
-    if "target" in row:
+    if "target" in row and not sys.argv[3]:
         target = f"   target {row['target']}: {'met' if row['met'] else 'MISSED'}"
     print(f"{row['what']:<48} {row['figure']:>12.3f} {row['unit']:<6}{beside}{target}")
 if sys.argv[2]:

@@ -54,6 +54,8 @@ pub(super) struct Inner {
     pub(super) evicting: Mutex<()>,
     /// Whether blob files were compared with the index since the store was opened.
     pub(super) reconciled: AtomicBool,
+    /// Whether the directory could not be written when it was opened, nor since.
+    pub(super) read_only: AtomicBool,
     tmp_names: AtomicU64,
     pub(super) quarantined: AtomicU64,
     /// The last field, as it is given up last.
@@ -93,6 +95,7 @@ impl Inner {
             pins: Mutex::new(pins),
             evicting: Mutex::default(),
             reconciled: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
             tmp_names: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
             _lock: lock,
@@ -188,6 +191,7 @@ impl Inner {
         head: &[u8],
         body: &[u8],
     ) -> Result<Location, FileError> {
+        self.must_be_writable()?;
         self.rotate(catalog, MAX_SEGMENT)?;
         let location = self.segments.append(&mut catalog.tail, kind, head, body)?;
         catalog.waiting.journal = true;

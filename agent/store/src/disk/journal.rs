@@ -199,6 +199,14 @@ impl Segments {
         Ok((tail, len.saturating_sub(end.offset)))
     }
 
+    /// The end of a journal that is not written to.
+    pub(super) fn tail_to_read(&self, end: Position) -> Result<Tail, FileError> {
+        let segment = end.segment.max(1);
+        let path = self.path(segment);
+        let file = File::open(&path).map_err(FileError::at(&path))?;
+        Ok(Tail { segment, file: Arc::new(file), end: end.offset })
+    }
+
     /// Ends the segment of `tail` if it is at least `full` bytes long; returns the file that was
     /// ended.
     pub(super) fn rotate(

@@ -23,19 +23,17 @@ pub(super) struct DirLock {
 impl DirLock {
     /// Takes the lock without waiting, and names nobody yet.
     pub(super) fn acquire(layout: &Layout) -> Result<Self, OpenError> {
+        let file = take(layout, open_or_create(&layout.lock())?)?;
+        // Whoever was killed with the lock has left its name.
+        empty(&file);
+        Ok(Self { file })
+    }
+
+    /// The same in a directory that cannot be written: it names nobody.
+    pub(super) fn acquire_as_it_is(layout: &Layout) -> Result<Self, OpenError> {
         let path = layout.lock();
-        let file = open_or_create(&path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                // Whoever was killed with the lock has left its name.
-                empty(&file);
-                Ok(Self { file })
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(OpenError::InUse { dir: layout.root().to_owned(), holder: read_holder(&file) })
-            }
-            Err(error) => Err(FileError::at(&path)(error.into()).into()),
-        }
+        let file = File::open(&path).map_err(FileError::at(&path))?;
+        Ok(Self { file: take(layout, file)? })
     }
 
     /// Says who holds the lock, for those who come while it is held. On a full disk they are told
@@ -58,6 +56,16 @@ impl Drop for DirLock {
     fn drop(&mut self) {
         // So that the next holder is not mistaken for this one before it has announced itself.
         empty(&self.file);
+    }
+}
+
+fn take(layout: &Layout, file: File) -> Result<File, OpenError> {
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(OpenError::InUse { dir: layout.root().to_owned(), holder: read_holder(&file) })
+        }
+        Err(error) => Err(FileError::at(&layout.lock())(error.into()).into()),
     }
 }
 

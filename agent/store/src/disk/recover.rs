@@ -69,6 +69,14 @@ pub(super) fn recover(layout: &Layout, quarantine: &Quarantine) -> Result<Recove
     Ok(Recovered { index, segments, tail, evidence })
 }
 
+/// Makes an index in memory of what is there, and changes nothing.
+pub(super) fn recover_to_read(layout: &Layout) -> Result<Recovered, OpenError> {
+    let segments = Segments::new(layout.journal());
+    let (index, evidence, end) = fill(layout, &segments, Index::in_memory(layout))?;
+    let tail = segments.tail_to_read(end)?;
+    Ok(Recovered { index, segments, tail, evidence })
+}
+
 /// Adds to an index what it does not know of yet; says where the journal ends.
 fn fill(
     layout: &Layout,
@@ -88,7 +96,7 @@ fn fill(
     Ok((index, evidence, added.unwrap_or(from)))
 }
 
-fn chain(error: &OpenError) -> String {
+pub(super) fn chain(error: &OpenError) -> String {
     match error {
         OpenError::Io { path, source } => format!("`{}`: {source}", path.display()),
         other => other.to_string(),

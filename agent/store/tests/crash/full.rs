@@ -75,11 +75,56 @@ pub(crate) fn on_a_small_disk(disk: &Path) {
     let itself = disk.to_str().unwrap();
     mount(&["--bind", itself], disk);
     mount(&["-o", "remount,bind,ro"], disk);
-    let error = DiskStore::open(&data, "child").unwrap_err();
+    let error = DiskStore::open(&disk.join("other"), "child").unwrap_err();
     let OpenError::Io { path, source } = &error else { panic!("{error:?}") };
-    assert!(path.starts_with(&data) && source.kind() == ErrorKind::ReadOnlyFilesystem, "{error:?}");
+    assert!(path.starts_with(disk) && source.kind() == ErrorKind::ReadOnlyFilesystem, "{error:?}");
+    on_a_read_only_disk(disk, &data, &mut kept);
+}
+
+/// What is there is read, what comes is kept meanwhile, and the disk is written as soon as it can be.
+fn on_a_read_only_disk(disk: &Path, data: &Path, kept: &mut Vec<(Digest, Vec<u8>)>) {
+    let check = |store: &DiskStore, kept: &[(Digest, Vec<u8>)]| {
+        for (blob, bytes) in kept {
+            assert!(read(store, blob).as_ref() == Some(bytes), "{blob}");
+        }
+        assert!(store.record(&record(1, 1, 0).record().key).unwrap().is_some());
+    };
+    let store = DiskStore::open(data, "child").unwrap();
+    assert!(store.is_read_only());
+    let second = DiskStore::open(data, "child").unwrap_err();
+    assert!(matches!(second, OpenError::InUse { .. }), "{second:?}");
+    check(&store, kept);
+    let mut came = Vec::new();
+    for (n, size) in [(400_000, 100), (400_001, BLOB)] {
+        let bytes = noise(size, n);
+        came.push((store.put_content(&mut &bytes[..]).unwrap(), bytes));
+    }
+    put(&store, &record(9, 1, 0));
+    let late = record(9, 1, 0).record().key;
+    assert!(store.flush().is_err(), "that is in memory only");
+    check(&store, &came);
+    assert!(store.record(&late).unwrap().is_some());
+    let refused = store.mend().unwrap_err();
+    let StoreError::Io { source, .. } = &refused else { panic!("{refused:?}") };
+    assert_eq!(source.kind(), ErrorKind::ReadOnlyFilesystem);
+
     mount(&["-o", "remount,bind,rw"], disk);
-    check(&DiskStore::open(&data, "child").unwrap(), &kept);
+    store.mend().unwrap();
+    assert!(!store.is_read_only());
+    check(&store, &came);
+    for n in 500_000..500_005 {
+        for size in [100, BLOB] {
+            let bytes = noise(size, n + size as u64);
+            kept.push((store.put_content(&mut &bytes[..]).unwrap(), bytes));
+        }
+    }
+    store.flush().unwrap();
+    drop(store);
+    let store = DiskStore::open(data, "child").unwrap();
+    check(&store, kept);
+    // What came in between was brought in.
+    check(&store, &came);
+    assert!(store.record(&late).unwrap().is_some());
 }
 
 #[test]
