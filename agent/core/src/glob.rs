@@ -21,6 +21,7 @@ pub struct Glob {
     text: String,
     prefix: usize,
     literal: bool,
+    /// None for a plain path.
     alternatives: Vec<Vec<Step>>,
 }
 
@@ -107,6 +108,10 @@ impl Glob {
             alternatives.push(steps(&alternative)?);
         }
         let special = pattern.find(is_special);
+        if special.is_none() && !pattern.ends_with('/') && !pattern.contains("//") {
+            // It is compared as it is: a graph may have a hundred thousand of these.
+            alternatives = Vec::new();
+        }
         let prefix = match special {
             None => pattern.trim_end_matches('/').len(),
             Some(at) => pattern[..at].rfind('/').unwrap_or(0),
@@ -121,6 +126,9 @@ impl Glob {
 
     /// Whether the whole of `path` (relative, `/`-separated) matches.
     pub fn matches(&self, path: &[u8]) -> bool {
+        if self.alternatives.is_empty() {
+            return path == self.text.as_bytes();
+        }
         !path.is_empty() && self.alternatives.iter().any(|steps| matches_all(steps, path))
     }
 
@@ -153,6 +161,10 @@ impl Glob {
 
     /// Whether some path inside the directory `dir` may match; `dir` is empty for the workspace.
     pub fn may_match_below(&self, dir: &[u8]) -> bool {
+        if self.alternatives.is_empty() {
+            let rest = self.text.as_bytes().strip_prefix(dir);
+            return dir.is_empty() || rest.is_some_and(|rest| rest.starts_with(b"/"));
+        }
         self.alternatives.iter().any(|steps| may_continue(steps, dir))
     }
 }

@@ -85,16 +85,17 @@ pub fn load(bytes: &[u8]) -> Result<Graph, Problems> {
     let mut report = Report::default();
     let text = document::text(bytes, &mut report);
     // What follows a byte that is not text is unknown, so a partial text is not worth parsing.
-    let root = match report.has_errors() {
-        true => None,
-        false => document::parse(text, &mut report),
-    };
-    let graph = root.as_ref().map(|root| {
+    let is_whole = !report.has_errors();
+    let mut root = if is_whole { document::parse(text, &mut report) } else { None };
+    let texts = root.as_mut().map(document::take_texts).unwrap_or_default();
+    let graph = root.map(|mut root| {
+        document::lend(&mut root, &texts);
         let file = File::read(root, &mut report);
-        resolve::resolve(&file, &mut report)
+        resolve::resolve(file, &mut report)
     });
     let sound = graph.filter(|_| !report.has_errors());
-    let (found, omitted) = report.finish(text, root.as_ref());
+    let parse_again = |text| document::parse(text, &mut Report::default()).filter(|_| is_whole);
+    let (found, omitted) = report.finish(text, parse_again);
     match sound {
         Some(graph) => Ok(Graph { warnings: found, ..graph }),
         None => Err(Problems { found, omitted }),

@@ -5,9 +5,13 @@ use super::{
     report::{Report, quote},
 };
 use jsonc_parser::{
-    CollectOptions, ParseOptions, ast::Value, common::Ranged, errors::ParseErrorKind, parse_to_ast,
+    CollectOptions, ParseOptions,
+    ast::{ObjectPropName, Value},
+    common::Ranged,
+    errors::ParseErrorKind,
+    parse_to_ast,
 };
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 /// Largest file in bytes; 500,000 tasks of 130 bytes each.
 pub(super) const MAX_BYTES: usize = 64 << 20;
@@ -79,6 +83,49 @@ pub(super) fn parse<'t>(text: &'t str, report: &mut Report) -> Option<Value<'t>>
         report.error(0, code::NOT_JSON, "an empty file".to_owned());
     }
     root.filter(|root| check_tree(root, report))
+}
+
+/// Takes the texts out of a tree that do not stand in the file as they are, because of escapes; see
+/// [`lend`].
+pub(super) fn take_texts(root: &mut Value<'_>) -> Vec<String> {
+    let mut texts = Vec::new();
+    for_each_text(root, |text| {
+        if let Cow::Owned(text) = text {
+            texts.push(std::mem::take(text));
+        }
+    });
+    texts
+}
+
+/// Puts the texts into the tree again. None of it belongs to the tree then, and what is made of it may
+/// outlive it.
+pub(super) fn lend<'t>(root: &mut Value<'t>, texts: &'t [String]) {
+    let mut texts = texts.iter();
+    for_each_text(root, |text| {
+        if let Cow::Owned(_) = text {
+            *text = Cow::Borrowed(texts.next().map_or("", String::as_str));
+        }
+    });
+}
+
+/// Visits every text and name of a tree, always in the same order.
+fn for_each_text<'t>(root: &mut Value<'t>, mut visit: impl FnMut(&mut Cow<'t, str>)) {
+    let mut pending = vec![root];
+    while let Some(value) = pending.pop() {
+        match value {
+            Value::StringLit(literal) => visit(&mut literal.value),
+            Value::Object(object) => {
+                for property in &mut object.properties {
+                    if let ObjectPropName::String(literal) = &mut property.name {
+                        visit(&mut literal.value);
+                    }
+                    pending.push(&mut property.value);
+                }
+            }
+            Value::Array(array) => pending.extend(&mut array.elements),
+            _ => {}
+        }
+    }
 }
 
 fn too_deep(at: u32, report: &mut Report) {

@@ -6,8 +6,8 @@ use super::{
     outputs::{self, WrittenOutput},
     paths::{Syntax, normalise},
     read::{
-        Located, array, at, boolean, integer, mismatch, object, string, strings, unknown_field,
-        word,
+        Located, array, at, boolean, integer, mismatch, name_of, object, string, strings, text,
+        unknown_field, word,
     },
     report::{Report, quote},
     service,
@@ -79,34 +79,32 @@ pub(super) enum Owner {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Command<'v> {
-    Text(&'v str),
+pub(super) enum Command<'t> {
+    Text(&'t str),
     Arguments(Vec<String>),
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct NamedDependency<'v> {
-    pub(super) name: Located<&'v str>,
+pub(super) struct NamedDependency<'t> {
+    pub(super) name: Located<&'t str>,
     pub(super) kind: DependencyKind,
 }
 
 #[derive(Default)]
-pub(super) struct Fields<'v, 't> {
+pub(super) struct Fields<'t> {
     /// It names a command or dependencies, be they good or bad.
     pub(super) has_work: bool,
-    pub(super) command: Option<Located<Command<'v>>>,
+    pub(super) command: Option<Located<Command<'t>>>,
     /// The arguments before the command text; none for no shell.
     pub(super) shell: Option<Vec<String>>,
-    pub(super) deps: Vec<NamedDependency<'v>>,
-    /// Gaffer's nested tasks.
-    pub(super) children: Option<&'v Object<'t>>,
-    pub(super) inputs: Option<Vec<Located<&'v str>>>,
-    pub(super) outputs: Option<Vec<WrittenOutput<'v>>>,
+    pub(super) deps: Vec<NamedDependency<'t>>,
+    pub(super) inputs: Option<Vec<Located<&'t str>>>,
+    pub(super) outputs: Option<Vec<WrittenOutput<'t>>>,
     pub(super) working_dir: Option<String>,
-    pub(super) env: BTreeMap<&'v str, Located<&'v str>>,
-    pub(super) pass_env: BTreeMap<&'v str, u32>,
-    pub(super) secret_env: BTreeMap<&'v str, u32>,
-    pub(super) tools: Vec<Located<&'v str>>,
+    pub(super) env: BTreeMap<&'t str, Located<&'t str>>,
+    pub(super) pass_env: BTreeMap<&'t str, u32>,
+    pub(super) secret_env: BTreeMap<&'t str, u32>,
+    pub(super) tools: Vec<Located<&'t str>>,
     pub(super) platforms: Option<Vec<PlatformFilter>>,
     pub(super) platform_key: PlatformKey,
     pub(super) cache: CachePolicy,
@@ -117,7 +115,7 @@ pub(super) struct Fields<'v, 't> {
     pub(super) description: Option<String>,
     pub(super) log: LogPolicy,
     pub(super) priority: i32,
-    pub(super) pool: Option<Located<&'v str>>,
+    pub(super) pool: Option<Located<&'t str>>,
     pub(super) weight: Option<u32>,
     pub(super) service: Option<Located<Service>>,
     pub(super) interactive: bool,
@@ -126,8 +124,8 @@ pub(super) struct Fields<'v, 't> {
     pub(super) caches_at: Option<u32>,
 }
 
-impl<'v, 't> Fields<'v, 't> {
-    pub(super) fn read(object: &'v Object<'t>, owner: Owner, report: &mut Report) -> Self {
+impl<'t> Fields<'t> {
+    pub(super) fn read(object: &Object<'t>, owner: Owner, report: &mut Report) -> Self {
         let (known, of) = match owner {
             Owner::Task => (TASK_FIELDS, "a task"),
             Owner::Defaults => (DEFAULT_FIELDS, "`defaults`"),
@@ -147,7 +145,7 @@ impl<'v, 't> Fields<'v, 't> {
     }
 
     /// Reads a field that `defaults` may have, too; false when it is none.
-    fn read_shared(&mut self, property: &'v ObjectProp<'t>, report: &mut Report) -> bool {
+    fn read_shared(&mut self, property: &ObjectProp<'t>, report: &mut Report) -> bool {
         let (name, value) = (property.name.as_str(), &property.value);
         match name {
             "shell" => self.shell = shell(report, value),
@@ -167,7 +165,7 @@ impl<'v, 't> Fields<'v, 't> {
         true
     }
 
-    fn read_of_task(&mut self, property: &'v ObjectProp<'t>, report: &mut Report) {
+    fn read_of_task(&mut self, property: &ObjectProp<'t>, report: &mut Report) {
         let (name, value) = (property.name.as_str(), &property.value);
         match name {
             "command" => {
@@ -238,7 +236,7 @@ impl<'v, 't> Fields<'v, 't> {
     }
 
     /// Gaffer's `graphs` in a task: names of dependencies, or tasks of its own.
-    fn nested(&mut self, value: &'v Value<'t>, report: &mut Report) {
+    fn nested(&mut self, value: &Value<'t>, report: &mut Report) {
         self.has_work |= match value {
             Value::Array(names) => !names.elements.is_empty(),
             Value::Object(children) => !children.properties.is_empty(),
@@ -250,7 +248,8 @@ impl<'v, 't> Fields<'v, 't> {
                 let deps = names.filter_map(|value| dependency(report, value));
                 self.deps.extend(deps);
             }
-            Value::Object(children) => self.children = Some(children),
+            // Whoever reads the tasks reads these, too.
+            Value::Object(_) => {}
             _ => mismatch(report, value, "graphs", "an object or an array"),
         }
     }
@@ -272,10 +271,12 @@ fn alias(report: &mut Report, property: &ObjectProp<'_>, name: &str, twice: bool
     }
 }
 
-fn command<'v>(report: &mut Report, value: &'v Value<'_>) -> Option<Located<Command<'v>>> {
+fn command<'t>(report: &mut Report, value: &Value<'t>) -> Option<Located<Command<'t>>> {
     let here = at(value);
     let (value, texts) = match value {
-        Value::StringLit(text) => (Command::Text(&text.value), vec![text.value.to_string()]),
+        Value::StringLit(literal) => {
+            (Command::Text(text(literal)), vec![literal.value.to_string()])
+        }
         Value::Array(_) => {
             let arguments: Vec<_> = strings(report, value, "command")?
                 .into_iter()
@@ -315,7 +316,7 @@ fn shell(report: &mut Report, value: &Value<'_>) -> Option<Vec<String>> {
     Some(arguments.iter().map(|&a| a.to_owned()).collect())
 }
 
-fn dependency<'v>(report: &mut Report, value: &'v Value<'_>) -> Option<NamedDependency<'v>> {
+fn dependency<'t>(report: &mut Report, value: &Value<'t>) -> Option<NamedDependency<'t>> {
     let mut kind = DependencyKind::Data;
     let name = match value {
         Value::Object(fields) => {
@@ -392,13 +393,13 @@ fn dep_file(report: &mut Report, value: &Value<'_>) -> Option<Located<String>> {
     }
 }
 
-fn env<'v>(report: &mut Report, value: &'v Value<'_>) -> BTreeMap<&'v str, Located<&'v str>> {
+fn env<'t>(report: &mut Report, value: &Value<'t>) -> BTreeMap<&'t str, Located<&'t str>> {
     let mut env = BTreeMap::new();
     let Some(object) = object(report, value, "env") else {
         return env;
     };
     for property in &object.properties {
-        let name = property.name.as_str();
+        let name = name_of(property);
         check_variable(report, name, at(property));
         if let Some(text) = string(report, &property.value, name) {
             if text.value.contains('\0') {
@@ -412,7 +413,7 @@ fn env<'v>(report: &mut Report, value: &'v Value<'_>) -> BTreeMap<&'v str, Locat
 }
 
 /// Names of variables; in `pass_env` also prefixes, as `PREFIX_*`.
-fn variables<'v>(report: &mut Report, value: &'v Value<'_>, field: &str) -> BTreeMap<&'v str, u32> {
+fn variables<'t>(report: &mut Report, value: &Value<'t>, field: &str) -> BTreeMap<&'t str, u32> {
     let mut names = BTreeMap::new();
     for text in strings(report, value, field).unwrap_or_default() {
         let (stem, star) = match text.value.strip_suffix('*') {

@@ -3,12 +3,12 @@
 use super::{
     code,
     fields::{Fields, Owner},
-    read::{Located, at, integer, mismatch, object, string, strings, unknown_field},
+    read::{Located, at, integer, mismatch, name_of, object, string, strings, unknown_field},
     report::{Report, quote},
     task::{Pool, ToolSource},
     values,
 };
-use jsonc_parser::ast::{Object, ObjectProp, Value};
+use jsonc_parser::ast::{ObjectProp, Value};
 use std::collections::HashMap;
 
 /// Most tasks in a graph.
@@ -37,10 +37,10 @@ const MAX_DEPTH: i64 = 4096;
 pub(super) const JOBS: &str = "jobs";
 
 /// A task as the file has it.
-pub(super) struct Entry<'v, 't> {
+pub(super) struct Entry<'t> {
     pub(super) name: String,
     pub(super) at: u32,
-    pub(super) fields: Fields<'v, 't>,
+    pub(super) fields: Fields<'t>,
     /// The entry whose nested task it is.
     pub(super) parent: Option<usize>,
     /// The entries of its nested tasks.
@@ -49,36 +49,40 @@ pub(super) struct Entry<'v, 't> {
 
 /// The file, each value checked on its own.
 #[derive(Default)]
-pub(super) struct File<'v, 't> {
-    pub(super) tasks: Vec<Entry<'v, 't>>,
-    pub(super) defaults: Fields<'v, 't>,
-    pub(super) groups: Vec<(&'v str, Vec<Located<&'v str>>)>,
-    pub(super) tools: HashMap<&'v str, ToolSource>,
-    pub(super) inputs: Vec<Located<&'v str>>,
-    pub(super) default: Option<Vec<Located<&'v str>>>,
+pub(super) struct File<'t> {
+    pub(super) tasks: Vec<Entry<'t>>,
+    pub(super) defaults: Fields<'t>,
+    pub(super) groups: Vec<(&'t str, Vec<Located<&'t str>>)>,
+    pub(super) tools: HashMap<&'t str, ToolSource>,
+    pub(super) inputs: Vec<Located<&'t str>>,
+    pub(super) default: Option<Vec<Located<&'t str>>>,
     pub(super) namespace: Option<String>,
     pub(super) salt: Option<String>,
     pub(super) max_parallel: Option<u32>,
     pub(super) pools: Vec<Pool>,
+    /// It has more tasks than were read.
+    full: bool,
 }
 
-impl<'v, 't> File<'v, 't> {
-    pub(super) fn read(root: &'v Value<'t>, report: &mut Report) -> Self {
+impl<'t> File<'t> {
+    /// Reads the file, and lets go of its tree on the way: of a large one the two together would take
+    /// too much memory.
+    pub(super) fn read(root: Value<'t>, report: &mut Report) -> Self {
         let mut file = Self::default();
-        let Some(root) = root.as_object() else {
-            mismatch(report, root, "the graph", "an object");
-            return file;
+        let root = match root {
+            Value::Object(root) => root,
+            other => {
+                mismatch(report, &other, "the graph", "an object");
+                return file;
+            }
         };
-        for property in &root.properties {
-            file.read_field(property, report);
-        }
         if root.get("version").is_none()
             && root.get("tasks").is_none()
             && root.get("graphs").is_some()
         {
             let message = "`graphs` without `version`".to_owned();
             let hint = "add \"version\": \"1\", or call it `tasks`";
-            report.error_with(at(root), code::VERSION, message, hint.to_owned());
+            report.error_with(at(&root), code::VERSION, message, hint.to_owned());
         }
         match (root.get("tasks"), root.get("graphs")) {
             (Some(_), Some(graphs)) => {
@@ -88,24 +92,32 @@ impl<'v, 't> File<'v, 't> {
             }
             (None, None) => {
                 let message = "a graph without `tasks`".to_owned();
-                report.error(at(root), code::NOTHING_TO_DO, message);
+                report.error(at(&root), code::NOTHING_TO_DO, message);
             }
             _ => {}
+        }
+        for property in root.properties {
+            match (name_of(&property), property.value) {
+                (name @ ("tasks" | "graphs"), value) => match value {
+                    Value::Object(tasks) => {
+                        for task in tasks.properties {
+                            file.read_task(&task, None, report);
+                        }
+                    }
+                    other => mismatch(report, &other, name, "an object"),
+                },
+                (_, value) => file.read_field(&ObjectProp { value, ..property }, report),
+            }
         }
         file
     }
 
-    fn read_field(&mut self, property: &'v ObjectProp<'t>, report: &mut Report) {
+    fn read_field(&mut self, property: &ObjectProp<'t>, report: &mut Report) {
         let (name, value) = (property.name.as_str(), &property.value);
         match name {
             "$schema" => {}
             "description" => drop(string(report, value, name)),
             "version" => version(report, value),
-            "tasks" | "graphs" => {
-                if let Some(tasks) = object(report, value, name) {
-                    self.read_tasks(tasks, None, report);
-                }
-            }
             "defaults" => {
                 if let Some(defaults) = object(report, value, name) {
                     self.defaults = Fields::read(defaults, Owner::Defaults, report);
@@ -113,7 +125,7 @@ impl<'v, 't> File<'v, 't> {
             }
             "groups" => {
                 for group in object(report, value, name).map_or(&[][..], |o| &o.properties) {
-                    let name = group.name.as_str();
+                    let name = name_of(group);
                     let patterns = strings(report, &group.value, name).unwrap_or_default();
                     self.groups.push((name, patterns));
                 }
@@ -121,7 +133,7 @@ impl<'v, 't> File<'v, 't> {
             "tools" => {
                 for tool in object(report, value, name).map_or(&[][..], |o| &o.properties) {
                     if let Some(source) = tool_source(report, tool) {
-                        self.tools.insert(tool.name.as_str(), source);
+                        self.tools.insert(name_of(tool), source);
                     }
                 }
             }
@@ -143,7 +155,7 @@ impl<'v, 't> File<'v, 't> {
         }
     }
 
-    fn read_pool(&mut self, pool: &'v ObjectProp<'t>, report: &mut Report) {
+    fn read_pool(&mut self, pool: &ObjectProp<'t>, report: &mut Report) {
         let name = pool.name.as_str();
         if name.is_empty() || name == JOBS {
             let message = format!("{} cannot be the name of a pool", quote(name));
@@ -154,36 +166,37 @@ impl<'v, 't> File<'v, 't> {
         }
     }
 
-    /// Reads tasks and the tasks nested in them; recursion ends with the nesting of the file.
-    fn read_tasks(&mut self, tasks: &'v Object<'t>, parent: Option<usize>, report: &mut Report) {
-        for property in &tasks.properties {
-            if self.tasks.len() == MAX_TASKS {
+    /// Reads a task and the tasks nested in it; recursion ends with the nesting of the file.
+    fn read_task(&mut self, property: &ObjectProp<'t>, parent: Option<usize>, report: &mut Report) {
+        if self.tasks.len() == MAX_TASKS {
+            // Said once; what follows is not read.
+            if !self.full {
                 let message = format!("more than {MAX_TASKS} tasks");
                 report.error(at(property), code::LIMIT, message);
-                return;
             }
-            let name = match parent {
-                Some(parent) => format!("{}:{}", self.tasks[parent].name, property.name.as_str()),
-                None => property.name.as_str().to_owned(),
-            };
-            check_name(report, &name, at(property));
-            let fields = match object(report, &property.value, "a task") {
-                Some(object) => Fields::read(object, Owner::Task, report),
-                None => continue,
-            };
-            let index = self.tasks.len();
-            let nested = fields.children;
-            self.tasks.push(Entry { name, at: at(property), fields, parent, children: Vec::new() });
-            if let Some(parent) = parent {
-                self.tasks[parent].children.push(index);
-            }
-            if let Some(nested) = nested {
-                self.read_tasks(nested, Some(index), report);
+            self.full = true;
+            return;
+        }
+        let name = match parent {
+            Some(parent) => format!("{}:{}", self.tasks[parent].name, property.name.as_str()),
+            None => property.name.as_str().to_owned(),
+        };
+        check_name(report, &name, at(property));
+        let Some(object) = object(report, &property.value, "a task") else { return };
+        let fields = Fields::read(object, Owner::Task, report);
+        let index = self.tasks.len();
+        self.tasks.push(Entry { name, at: at(property), fields, parent, children: Vec::new() });
+        if let Some(parent) = parent {
+            self.tasks[parent].children.push(index);
+        }
+        if let Some(Value::Object(nested)) = object.get("graphs").map(|graphs| &graphs.value) {
+            for task in &nested.properties {
+                self.read_task(task, Some(index), report);
             }
         }
     }
 
-    fn read_cache(&mut self, value: &'v Value<'t>, report: &mut Report) {
+    fn read_cache(&mut self, value: &Value<'t>, report: &mut Report) {
         for property in object(report, value, "cache").map_or(&[][..], |o| &o.properties) {
             let (name, value) = (property.name.as_str(), &property.value);
             match name {

@@ -21,8 +21,8 @@ const GRAPH_FILE: &str = "graph.json";
 
 /// An output as the file has it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct WrittenOutput<'v> {
-    path: Located<&'v str>,
+pub(super) struct WrittenOutput<'t> {
+    path: Located<&'t str>,
     optional: bool,
 }
 
@@ -35,16 +35,13 @@ pub(super) struct Output {
     pub(super) at: u32,
 }
 
-pub(super) fn read<'v>(
-    report: &mut Report,
-    value: &'v Value<'_>,
-) -> Option<Vec<WrittenOutput<'v>>> {
+pub(super) fn read<'t>(report: &mut Report, value: &Value<'t>) -> Option<Vec<WrittenOutput<'t>>> {
     let elements = array(report, value, "outputs")?;
     let outputs = elements.iter().filter_map(|value| element(report, value));
     Some(outputs.collect())
 }
 
-fn element<'v>(report: &mut Report, value: &'v Value<'_>) -> Option<WrittenOutput<'v>> {
+fn element<'t>(report: &mut Report, value: &Value<'t>) -> Option<WrittenOutput<'t>> {
     let mut optional = false;
     let path = match value {
         Value::StringLit(_) => string(report, value, "outputs")?,

@@ -9,7 +9,12 @@ use super::{
     task::InputPattern,
 };
 use crate::glob::Glob;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, HashSet},
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 /// Most memory that patterns with braces may take, about, in bytes: braces make much of little
 /// text, while all other patterns are bounded by the size of the file.
@@ -19,9 +24,32 @@ const MAX_EXPANDED: usize = 4 << 20;
 
 #[derive(Default)]
 pub(super) struct Patterns {
-    compiled: HashMap<String, Arc<Glob>>,
+    compiled: HashSet<ByText>,
     weight: usize,
     expanded: usize,
+}
+
+/// A pattern that is found by its text.
+struct ByText(Arc<Glob>);
+
+impl Borrow<str> for ByText {
+    fn borrow(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl PartialEq for ByText {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for ByText {}
+
+impl Hash for ByText {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_str().hash(state);
+    }
 }
 
 /// The inputs of a task with the place of each.
@@ -32,13 +60,13 @@ pub(super) struct Inputs {
 }
 
 /// The groups of a file by name.
-pub(super) type Groups<'v> = HashMap<&'v str, Vec<InputPattern>>;
+pub(super) type Groups<'t> = HashMap<&'t str, Vec<InputPattern>>;
 
 impl Patterns {
     /// Compiles a normalised pattern.
     pub(super) fn glob(&mut self, report: &mut Report, path: &str, at: u32) -> Option<Arc<Glob>> {
         if let Some(glob) = self.compiled.get(path) {
-            return Some(Arc::clone(glob));
+            return Some(Arc::clone(&glob.0));
         }
         let glob = match Glob::new(path) {
             Ok(glob) => Arc::new(glob),
@@ -53,7 +81,7 @@ impl Patterns {
             report.error(at, code::LIMIT, message);
             return None;
         }
-        self.compiled.insert(path.to_owned(), Arc::clone(&glob));
+        self.compiled.insert(ByText(Arc::clone(&glob)));
         Some(glob)
     }
 

@@ -7,9 +7,10 @@ use super::{
     suggest::did_you_mean,
 };
 use jsonc_parser::{
-    ast::{Object, Value},
+    ast::{Object, ObjectProp, ObjectPropName, StringLit, Value},
     common::Ranged,
 };
+use std::borrow::Cow;
 
 /// A value with its place in the text.
 #[derive(Clone, Copy, Debug)]
@@ -48,13 +49,29 @@ pub(super) fn mismatch(report: &mut Report, value: &Value<'_>, field: &str, want
     report.error(at(value), code::VALUE, message);
 }
 
-pub(super) fn string<'v>(
+/// A text that outlives the tree that it stands in.
+pub(super) fn text<'t>(literal: &StringLit<'t>) -> &'t str {
+    match literal.value {
+        Cow::Borrowed(text) => text,
+        Cow::Owned(_) => unreachable!("`document::lend` has put every text where it is lent from"),
+    }
+}
+
+/// Likewise the name of a property.
+pub(super) fn name_of<'t>(property: &ObjectProp<'t>) -> &'t str {
+    match &property.name {
+        ObjectPropName::String(literal) => text(literal),
+        ObjectPropName::Word(word) => word.value,
+    }
+}
+
+pub(super) fn string<'t>(
     report: &mut Report,
-    value: &'v Value<'_>,
+    value: &Value<'t>,
     field: &str,
-) -> Option<Located<&'v str>> {
+) -> Option<Located<&'t str>> {
     match value {
-        Value::StringLit(text) => Some(Located { value: &*text.value, at: at(value) }),
+        Value::StringLit(literal) => Some(Located { value: text(literal), at: at(value) }),
         _ => {
             mismatch(report, value, field, "a string");
             None
@@ -95,11 +112,11 @@ pub(super) fn array<'v, 't>(
 }
 
 /// An array of strings; elements that are something else are reported and left out.
-pub(super) fn strings<'v>(
+pub(super) fn strings<'t>(
     report: &mut Report,
-    value: &'v Value<'_>,
+    value: &Value<'t>,
     field: &str,
-) -> Option<Vec<Located<&'v str>>> {
+) -> Option<Vec<Located<&'t str>>> {
     let element = format!("an element of {field}");
     let elements = array(report, value, field)?;
     let strings = elements
@@ -159,7 +176,7 @@ pub(super) fn word<T: Copy>(
 /// Reports a field that is not in the format, or not yet in this version of it.
 pub(super) fn unknown_field(
     report: &mut Report,
-    property: &jsonc_parser::ast::ObjectProp<'_>,
+    property: &ObjectProp<'_>,
     owner: &str,
     known: &[&str],
     later: &[&str],

@@ -81,8 +81,14 @@ impl Report {
         self.errors > 0
     }
 
-    /// The problems in the order of the text, and how many were left out.
-    pub(super) fn finish(mut self, text: &str, root: Option<&Value<'_>>) -> (Vec<Problem>, usize) {
+    /// The problems in the order of the text, and how many were left out. `parse` makes the tree of
+    /// the text once more, when there are any.
+    pub(super) fn finish<'t>(
+        mut self,
+        text: &'t str,
+        parse: impl FnOnce(&'t str) -> Option<Value<'t>>,
+    ) -> (Vec<Problem>, usize) {
+        let root = if self.found.is_empty() { None } else { parse(text) };
         self.found.sort_by_key(|found| (found.at, found.code));
         let mut place = Place::new(text);
         let problems = self.found.into_iter().map(|found| {
@@ -90,7 +96,7 @@ impl Report {
             Problem {
                 code: found.code,
                 severity: found.severity,
-                pointer: root.map_or_else(String::new, |root| pointer(root, found.at)),
+                pointer: root.as_ref().map_or_else(String::new, |root| pointer(root, found.at)),
                 line,
                 column,
                 message: found.message,

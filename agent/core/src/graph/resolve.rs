@@ -42,7 +42,8 @@ pub(super) struct Checked {
     pub(super) outputs: Vec<Output>,
 }
 
-pub(super) fn resolve(file: &File<'_, '_>, report: &mut Report) -> Graph {
+pub(super) fn resolve(file: File<'_>, report: &mut Report) -> Graph {
+    let file = &file;
     let mut names = Names::new(&file.tasks, report);
     let edges: Vec<_> =
         (0..file.tasks.len()).map(|index| edges(file, index, &mut names, report)).collect();
@@ -87,7 +88,7 @@ struct Names<'f> {
 }
 
 impl<'f> Names<'f> {
-    fn new(tasks: &'f [Entry<'_, '_>], report: &mut Report) -> Self {
+    fn new(tasks: &'f [Entry<'_>], report: &mut Report) -> Self {
         let mut by_name = HashMap::with_capacity(tasks.len());
         for (index, entry) in (0..).zip(tasks) {
             let first = *by_name.entry(&*entry.name).or_insert(TaskId(index));
@@ -119,12 +120,7 @@ impl<'f> Names<'f> {
 }
 
 /// The edges of one task: what it names and its nested tasks, each task once.
-fn edges(
-    file: &File<'_, '_>,
-    index: usize,
-    names: &mut Names<'_>,
-    report: &mut Report,
-) -> Vec<Edge> {
+fn edges(file: &File<'_>, index: usize, names: &mut Names<'_>, report: &mut Report) -> Vec<Edge> {
     let entry = &file.tasks[index];
     let user = quote(&entry.name);
     let mut edges: Vec<Edge> = Vec::new();
@@ -169,7 +165,7 @@ fn edges(
 }
 
 /// Whether there is no cycle.
-fn check_cycles(file: &File<'_, '_>, edges: &[Vec<Edge>], report: &mut Report) -> bool {
+fn check_cycles(file: &File<'_>, edges: &[Vec<Edge>], report: &mut Report) -> bool {
     let targets = |edges: &Vec<Edge>| edges.iter().map(|e| e.dependency.task.0).collect();
     let plain: Vec<Vec<u32>> = edges.iter().map(targets).collect();
     let cycles = cycle::cycles(&plain);
@@ -193,7 +189,7 @@ fn check_cycles(file: &File<'_, '_>, edges: &[Vec<Edge>], report: &mut Report) -
 }
 
 fn default_targets(
-    file: &File<'_, '_>,
+    file: &File<'_>,
     edges: &[Vec<Edge>],
     names: &mut Names<'_>,
     report: &mut Report,
@@ -212,17 +208,17 @@ fn default_targets(
 }
 
 /// Makes tasks of entries.
-struct Merger<'f, 'v, 't> {
-    file: &'f File<'v, 't>,
+struct Merger<'f, 't> {
+    file: &'f File<'t>,
     patterns: Patterns,
-    groups: Groups<'v>,
+    groups: Groups<'t>,
     global: Inputs,
     /// Places of names of pools that do not exist.
     unknown_pools: HashSet<u32>,
 }
 
-impl<'f, 'v, 't> Merger<'f, 'v, 't> {
-    fn new(file: &'f File<'v, 't>, report: &mut Report) -> Self {
+impl<'f, 't> Merger<'f, 't> {
+    fn new(file: &'f File<'t>, report: &mut Report) -> Self {
         let mut patterns = Patterns::default();
         let mut groups = Groups::new();
         for (name, written) in &file.groups {
@@ -233,7 +229,7 @@ impl<'f, 'v, 't> Merger<'f, 'v, 't> {
         Self { file, patterns, groups, global, unknown_pools: HashSet::new() }
     }
 
-    fn task(&mut self, entry: &Entry<'_, '_>, edges: &[Edge], report: &mut Report) -> Checked {
+    fn task(&mut self, entry: &Entry<'_>, edges: &[Edge], report: &mut Report) -> Checked {
         let (fields, defaults) = (&entry.fields, &self.file.defaults);
         if !fields.has_work {
             let message = format!("{} has neither command nor deps", quote(&entry.name));
@@ -294,7 +290,7 @@ impl<'f, 'v, 't> Merger<'f, 'v, 't> {
     }
 
     /// The arguments to execute.
-    fn command(&self, fields: &Fields<'_, '_>, report: &mut Report) -> Option<Vec<String>> {
+    fn command(&self, fields: &Fields<'_>, report: &mut Report) -> Option<Vec<String>> {
         let command = fields.command.as_ref()?;
         let text = match &command.value {
             Command::Arguments(arguments) => return Some(arguments.clone()),
@@ -315,7 +311,7 @@ impl<'f, 'v, 't> Merger<'f, 'v, 't> {
     }
 
     /// The pool of a task; that of `defaults` is reported where it stands, with the first task.
-    fn pool(&mut self, fields: &Fields<'_, '_>, report: &mut Report) -> Option<PoolId> {
+    fn pool(&mut self, fields: &Fields<'_>, report: &mut Report) -> Option<PoolId> {
         let name = fields.pool.or(self.file.defaults.pool)?;
         if name.value == JOBS {
             return None;
@@ -334,8 +330,8 @@ impl<'f, 'v, 't> Merger<'f, 'v, 't> {
     /// Tools by name: declared ones, executables, paths.
     fn tools(
         &self,
-        fields: &Fields<'_, '_>,
-        defaults: Option<&Fields<'_, '_>>,
+        fields: &Fields<'_>,
+        defaults: Option<&Fields<'_>>,
         report: &mut Report,
     ) -> Vec<ToolSpec> {
         let shared = defaults.map_or(&[][..], |defaults| &defaults.tools);
@@ -392,11 +388,7 @@ struct Variables {
 
 impl Variables {
     /// What the task says wins: a default for a name that it mentions anywhere is dropped.
-    fn merge(
-        entry: &Entry<'_, '_>,
-        defaults: Option<&Fields<'_, '_>>,
-        report: &mut Report,
-    ) -> Self {
+    fn merge(entry: &Entry<'_>, defaults: Option<&Fields<'_>>, report: &mut Report) -> Self {
         let own = &entry.fields;
         check_one_source(own, report);
         let mut merged = Self {
@@ -426,7 +418,7 @@ impl Variables {
 }
 
 /// Reports a variable that has two sources in one task or in `defaults`.
-pub(super) fn check_one_source(fields: &Fields<'_, '_>, report: &mut Report) {
+pub(super) fn check_one_source(fields: &Fields<'_>, report: &mut Report) {
     for (name, text) in &fields.env {
         for (map, field) in [(&fields.pass_env, "pass_env"), (&fields.secret_env, "secret_env")] {
             if map.contains_key(name) {

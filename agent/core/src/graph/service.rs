@@ -98,7 +98,7 @@ fn one_condition(report: &mut Report, property: &ObjectProp<'_>) -> Option<Readi
 }
 
 /// Reports what a service cannot have.
-pub(super) fn check(entry: &Entry<'_, '_>, task: &Task, report: &mut Report) {
+pub(super) fn check(entry: &Entry<'_>, task: &Task, report: &mut Report) {
     let name = quote(&entry.name);
     if let Some(service) = &entry.fields.service {
         let what = if task.outputs.as_ref().is_some_and(|outputs| !outputs.is_empty()) {
@@ -117,12 +117,7 @@ pub(super) fn check(entry: &Entry<'_, '_>, task: &Task, report: &mut Report) {
 }
 
 /// Reports a task that takes the outputs of a service as inputs.
-pub(super) fn check_edge(
-    entry: &Entry<'_, '_>,
-    needed: &Entry<'_, '_>,
-    at: u32,
-    report: &mut Report,
-) {
+pub(super) fn check_edge(entry: &Entry<'_>, needed: &Entry<'_>, at: u32, report: &mut Report) {
     if needed.fields.service.is_none() {
         return;
     }
