@@ -18,7 +18,10 @@ use netbuild_core::{
 use netbuild_runner::{Ended, Event, Observer, Summary};
 use std::{
     io::{IsTerminal as _, Write as _},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use view::State;
@@ -57,6 +60,8 @@ struct Inner {
     folded: bool,
     style: Style,
     bar: ProgressBar,
+    /// Columns and rows of the view, 16 bits each.
+    size: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -74,6 +79,7 @@ impl Progress {
             folded: !terminal && std::env::var_os("GITHUB_ACTIONS").is_some_and(|on| on == "true"),
             style: Style::of_stdout(terminal),
             bar,
+            size: AtomicUsize::new((USUAL.0 - 1) << 16 | USUAL.1),
             state: Mutex::new(State::new(tasks, Instant::now())),
         });
         let shown = Arc::clone(&inner);
@@ -112,9 +118,19 @@ impl Inner {
             _ => USUAL,
         };
         // At the border the cursor would go on to the next line.
-        let lines = self.state().lines(Instant::now(), columns.saturating_sub(1), rows, self.style);
-        self.bar.set_message(lines.join("\n"));
+        self.size.store(columns.saturating_sub(1) << 16 | rows, Ordering::Relaxed);
+        self.refresh(&self.state());
         self.bar.tick();
+    }
+
+    /// Makes the view that is drawn next, in the size of the last drawing.
+    fn refresh(&self, state: &State) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let size = self.size.load(Ordering::Relaxed);
+        let lines = state.lines(Instant::now(), size >> 16, size & 0xffff, self.style);
+        self.bar.set_message(lines.join("\n"));
     }
 
     /// Says that the run goes on.
@@ -163,6 +179,8 @@ impl Observer for Progress {
             }
             Event::Finished { task, ended, took, log, log_policy } => {
                 state.finished(task, &ended);
+                // What is printed above the view must not contradict it.
+                inner.refresh(&state);
                 if inner.detail < wanted(&ended) {
                     return;
                 }

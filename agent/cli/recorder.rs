@@ -5,6 +5,7 @@ use crate::{
     trace::{Kind, Span, Trace},
 };
 use netbuild_core::{
+    backend::TierKind,
     cache::Source,
     graph::{Graph, TaskId},
 };
@@ -130,8 +131,13 @@ impl<'g> Recorder<'g> {
                 match ended {
                     Ended::Hit { source, bytes } => {
                         fields["bytes"] = (*bytes).into();
-                        if let Source::Peer { region, .. } = source {
-                            fields["region"] = region.as_str().into();
+                        match source {
+                            Source::Disk => {}
+                            Source::Peer { peer, region } => {
+                                fields["peer"] = peer.to_string().into();
+                                fields["region"] = region.as_str().into();
+                            }
+                            Source::Tier(tier) => fields["tier"] = tier.place.as_str().into(),
                         }
                     }
                     Ended::Failed(reason) | Ended::Skipped(reason) => {
@@ -147,8 +153,15 @@ impl<'g> Recorder<'g> {
     fn how(ended: &Ended) -> &'static str {
         match ended {
             Ended::UpToDate => "up to date",
-            Ended::Hit { source: Source::Disk, .. } => "from disk",
-            Ended::Hit { .. } => "from a peer",
+            Ended::Hit { source, .. } => match source {
+                Source::Disk => "from disk",
+                Source::Peer { .. } => "from a peer",
+                Source::Tier(tier) => match tier.kind {
+                    TierKind::Redis => "from redis",
+                    TierKind::S3 => "from s3",
+                    TierKind::Memory => "from memory",
+                },
+            },
             Ended::Executed => "executed",
             Ended::Failed(_) => "failed",
             Ended::Skipped(_) => "skipped",

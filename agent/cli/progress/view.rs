@@ -31,6 +31,7 @@ pub(super) struct State {
     executed: usize,
     disk: usize,
     peers: usize,
+    tiers: usize,
     failed: usize,
     bytes: u64,
 }
@@ -46,6 +47,7 @@ impl State {
             executed: 0,
             disk: 0,
             peers: 0,
+            tiers: 0,
             failed: 0,
             bytes: 0,
         }
@@ -67,8 +69,11 @@ impl State {
         self.ended += 1;
         match ended {
             Ended::UpToDate | Ended::Hit { source: Source::Disk, .. } => self.disk += 1,
-            Ended::Hit { bytes, .. } => {
-                self.peers += 1;
+            Ended::Hit { source, bytes } => {
+                match source {
+                    Source::Tier(_) => self.tiers += 1,
+                    _ => self.peers += 1,
+                }
                 self.bytes += bytes;
             }
             Ended::Executed => self.executed += 1,
@@ -95,7 +100,9 @@ impl State {
         let shown = if all > room { room - 1 } else { all };
         for (task, since) in self.running.iter().take(shown) {
             let age = duration(now.saturating_duration_since(*since));
-            lines.push(cut(&format!("{age:>9}  {}", clean(task)), columns));
+            let room = columns.saturating_sub(11);
+            let name = elide(&clean(task), room, style);
+            lines.push(cut(&format!("{age:>9}  {name}"), columns));
         }
         if all > shown {
             lines.push(cut(&format!("           and {} more", all - shown), columns));
@@ -117,7 +124,9 @@ impl State {
             (self.failed, failed),
             (self.executed, format!("  {} executed", self.executed)),
             (self.disk, format!("  {} from disk", self.disk)),
-            (self.peers, format!("  {} from peers, {}", self.peers, size(self.bytes))),
+            (self.peers, format!("  {} from peers", self.peers)),
+            (self.tiers, format!("  {} from tiers", self.tiers)),
+            (usize::from(self.bytes > 0), format!("  {} fetched", size(self.bytes))),
         ];
         for (_, figure) in figures.iter().filter(|(number, _)| *number > 0) {
             if width + rest.chars().count() + figure.chars().count() <= columns {
@@ -149,6 +158,18 @@ impl State {
 fn elapsed(time: Duration) -> String {
     let seconds = time.as_secs();
     format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+/// A name in so many columns: of a long one both ends, as names of tasks differ in their ends.
+fn elide(name: &str, columns: usize, style: Style) -> String {
+    let dots = if style.unicode { "\u{2026}" } else { "..." };
+    let (long, gap) = (name.chars().count(), dots.chars().count());
+    if long <= columns || columns <= 2 * gap {
+        return cut(name, columns);
+    }
+    let start = (columns - gap) / 3;
+    let end: String = name.chars().skip(long - (columns - gap - start)).collect();
+    format!("{}{dots}{end}", cut(name, start))
 }
 
 fn cut(line: &str, columns: usize) -> String {
@@ -190,7 +211,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "=------------------ 3/40 1:03  1 executed  1 from disk  1 from peers, 2.5 MB",
+                "=------------------ 3/40 1:03  1 executed  1 from disk  1 from peers",
                 "  fetching data: 1.0 MB of 4.0 MB, 500.0 kB/s from us-east",
                 "   62.0 s  lib",
                 "    2.0 s  a\u{fffd}[2Jpp",
@@ -209,6 +230,19 @@ mod tests {
         let lines = state.lines(at(63), 39, 10, Style::default());
         assert_eq!((lines.len(), lines.last().unwrap().trim()), (8, "and 27 more"));
         assert_eq!(lines[0], "--------- 3/40 1:03  1 executed");
+    }
+
+    #[test]
+    fn of_a_long_name_both_ends_are_shown() {
+        let name = "packages/some-library-10:build";
+        let unicode = Style { unicode: true, ..Style::default() };
+        assert_eq!(elide(name, 30, unicode), name);
+        assert_eq!(elide(name, 28, unicode), "packages/\u{2026}e-library-10:build");
+        assert_eq!(elide(name, 28, Style::default()), "packages...-library-10:build");
+        for columns in 0..40 {
+            assert!(elide(name, columns, unicode).chars().count() <= columns);
+            assert!(elide(name, columns, Style::default()).chars().count() <= columns);
+        }
     }
 
     #[test]
