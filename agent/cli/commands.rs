@@ -6,6 +6,7 @@ mod flush;
 mod get;
 mod graph;
 mod links;
+mod log;
 mod monitor;
 mod peers;
 mod pin;
@@ -25,6 +26,7 @@ pub(crate) use flush::flush;
 pub(crate) use get::get;
 pub(crate) use graph::graph;
 pub(crate) use links::links;
+pub(crate) use log::log;
 pub(crate) use monitor::monitor;
 pub(crate) use peers::peers;
 pub(crate) use pin::{pin, unpin};
@@ -46,11 +48,12 @@ use netbuild_gateway::{ConnectError, SocketCache, socket_path};
 use netbuild_node::{Session, config::Settings};
 use netbuild_proto::{
     control::{Rows, Status},
-    workspace::State,
+    workspace::{State, TaskState},
 };
 use serde::Serialize;
 use std::{
     io::Write as _,
+    path::Path,
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -92,9 +95,15 @@ fn finish(session: &Session, going: &dyn Fn() -> bool) {
 
 /// Names and action keys of the tasks that were run in the workspace of the current directory.
 fn tasks_here() -> Vec<(String, String)> {
-    let state = std::fs::read(".netbuild/state").ok().and_then(|bytes| State::decode(&bytes).ok());
-    let tasks = state.map(|state| state.tasks).unwrap_or_default();
+    let tasks = tasks_in(Path::new("."));
     tasks.into_iter().map(|(name, task)| (name, task.key.to_string())).collect()
+}
+
+/// What the tasks that were run in a workspace left last, by name.
+fn tasks_in(root: &Path) -> Vec<(String, TaskState)> {
+    let path = root.join(netbuild_runner::DIRECTORY).join("state");
+    let state = std::fs::read(path).ok().and_then(|bytes| State::decode(&bytes).ok());
+    state.map(|state| state.tasks).unwrap_or_default()
 }
 
 /// The agent of the data directory, with its state. A process that is no agent does not know what

@@ -46,6 +46,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Links(args) => commands::links(&args),
         Command::Plan(args) => commands::plan(&args),
         Command::Why(args) => commands::why(&args),
+        Command::Log(args) => commands::log(&args),
         Command::Conflicts(args) => commands::conflicts(&args),
         Command::Sync(args) => commands::sync(&args),
         Command::Monitor(args) => commands::monitor(&args),

@@ -9,6 +9,7 @@ pub mod data;
 pub mod exchange;
 mod frame;
 pub mod gossip;
+pub mod history;
 pub mod listing;
 pub mod log;
 pub mod membership;

@@ -19,3 +19,4 @@ mod support;
 mod transfers;
 mod upkeep;
 mod wan;
+mod why;

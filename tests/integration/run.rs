@@ -1,6 +1,35 @@
 //! What makes a task run again, what does not, and how a run ends.
+//!
+//! | promise | test |
+//! |---|---|
+//! | the order of arguments counts, that of variables does not; `AB` and `A`, `B` differ | `the_order_of_arguments_counts_...`, and `core/key.rs` |
+//! | the execute bit of an input counts, its times do not | `content_and_the_execute_bit_...` |
+//! | an empty directory in an input tree counts | `a_directory_as_input_is_all_that_is_in_it` |
+//! | `pass_env`: unset, empty and set differ; a prefix finds new variables | `a_variable_that_is_passed_...` |
+//! | a secret is not keyed, and stands in no file | `a_secret_is_neither_keyed_...`; values that are keyed: `why.rs` |
+//! | `PATH`, `HOME`, locale and time zone of the caller do not count | `nothing_else_of_the_callers_environment_counts` |
+//! | a tool upgraded in place runs its tasks again | `a_tool_that_is_upgraded_in_place_...` |
+//! | operating system, architecture and C library count unless `platform_key` says `any` | `core/key.rs`: `every_field_changes_the_key` |
+//! | a task renamed, a description, layout, comments do not count | `what_only_people_read_...` |
+//! | equal outputs end a rebuild early | `an_edit_that_does_not_change_what_a_task_makes_...` |
+//! | an edit while the task runs, taken back, leaves nothing | `an_edit_during_a_task_that_is_taken_back_...` |
+//! | a command that writes its own input is not cached, and the file named | `a_task_that_writes_to_its_own_input_...` |
+//! | an input that is a pipe, socket, device, missing, unreadable, or vanishes is named; nothing hangs | `inputs_that_cannot_be_read_...`, `an_input_that_may_not_be_read_...` |
+//! | an edit of the same size in the same instant is seen | `runner/files.rs` |
+//! | times of inputs in 1970, in 2099, or that go back | `times_of_inputs_in_the_past_and_in_the_future_...` |
+//! | a loop of links among the inputs ends | `links_among_the_inputs_...` |
+//! | logs of any bytes and size; a command that reads, closes its output | `a_command_may_print_anything_...`; shown again: `why.rs` |
+//! | a cache that cannot be read or written fails nothing | `a_cache_that_cannot_be_used_...` |
+//! | two runs at once execute once | `two_runs_at_once_execute_a_task_once` |
+//! | a thousand tasks within 256 descriptors | `a_thousand_tasks_need_few_descriptors` |
+//! | `-k`, exit codes, retries, a command that is killed | `a_failed_task_ends_the_run_with_1_...`, `wrong_usage_...`, `a_task_that_fails_at_first_...`, `a_command_that_is_killed_...` |
+//!
+//! What a killed or interrupted run leaves: `interruption.rs`. Outputs: `restore.rs`. Damage: `integrity.rs`. Graphs that are wrong:
+//! `bad_graphs.rs` and `core/tests`. `--dry-run` and `why` change nothing: `running.rs`, `why.rs`.
 
-use crate::support::{Ledger, Place, Run, Workspace, make_fifo, through, wait_until};
+use crate::support::{
+    Ledger, Place, Run, Workspace, make_fifo, through, wait_until, without_privileges,
+};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -646,4 +675,75 @@ fn a_cache_that_cannot_be_used_fails_no_build_and_is_told_once() {
         executes(&workspace.with_data_dir(data_dir), 1);
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "in the way");
+}
+
+#[test]
+fn times_of_inputs_in_the_past_and_in_the_future_change_nothing() {
+    let place = Place::new();
+    let graph =
+        tasks(json!({"t": {"command": "cat x > out", "inputs": ["x"], "outputs": ["out"]}}));
+    let workspace = place.workspace("w", &graph, &[("x", "1")]);
+    let set = |time: &str| {
+        let path = workspace.root.join("x");
+        let output = std::process::Command::new("touch").args(["-d", time]).arg(path).output();
+        assert!(output.expect("touch runs").status.success());
+    };
+    executes(&workspace, 1);
+    for time in ["1970-01-01 00:00:00 UTC", "2099-01-01 00:00:00 UTC", "2001-01-01 00:00:00 UTC"] {
+        set(time);
+        executes(&workspace, 0);
+        // An edit of the same size, under the very time that the file had before.
+        let edited = if workspace.read("x") == "1" { "2" } else { "1" };
+        workspace.write("x", edited);
+        set(time);
+        workspace.run(&[]).expect_success();
+        assert_eq!(workspace.read("out"), edited, "{time}");
+    }
+}
+
+#[test]
+fn a_command_that_is_killed_leaves_no_result_and_is_told_by_its_signal() {
+    let place = Place::new();
+    let graph = tasks(json!({
+        "t": {"command": "echo x > out; kill -9 $$", "inputs": [], "outputs": ["out"]}}));
+    let workspace = place.workspace("w", &graph, &[]);
+    for _ in 0..2 {
+        let run = workspace.run(&[]);
+        assert_eq!((run.code(), run.count("/failed")), (Some(1), 1), "{}", run.stderr);
+        assert!(run.stderr.contains("was ended by signal 9"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn an_input_that_may_not_be_read_or_that_vanishes_is_named() {
+    let place = Place::new();
+    let graph = tasks(json!({
+        "unreadable": {"command": "true", "inputs": ["in/closed"]},
+        "hidden": {"command": "true", "inputs": ["in/dir/**"]},
+        "vanishes": {"command": "rm in/short; echo x > out", "inputs": ["in/short"],
+                     "outputs": ["out"]},
+        "device": {"command": "true", "inputs": ["in/null"]}}));
+    let files = [("in/closed", "x"), ("in/dir/x", ""), ("in/short", "x")];
+    let workspace = place.workspace("w", &graph, &files);
+    for (path, mode) in [("in/closed", 0o000), ("in/dir", 0o000)] {
+        let path = workspace.root.join(path);
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    // A link to a device has the same end, and needs no root.
+    symlink("/dev/null", workspace.root.join("in/null")).unwrap();
+    let run = Run::of(&mut without_privileges(&workspace.command(&["-k", "--json"])));
+    let open = workspace.root.join("in/dir");
+    fs::set_permissions(open, fs::Permissions::from_mode(0o755)).unwrap();
+    fails(
+        &run,
+        &[
+            "cannot read `",
+            "in/closed`: Permission denied",
+            "in/dir`: Permission denied",
+            "in/short` does not exist; it runs again",
+            "vanishes: FAILED: input `",
+        ],
+    );
+    // The link itself is an input, and what is behind it is no file.
+    assert_eq!((run.count("/failed"), run.executed()), (3, 1), "{}", run.stderr);
 }

@@ -1,12 +1,14 @@
 //! How commands share what there is: pools, weights, the tokens of make; and what a run would do.
 
-use crate::support::{Ledger, Place, Run, Running, Workspace, signal, wait_until};
+use crate::support::{
+    Ledger, Place, Run, Running, Workspace, make_fifo, signal, snapshot, through, wait_until,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    io::{Read as _, Write as _},
+    path::PathBuf,
 };
 
 #[test]
@@ -167,24 +169,6 @@ fn a_watch_runs_again_when_an_input_changes_and_only_then() {
     assert_eq!(ledger.count(), 4, "{}", run.stderr);
 }
 
-/// All that is below a directory: what it is and when it was changed.
-fn snapshot(root: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, Vec<u8>)> {
-    let (mut found, mut directories) = (BTreeMap::new(), vec![root.to_owned()]);
-    while let Some(directory) = directories.pop() {
-        let Ok(list) = fs::read_dir(&directory) else { continue };
-        for path in list.map(|entry| entry.expect("an entry").path()) {
-            let meta = path.symlink_metadata().expect("its state");
-            let content =
-                if meta.is_file() { fs::read(&path).expect("a file") } else { Vec::new() };
-            found.insert(path.clone(), (meta.mode(), meta.mtime(), meta.mtime_nsec(), content));
-            if meta.is_dir() {
-                directories.push(path);
-            }
-        }
-    }
-    found
-}
-
 /// What `--dry-run` says of each task, after seeing that it changed nothing.
 fn predicted(place: &Place, workspace: &Workspace) -> BTreeMap<String, String> {
     let before = snapshot(&place.path(""));
@@ -232,4 +216,136 @@ fn a_dry_run_says_what_a_run_does_and_writes_nothing() {
     workspace.remove("y");
     expect(["up to date", "up to date", "would fail", "would run", skipped]);
     assert_eq!(workspace.run(&["-k"]).code(), Some(1));
+}
+
+#[test]
+fn a_service_starts_with_the_first_command_that_needs_it_and_not_for_what_stands() {
+    let place = Place::new();
+    let ledger = Ledger::new(&place);
+    let service = format!("{}; touch up; while :; do sleep 0.01; done", ledger.line());
+    let graph = json!({"tasks": {
+        "db": {"command": service, "persistent": {"ready_when": {"cmd": ["test", "-e", "up"]}}},
+        "dev": {"deps": [{"task": "db", "kind": "order"}]},
+        "use": {"command": "cat x > out", "inputs": ["x"], "outputs": ["out"],
+                "deps": [{"task": "dev", "kind": "order"}]},
+        "also": {"command": "cat x > also", "inputs": ["x"], "outputs": ["also"],
+                 "deps": [{"task": "db", "kind": "order"}]}}});
+    let workspace = place.workspace("w", &graph, &[("x", "1")]);
+    let would = |task: &str| predicted(&place, &workspace)[task].clone();
+    assert_eq!(would("db"), "may run");
+    let run = workspace.run(&["use", "also"]).expect_success();
+    assert_eq!((run.executed(), ledger.count()), (3, 1), "{}", run.stderr);
+    assert_eq!(would("db"), "would be skipped");
+    let run = workspace.run(&["use", "also"]).expect_success();
+    assert_eq!((run.executed(), run.count("/skipped"), ledger.count()), (0, 1, 1));
+    assert!(run.stderr.contains("db: skipped: nothing that ran needs it"), "{}", run.stderr);
+    // Restored is not run, either.
+    workspace.remove("out");
+    let run = workspace.run(&["use", "also"]).expect_success();
+    assert_eq!((run.count("/hits/disk"), ledger.count()), (2, 1));
+    workspace.write("x", "2");
+    let run = workspace.run(&["use", "also"]).expect_success();
+    assert_eq!((run.executed(), ledger.count()), (3, 2), "{}", run.stderr);
+}
+
+/// What counts how many run at once; each is named by its shell.
+fn counted(name: &str) -> String {
+    format!("touch busy/{name}; ls busy | wc -l >> counts; sleep 0.05; rm busy/{name}")
+}
+
+fn most_at_once(workspace: &Workspace) -> u32 {
+    let counts = workspace.read("counts");
+    counts.lines().map(|count| count.trim().parse().expect("a number")).max().unwrap_or(0)
+}
+
+#[test]
+fn a_run_below_a_make_takes_its_jobs_from_there() {
+    let place = Place::new();
+    let list = (0..5).map(|i| (format!("t{i}"), json!({"command": counted(&format!("t{i}"))})));
+    let graph = json!({"tasks": Value::Object(list.collect())});
+    let workspace = place.workspace("w", &graph, &[("busy/.keep", "")]);
+    let run = workspace.command(&["-q", "-j8"]);
+    let words = [run.get_program()].into_iter().chain(run.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().expect("text")).collect();
+    let makefile = format!(
+        "all: run other more\nrun:\n\t+{}\nother more:\n\t{}\n",
+        words.join(" "),
+        counted("$@")
+    );
+    workspace.write("Makefile", &makefile);
+    let mut make = through(&["make", "-j2"], &std::process::Command::new("all"));
+    let output = make.current_dir(&workspace.root).output().expect("make runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(workspace.read("counts").lines().count(), 7);
+    assert!(most_at_once(&workspace) <= 2, "{}", workspace.read("counts"));
+}
+
+#[test]
+fn a_run_takes_tokens_from_a_named_pipe_and_gives_all_of_them_back() {
+    let place = Place::new();
+    let tokens = place.path("tokens");
+    make_fifo(&tokens);
+    let mut pipe = fs::File::options().read(true).write(true).open(&tokens).unwrap();
+    pipe.write_all(b"ab").unwrap();
+    // Its own job and two tokens make three, and these wait for each other.
+    let meet = |i| {
+        let all = "-e a -a -e b -a -e c";
+        format!("touch {i}; until [ {all} ]; do sleep 0.01; done; {}", counted(i))
+    };
+    let mut list: serde_json::Map<String, Value> = ["a", "b", "c"]
+        .map(|i| (i.to_owned(), json!({"command": meet(i), "priority": 1})))
+        .into_iter()
+        .collect();
+    list.extend((0..4).map(|i| (format!("t{i}"), json!({"command": counted(&format!("t{i}"))}))));
+    let workspace = place.workspace("w", &json!({"tasks": list}), &[("busy/.keep", "")]);
+    let flags = format!(" -j3 --jobserver-auth=fifo:{}", tokens.display());
+    Run::of(workspace.command(&["-j8", "--json"]).env("MAKEFLAGS", flags)).expect_success();
+    assert!(most_at_once(&workspace) <= 3, "{}", workspace.read("counts"));
+    let mut back = [0; 2];
+    pipe.read_exact(&mut back).unwrap();
+    back.sort_unstable();
+    assert_eq!(&back, b"ab");
+}
+
+#[test]
+fn cargo_in_a_task_takes_its_jobs_from_the_run() {
+    let place = Place::new();
+    let manifest =
+        "[package]\nname = \"x\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[workspace]\n";
+    let build = "fn main() { std::fs::write(\"flags\", std::env::var(\"CARGO_MAKEFLAGS\").unwrap()).unwrap() }";
+    let graph = json!({"tasks": {"build": {"command": "cargo build --offline -q"}}});
+    let files = [("Cargo.toml", manifest), ("build.rs", build), ("src/main.rs", "fn main() {}")];
+    let workspace = place.workspace("w", &graph, &files);
+    workspace.run(&["-j2"]).expect_success();
+    // What cargo hands on is the pipe of the run, by its name or as the descriptors of old makes.
+    let flags = workspace.read("flags");
+    assert!(flags.contains("/.netbuild/tmp/") || flags.contains("auth=30,31"), "{flags}");
+}
+
+#[test]
+fn several_ninjas_take_no_more_jobs_than_there_are() {
+    let place = Place::new();
+    // One of the version that knows the named pipe, without a make, which would decide on another kind.
+    let bin = place.path("bin");
+    fs::create_dir(&bin).unwrap();
+    for name in ["sh", "touch", "ls", "wc", "sleep", "rm"] {
+        std::os::unix::fs::symlink(format!("/bin/{name}"), bin.join(name)).unwrap();
+    }
+    let ninja = PathBuf::from(std::env::var_os("HOME").expect("a home directory"))
+        .join(".cache/netbuild-test/bin/ninja");
+    assert!(ninja.exists(), "no {}; scripts/test.sh installs it", ninja.display());
+    std::os::unix::fs::symlink(ninja, bin.join("ninja")).unwrap();
+    let manifest = |name: char| {
+        let rule = format!("rule count\n  command = {}\n", counted("$out"));
+        let builds = (0..4).map(|i| format!("build {name}{i}: count\n"));
+        rule + &builds.collect::<String>()
+    };
+    let task = |name| json!({"command": ["ninja", "-f", format!("{name}.ninja")]});
+    let graph = json!({"tasks": {"a": task('a'), "b": task('b')}});
+    let (a, b) = (manifest('a'), manifest('b'));
+    let files = [("a.ninja", &*a), ("b.ninja", &*b), ("busy/.keep", "")];
+    let workspace = place.workspace("w", &graph, &files);
+    let run = Run::of(workspace.command(&["-j2", "--json"]).env("PATH", &bin)).expect_success();
+    assert_eq!(workspace.read("counts").lines().count(), 8, "{}", run.stderr);
+    assert!(most_at_once(&workspace) <= 2, "{}", workspace.read("counts"));
 }

@@ -3,8 +3,10 @@
 use rustix::process::Signal;
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -356,4 +358,22 @@ pub(crate) fn without_privileges(command: &Command) -> Command {
     } else {
         through(&["env"], command)
     }
+}
+
+/// All that is below a directory: what it is and when it was changed.
+pub(crate) fn snapshot(root: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, Vec<u8>)> {
+    let (mut found, mut directories) = (BTreeMap::new(), vec![root.to_owned()]);
+    while let Some(directory) = directories.pop() {
+        let Ok(list) = fs::read_dir(&directory) else { continue };
+        for path in list.map(|entry| entry.expect("an entry").path()) {
+            let meta = path.symlink_metadata().expect("its state");
+            let content =
+                if meta.is_file() { fs::read(&path).expect("a file") } else { Vec::new() };
+            found.insert(path.clone(), (meta.mode(), meta.mtime(), meta.mtime_nsec(), content));
+            if meta.is_dir() {
+                directories.push(path);
+            }
+        }
+    }
+    found
 }

@@ -3,7 +3,7 @@
 mod watch;
 
 use crate::{
-    args::RunArgs,
+    args::{LinkArg, RunArgs},
     errors::{CliError, EXIT_FAILED},
     graph_file::{self, Loaded},
     progress::{Detail, Progress, longest},
@@ -18,7 +18,7 @@ use netbuild_node::{
     Session,
     config::{Flags, Settings},
 };
-use netbuild_runner::{Cancel, Event, Memory, Observer, Options, Prediction, Summary};
+use netbuild_runner::{Cancel, Event, Link, Memory, Observer, Options, Prediction, Summary};
 use serde_json::json;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -194,6 +194,10 @@ fn options<'a>(
         targets,
         jobs,
         keep_going: args.keep_going,
+        link: match args.link {
+            LinkArg::Copy => Link::Copy,
+            LinkArg::Hard => Link::Hard,
+        },
         caller: std::env::vars_os().collect(),
         executable,
         cache_id,

@@ -1,30 +1,82 @@
-//! `netbuild why`.
+//! `netbuild why`: what was done about a task, and what was taken from where.
 
-use super::{agent_of, now_ms, print, print_rows, tasks_here};
+mod turns;
+
+use super::{agent_of, now_ms, print, print_json, print_rows, tasks_here};
 use crate::{
     args::WhyArgs,
     errors::CliError,
-    settings,
+    graph_file, settings,
     table::{Align, Look, Style, Table},
     text::{ago, clean, known, seconds, size},
 };
-use netbuild_proto::control::Decision;
+use netbuild_core::explain::Turn;
+use netbuild_proto::control::{Decision, Rows};
+use serde_json::json;
 use std::{io::IsTerminal as _, process::ExitCode};
 
+/// Decisions that are shown when nobody says how many.
+const DECISIONS: u32 = 10;
+/// Turns of a task, likewise: the latest.
+const TURNS: u32 = 1;
+
 pub(crate) fn why(args: &WhyArgs) -> Result<ExitCode, CliError> {
+    let about = args.about.as_deref();
+    let done = about.map_or(Ok(Vec::new()), |task| turns_of(args, task))?;
+    match about {
+        Some(task) if !done.is_empty() => of_task(args, task, &done),
+        _ => of_agent(args),
+    }
+}
+
+/// What was done about a task in the workspace of the graph.
+fn turns_of(args: &WhyArgs, task: &str) -> Result<Vec<Turn>, CliError> {
+    let root = graph_file::root_of(&args.graph)?;
+    let unreadable = |error| CliError::io("read the history of", &root, &error);
+    netbuild_runner::turns(&root, task).map_err(unreadable)
+}
+
+/// Explains a task that was run here, with what the agent decided about its result, if there is an
+/// agent and it remembers that.
+fn of_task(args: &WhyArgs, task: &str, done: &[Turn]) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
-    let (agent, _) = agent_of(&settings)?;
+    let last = args.last.unwrap_or(TURNS);
+    let key = done.last().map(|turn| turn.key.to_string());
+    let decisions = agent_of(&settings)
+        .and_then(|(agent, _)| Ok(agent.decisions(key.as_deref(), last)?))
+        .map_or_else(|_| Vec::new(), |decisions| decisions.rows);
+    if args.json {
+        let turns = turns::to_json(done, last as usize);
+        print_json(&json!({"task": task, "turns": turns, "decisions": decisions}));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let style = Style::of_stdout(std::io::stdout().is_terminal());
+    let mut text = turns::to_text(done, last as usize, now_ms(), style);
+    if !decisions.is_empty() {
+        text += &format!("\n{}", to_text(&decisions, now_ms(), style));
+    }
+    print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn of_agent(args: &WhyArgs) -> Result<ExitCode, CliError> {
+    let settings = settings(&args.common.flags())?;
+    let (agent, _) = agent_of(&settings).map_err(|error| match &args.about {
+        Some(about) => error.hint(format!("and no run here did anything about a task `{about}`")),
+        None => error,
+    })?;
     let about = args.about.as_deref().map(|about| key_of_task(about).unwrap_or(about.to_owned()));
-    let decisions = agent.decisions(about.as_deref(), args.last)?;
+    let decisions: Rows<Decision> =
+        agent.decisions(about.as_deref(), args.last.unwrap_or(DECISIONS))?;
     if args.json {
         print_rows(&decisions)?;
         return Ok(ExitCode::SUCCESS);
     }
     match &args.about {
         Some(about) if decisions.rows.is_empty() => {
-            Err(CliError::failed(format!("the agent remembers no decision about `{about}`")).hint(
-                "give a task of the workspace here, or the first digits of a digest or action key; \
-                 `netbuild why` lists what it remembers",
+            Err(CliError::failed(format!("nothing is remembered about `{about}`")).hint(
+                "give a task that was run in this workspace, or the first digits of a digest or \
+                 action key; `netbuild why` lists what the agent remembers",
             ))
         }
         _ => {

@@ -11,7 +11,11 @@ use crate::{
     peer::PeerId,
     record::{ActionResult, Execution, Record},
 };
-use std::{fmt, io::Read, path::Path};
+use std::{
+    fmt,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 /// Where a hit came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,6 +138,12 @@ pub trait Cache: Send + Sync + fmt::Debug {
     /// Opens a blob on this disk. The reader verifies: it ends with an error, and not with the
     /// end of the file, when the bytes are not those that the digest names.
     fn open(&self, blob: &Digest) -> Result<Option<Box<dyn Read + Send>>, CacheError>;
+
+    /// A file of this machine that has the blob's bytes, if there is one. Nobody has verified them, and
+    /// it may go at any time.
+    fn path(&self, _: &Digest) -> Option<PathBuf> {
+        None
+    }
 
     /// Keeps `content`, which must be the bytes that `blob` names.
     fn put_blob(&self, blob: &Digest, content: Content<'_>) -> Result<(), CacheError>;

@@ -91,7 +91,7 @@ pub fn load(bytes: &[u8]) -> Result<Graph, Problems> {
     let graph = root.map(|mut root| {
         document::lend(&mut root, &texts);
         let file = File::read(root, &mut report);
-        resolve::resolve(file, &mut report)
+        resolve::resolve(&file, &mut report)
     });
     let sound = graph.filter(|_| !report.has_errors());
     let parse_again = |text| document::parse(text, &mut Report::default()).filter(|_| is_whole);

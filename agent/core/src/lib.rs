@@ -13,6 +13,7 @@ pub mod depfile;
 pub mod digest;
 mod encode;
 pub mod evict;
+pub mod explain;
 pub mod fallback;
 pub mod glob;
 pub mod gossip;

@@ -488,6 +488,11 @@ impl Cache for Session {
         self.with(|cache| cache.open(blob))
     }
 
+    fn path(&self, blob: &Digest) -> Option<PathBuf> {
+        // The data directory is on this machine, whoever owns it.
+        Some(netbuild_store::blob_path(&self.data_dir, &blob.hash))
+    }
+
     fn put_blob(&self, blob: &Digest, content: Content<'_>) -> Result<(), CacheError> {
         match content {
             Content::Bytes(bytes) => self.with(|cache| cache.put_blob(blob, Content::Bytes(bytes))),

@@ -46,7 +46,8 @@ pub enum Event<'a> {
         ended: Ended,
         /// How long it took, from its turn to its end.
         took: Duration,
-        /// What its command printed, both streams as they came; empty unless it ran now.
+        /// What its command printed, now or when its result came about, both streams as they came;
+        /// empty when its outputs stood there.
         log: Vec<u8>,
         /// How much of the log the graph wants shown.
         log_policy: LogPolicy,

@@ -215,7 +215,10 @@ fn file_entry(digest: Digest, stamp: &Stamp) -> Entry {
     Entry::File { digest, executable: stamp.mode & 0o100 != 0 }
 }
 
-fn digest_of(mut file: &File, needle: Option<&Finder<'_>>) -> io::Result<(Digest, bool)> {
+pub(crate) fn digest_of(
+    mut file: &File,
+    needle: Option<&Finder<'_>>,
+) -> io::Result<(Digest, bool)> {
     let overlap = needle.map_or(0, |needle| needle.needle().len().saturating_sub(1));
     let mut builder = DigestBuilder::new();
     let mut found = false;

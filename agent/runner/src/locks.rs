@@ -3,7 +3,7 @@
 //! Each task is a byte of one file, which is locked for the file's description: a file for each task
 //! would be made anew in each new workspace, which costs as much as starting a command.
 
-use crate::workspace::{WorkspaceError, at};
+use crate::workspace::{WorkspaceError, at, open_own};
 use netbuild_core::digest::Hash;
 use std::{
     fs::{self, File},
@@ -56,7 +56,7 @@ impl Locks {
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    let open = || File::options().create(true).truncate(false).write(true).open(path);
+    let open = || open_own(path);
     match (open(), path.parent()) {
         (Err(error), Some(directory)) if error.kind() == io::ErrorKind::NotFound => {
             fs::create_dir_all(directory)?;

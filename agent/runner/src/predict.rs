@@ -12,7 +12,11 @@ use netbuild_core::{
     key::ActionKey,
     moved::Watch,
 };
-use std::{collections::HashMap, io::Read, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io::Read,
+    sync::Arc,
+};
 
 /// What a run would do with a task.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +44,7 @@ pub enum Prediction {
 pub fn predict(options: Options<'_>) -> Result<Vec<(TaskId, Prediction)>, WorkspaceError> {
     let (observer, cancel) = (crate::event::Nobody, crate::process::Cancel::default());
     let order = options.graph.closure(&options.targets);
+    let targets = options.targets.clone();
     let run = Run::new(options, &NoCache, &observer, &cancel)?;
     let mut predictions = Vec::new();
     let mut of = HashMap::new();
@@ -51,7 +56,47 @@ pub fn predict(options: Options<'_>) -> Result<Vec<(TaskId, Prediction)>, Worksp
         }
         of.insert(id, prediction);
     }
+    for (id, prediction) in &mut predictions {
+        if run.graph[*id].service.is_some() && *prediction == Prediction::Runs {
+            *prediction = of_service(&run, &targets, *id, &of);
+        }
+    }
     Ok(predictions)
+}
+
+/// A service runs when it was asked for by name, or something that runs needs it.
+fn of_service(
+    run: &Run<'_>,
+    targets: &[TaskId],
+    service: TaskId,
+    of: &HashMap<TaskId, Prediction>,
+) -> Prediction {
+    let mut prediction = Prediction::Skipped("nothing that would run needs it".into());
+    if targets.contains(&service) {
+        return Prediction::Runs;
+    }
+    let (mut pending, mut seen) = (vec![service], HashSet::from([service]));
+    while let Some(needed) = pending.pop() {
+        for (id, task) in run.graph.iter().filter(|(id, _)| of.contains_key(id)) {
+            if !task.deps.iter().any(|dep| dep.task == needed) || !seen.insert(id) {
+                continue;
+            }
+            match &of[&id] {
+                _ if task.command.is_none() => pending.push(id),
+                _ if task.service.is_some() => {
+                    if targets.contains(&id) {
+                        return Prediction::Runs;
+                    }
+                    pending.push(id);
+                }
+                Prediction::Runs => return Prediction::Runs,
+                Prediction::Stale(_) => prediction = Prediction::DependsOn(id),
+                Prediction::DependsOn(cause) => prediction = Prediction::DependsOn(*cause),
+                Prediction::UpToDate | Prediction::Skipped(_) | Prediction::Fails(_) => {}
+            }
+        }
+    }
+    prediction
 }
 
 fn predict_one(run: &Run<'_>, id: TaskId, of: &HashMap<TaskId, Prediction>) -> Prediction {

@@ -8,6 +8,7 @@ use crate::{
     files::FileError,
     inputs, outputs,
     run::Run,
+    sharing::share,
     workspace::{Workspace, WorkspaceError},
 };
 use netbuild_core::{
@@ -153,7 +154,7 @@ pub(crate) fn restore(
     cleaned: &[OutputDeclaration],
 ) -> Result<(), RestoreError> {
     let workspace = &run.workspace;
-    let staged = stage_all(run, entries)?;
+    let staged = stage_all(run, entries, !cleaned.is_empty())?;
     // From here on the workspace changes. Directories come before what is in them, as the entries
     // are sorted.
     for (path, entry, from) in staged {
@@ -174,34 +175,48 @@ pub(crate) fn restore(
 /// An entry that has to be put into its place, and where it waits for that.
 type Staged<'e> = (&'e [u8], &'e Entry, Option<PathBuf>);
 
-/// Brings what is not in its place already into the staging directory, in the order of `entries`.
+/// Brings what is not in its place already into the staging directory, in the order of `entries`. When
+/// something of it cannot be had, all is removed again: the space may be what is missing, and the
+/// command that now runs needs it. Only what `may_link` is made of hard links.
 fn stage_all<'e>(
     run: &Run<'_>,
     entries: &'e [(Vec<u8>, Entry)],
+    may_link: bool,
 ) -> Result<Vec<Staged<'e>>, RestoreError> {
     let share = entries.len().div_ceil(run.jobs).max(SHARE);
+    let mut all = Vec::with_capacity(entries.len());
+    let mut failed = None;
+    let mut take = |(some, error): (Vec<_>, Option<RestoreError>)| {
+        all.extend(some);
+        failed = failed.take().or(error);
+    };
     if entries.len() <= share {
-        return stage_some(run, entries);
-    }
-    std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            entries.chunks(share).map(|some| scope.spawn(move || stage_some(run, some))).collect();
-        let mut all = Vec::with_capacity(entries.len());
-        let mut failed = None;
-        for thread in threads {
-            match thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-                Ok(some) => all.extend(some),
-                Err(error) => failed = failed.or(Some(error)),
+        take(stage_some(run, entries, may_link));
+    } else {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = entries
+                .chunks(share)
+                .map(|some| scope.spawn(move || stage_some(run, some, may_link)))
+                .collect();
+            for thread in threads {
+                take(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             }
-        }
-        failed.map_or(Ok(all), Err)
-    })
+        });
+    }
+    let Some(error) = failed else { return Ok(all) };
+    for path in all.iter().filter_map(|(_, _, staged)| staged.as_ref()) {
+        // What cannot be removed goes with the staging directory.
+        drop(std::fs::remove_file(path));
+    }
+    Err(error)
 }
 
+/// What was brought before something could not be, and why that could not.
 fn stage_some<'e>(
     run: &Run<'_>,
     entries: &'e [(Vec<u8>, Entry)],
-) -> Result<Vec<Staged<'e>>, RestoreError> {
+    may_link: bool,
+) -> (Vec<Staged<'e>>, Option<RestoreError>) {
     let workspace = &run.workspace;
     let mut staged = Vec::with_capacity(entries.len());
     let mut buffer = vec![0; BUFFER];
@@ -210,24 +225,27 @@ fn stage_some<'e>(
             // A directory may be read-only, when something in it has to change.
             Ok(seen) if seen.entry == *entry && *entry != Entry::Directory => continue,
             Ok(_) | Err(FileError::Missing(_) | FileError::Special(..)) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return (staged, Some(error.into())),
         }
-        staged.push((path.as_slice(), entry, stage(workspace, entry, run.cache, &mut buffer)?));
+        match stage(run, entry, may_link, &mut buffer) {
+            Ok(from) => staged.push((path.as_slice(), entry, from)),
+            Err(error) => return (staged, Some(error)),
+        }
     }
-    Ok(staged)
+    (staged, None)
 }
 
 /// Brings one file or link into the staging directory; nothing for a directory.
 fn stage(
-    workspace: &Workspace,
+    run: &Run<'_>,
     entry: &Entry,
-    cache: &dyn Cache,
+    may_link: bool,
     buffer: &mut [u8],
 ) -> Result<Option<PathBuf>, RestoreError> {
     if *entry == Entry::Directory {
         return Ok(None);
     }
-    let path = workspace.staging_path()?;
+    let path = run.workspace.staging_path()?;
     let staging = |error| RestoreError::Staging(path.clone(), error);
     match entry {
         Entry::Directory => {}
@@ -236,14 +254,28 @@ fn stage(
             symlink(OsStr::from_bytes(target), &path).map_err(staging)?;
         }
         Entry::File { digest, executable } => {
-            let reader = cache.open(digest)?.ok_or(RestoreError::Lost(*digest))?;
-            let file = copy(reader, digest, &path, buffer)?;
-            // As if the file had been made under the umask of the commands.
-            let mode = if *executable { 0o755 } else { 0o644 };
-            file.set_permissions(Permissions::from_mode(mode)).map_err(staging)?;
+            if !share(run, digest, *executable, may_link, &path) {
+                let copied = copy_of(run.cache, digest, *executable, &path, buffer);
+                copied.inspect_err(|_| drop(std::fs::remove_file(&path)))?;
+            }
         }
     }
     Ok(Some(path))
+}
+
+fn copy_of(
+    cache: &dyn Cache,
+    digest: &Digest,
+    executable: bool,
+    path: &Path,
+    buffer: &mut [u8],
+) -> Result<(), RestoreError> {
+    let reader = cache.open(digest)?.ok_or(RestoreError::Lost(*digest))?;
+    let file = copy(reader, digest, path, buffer)?;
+    // As if the file had been made under the umask of the commands.
+    let mode = if executable { 0o755 } else { 0o644 };
+    file.set_permissions(Permissions::from_mode(mode))
+        .map_err(|error| RestoreError::Staging(path.to_owned(), error))
 }
 
 /// Copies a blob, telling apart that it cannot be read and that it cannot be written. The reader

@@ -5,8 +5,10 @@ use crate::{
     event::{Ended, Event, Observer},
     inputs::Ignored,
     jobserver::{JobServer, Tokens, knows_named_pipes},
+    patterns::Patterns,
     process::{self, Cancel, Finished, Sink, Spawner},
     service,
+    sharing::{Link, Sharing},
     summary::Summary,
     task::{self, Done, Failure, TaskError},
     tools::Tools,
@@ -56,6 +58,8 @@ pub struct Options<'a> {
     pub jobs: usize,
     /// Whether to go on with what does not depend on a failed task.
     pub keep_going: bool,
+    /// How restored files come by their bytes.
+    pub link: Link,
     /// The environment of whoever started the run.
     pub caller: Caller,
     /// The executable that becomes the spawner: this one, ordinarily.
@@ -87,16 +91,16 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<Summary, WorkspaceError> {
     let started = Instant::now();
-    let targets = options.targets.clone();
     let on_failure = if options.keep_going { OnFailure::KeepGoing } else { OnFailure::Stop };
     let run = Run::new(options, cache, observer, cancel)?;
-    let closure = run.graph.closure(&targets);
+    let closure = run.graph.closure(&run.targets);
     let with_command = |id: &&TaskId| run.graph[**id].command.is_some();
     let cost =
         |id: TaskId| run.workspace.duration_ms(&run.graph[id].name).unwrap_or(UNKNOWN_COST_MS);
     {
         let mut progress = run.progress();
-        progress.schedule = Schedule::new(run.graph, &targets, on_failure, run.jobs as u32, cost);
+        progress.schedule =
+            Schedule::new(run.graph, &run.targets, on_failure, run.jobs as u32, cost);
         progress.summary.tasks = closure.iter().filter(with_command).count();
     }
     std::thread::scope(|scope| {
@@ -104,7 +108,7 @@ pub fn run(
             scope.spawn(|| run.work());
         }
     });
-    run.end_services(&targets);
+    run.end_services();
     // The last command is over; a result that is not durable yet only costs time later.
     if let Err(error) = cache.flush() {
         run.warn_of_cache(&error);
@@ -125,15 +129,20 @@ pub(crate) struct Run<'a> {
     pub(crate) workspace: Workspace,
     pub(crate) ignored: Ignored,
     pub(crate) graph: &'a Graph,
+    targets: Vec<TaskId>,
     caller: Caller,
     /// The environment of tasks that say nothing of theirs, which most do.
     plain: OnceLock<Arc<Environment>>,
     pub(crate) cache: &'a dyn Cache,
     /// Most commands at once, at least 1.
     pub(crate) jobs: usize,
+    pub(crate) sharing: Sharing,
     job_server: Mutex<Option<Arc<JobServer>>>,
     /// In the order in which they became ready.
     services: Mutex<Vec<service::Running>>,
+    /// Whether each service whose turn has come stands; it is started with the first command that
+    /// needs it.
+    standing: BTreeMap<TaskId, Mutex<Standing>>,
     pub(crate) observer: &'a dyn Observer,
     pub(crate) cancel: &'a Cancel,
     pub(crate) tools: Tools,
@@ -141,10 +150,23 @@ pub(crate) struct Run<'a> {
     pub(crate) cache_id: &'a (dyn Fn() -> Hash + Sync),
     spawner: Mutex<Option<Arc<Spawner>>>,
     cache_warned: AtomicBool,
+    /// Made when the first task with such outputs has ended.
+    patterns: OnceLock<Patterns>,
     /// Patterns that were told to match nothing.
     patterns_warned: Mutex<BTreeSet<String>>,
     progress: Mutex<Progress>,
     changed: Condvar,
+}
+
+/// What has become of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// Its turn has not come.
+    Waits,
+    /// Nothing has needed it yet.
+    NotNeeded,
+    Stands,
+    Failed,
 }
 
 /// Files, links and directories with their paths in the workspace.
@@ -175,8 +197,16 @@ impl<'a> Run<'a> {
             plain: OnceLock::new(),
             cache,
             jobs: options.jobs.clamp(1, MOST_JOBS),
+            sharing: Sharing::new(options.link),
             job_server: Mutex::default(),
             services: Mutex::default(),
+            standing: options
+                .graph
+                .iter()
+                .filter(|(_, task)| task.service.is_some())
+                .map(|(id, _)| (id, Mutex::new(Standing::Waits)))
+                .collect(),
+            targets: options.targets,
             observer,
             cancel,
             tools: Tools::default(),
@@ -184,6 +214,7 @@ impl<'a> Run<'a> {
             cache_id: options.cache_id,
             spawner: Mutex::new(None),
             cache_warned: AtomicBool::new(false),
+            patterns: OnceLock::new(),
             patterns_warned: Mutex::default(),
             progress: Mutex::default(),
             changed: Condvar::new(),
@@ -200,6 +231,11 @@ impl Run<'_> {
         while let Some(id) = self.next() {
             let started = Instant::now();
             let task = &self.graph[id];
+            if task.service.is_some() {
+                let outcome = self.turn_of_service(id, task);
+                self.go_on(id, outcome);
+                continue;
+            }
             let result = self.take_turn(id, task);
             self.finish(id, task, result, started.elapsed());
         }
@@ -231,21 +267,10 @@ impl Run<'_> {
                 duration: Duration::ZERO,
             });
         }
-        match (&task.command, &task.service) {
-            (Some(argv), Some(service)) => {
-                self.observer.event(Event::Started { task: &task.name });
-                let running = service::start(self, task, argv, service)?;
-                self.services().push(running);
-                Ok(Done {
-                    ended: Ended::Executed,
-                    entries: Arc::default(),
-                    log: Vec::new(),
-                    duration: Duration::ZERO,
-                })
-            }
-            (Some(argv), None) => task::process(self, id, task, argv),
+        match &task.command {
+            Some(argv) => task::process(self, id, task, argv),
             // A group passes on what its members left.
-            (None, _) => Ok(Done {
+            None => Ok(Done {
                 ended: Ended::UpToDate,
                 entries: Arc::new(self.passed_on(id)),
                 log: Vec::new(),
@@ -272,7 +297,7 @@ impl Run<'_> {
                 progress.data.insert(id, done.entries);
                 (done.ended, done.log, Outcome::Succeeded)
             }
-            Err(Failure { error: error @ TaskError::Cancelled, log }) => {
+            Err(Failure { error: error @ (TaskError::Cancelled | TaskError::Needs(_)), log }) => {
                 (Ended::Skipped(error.to_string()), log, Outcome::Failed)
             }
             Err(Failure { error, log }) => {
@@ -284,20 +309,114 @@ impl Run<'_> {
             let (name, log_policy) = (task.name.as_str(), task.log);
             self.observer.event(Event::Finished { task: name, ended, took, log, log_policy });
         }
+        self.go_on(id, outcome);
+    }
+
+    /// Lets go on what waited for a task.
+    fn go_on(&self, id: TaskId, outcome: Outcome) {
         let skips = self.progress().schedule.finish(id, outcome);
         for skip in skips {
             let (skipped, cause) = (&self.graph[skip.task], &self.graph[skip.cause].name);
             if skipped.command.is_some() {
-                self.observer.event(Event::Finished {
-                    task: &skipped.name,
-                    ended: Ended::Skipped(format!("it needs `{cause}`")),
-                    took: Duration::ZERO,
-                    log: Vec::new(),
-                    log_policy: skipped.log,
-                });
+                self.tell_skipped(skipped, format!("it needs `{cause}`"));
             }
         }
         self.changed.notify_all();
+    }
+
+    /// A service whose turn has come is started when it was asked for by name. Others wait for the
+    /// first command that needs them: when all of these are up to date, none does.
+    fn turn_of_service(&self, id: TaskId, task: &Task) -> Outcome {
+        if !task.runs_on(std::env::consts::OS, std::env::consts::ARCH) {
+            self.tell_skipped(task, format!("not for {}", std::env::consts::OS));
+            return Outcome::Skipped;
+        }
+        if !self.targets.contains(&id) {
+            if let Some(standing) = self.standing.get(&id) {
+                *standing.lock().unwrap_or_else(PoisonError::into_inner) = Standing::NotNeeded;
+            }
+            return Outcome::Succeeded;
+        }
+        match self.need_services(&[id]) {
+            Ok(()) => Outcome::Succeeded,
+            Err(_) => Outcome::Failed,
+        }
+    }
+
+    /// Starts the services that a task waits for, and those that they wait for, unless they stand.
+    pub(crate) fn need_services_of(&self, id: TaskId) -> Result<(), TaskError> {
+        if self.standing.is_empty() {
+            return Ok(());
+        }
+        let deps: Vec<_> = self.graph[id].deps.iter().map(|dep| dep.task).collect();
+        self.need_services(&deps)
+    }
+
+    /// Starts those of these tasks that are services, and those behind groups and services; the ones
+    /// that others wait for first.
+    fn need_services(&self, wanted: &[TaskId]) -> Result<(), TaskError> {
+        let leads_on =
+            |id: TaskId| self.graph[id].command.is_none() || self.standing.contains_key(&id);
+        let mut seen = BTreeSet::new();
+        let mut order = Vec::new();
+        let mut pending: Vec<TaskId> = wanted.to_vec();
+        while let Some(id) = pending.pop() {
+            if leads_on(id) && seen.insert(id) {
+                order.push(id);
+                pending.extend(self.graph[id].deps.iter().map(|dep| dep.task));
+            }
+        }
+        // What others wait for comes before them in a closure.
+        for id in self.graph.closure(&order) {
+            if let Some(standing) = self.standing.get(&id).filter(|_| seen.contains(&id)) {
+                self.need_service(id, standing)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn need_service(&self, id: TaskId, standing: &Mutex<Standing>) -> Result<(), TaskError> {
+        let task = &self.graph[id];
+        let (Some(argv), Some(service)) = (&task.command, &task.service) else { return Ok(()) };
+        // Held while it starts: others that need it wait for that.
+        let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
+        match *standing {
+            Standing::Stands => return Ok(()),
+            Standing::Failed => return Err(TaskError::Needs(task.name.clone())),
+            Standing::Waits | Standing::NotNeeded => {}
+        }
+        let began = Instant::now();
+        self.observer.event(Event::Started { task: &task.name });
+        let (ended, log) = match service::start(self, task, argv, service) {
+            Ok(running) => {
+                *standing = Standing::Stands;
+                self.services().push(running);
+                self.progress().summary.executed += 1;
+                (Ended::Executed, Vec::new())
+            }
+            Err(Failure { error: error @ TaskError::Cancelled, .. }) => return Err(error),
+            Err(Failure { error, log }) => {
+                *standing = Standing::Failed;
+                self.progress().summary.failed += 1;
+                (Ended::Failed(error.to_string()), log)
+            }
+        };
+        let (name, log_policy, took) = (task.name.as_str(), task.log, began.elapsed());
+        self.observer.event(Event::Finished { task: name, ended, took, log, log_policy });
+        match *standing {
+            Standing::Failed => Err(TaskError::Needs(task.name.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    fn tell_skipped(&self, task: &Task, why: String) {
+        self.observer.event(Event::Finished {
+            task: &task.name,
+            ended: Ended::Skipped(why),
+            took: Duration::ZERO,
+            log: Vec::new(),
+            log_policy: task.log,
+        });
     }
 
     /// What each data dependency of a task left.
@@ -390,8 +509,8 @@ impl Run<'_> {
 
     /// Ends the services, the last that was started first. Those that were asked for by name stay until the
     /// run is cancelled or one of them ends.
-    fn end_services(&self, targets: &[TaskId]) {
-        let asked_for = targets.iter().any(|id| self.graph[*id].service.is_some());
+    fn end_services(&self) {
+        let asked_for = self.targets.iter().any(|id| self.graph[*id].service.is_some());
         let all_stand = || self.services().iter().all(|service| service.ended().is_none());
         while asked_for
             && !self.cancel.is_requested()
@@ -399,6 +518,13 @@ impl Run<'_> {
             && all_stand()
         {
             std::thread::sleep(TICK);
+        }
+        let closure = self.graph.closure(&self.targets);
+        for (id, standing) in closure.iter().filter_map(|id| Some((id, self.standing.get(id)?))) {
+            let standing = *standing.lock().unwrap_or_else(PoisonError::into_inner);
+            if standing == Standing::NotNeeded && !self.cancel.is_requested() {
+                self.tell_skipped(&self.graph[*id], "nothing that ran needs it".into());
+            }
         }
         let services = std::mem::take(&mut *self.services());
         for service in services.into_iter().rev() {
@@ -435,6 +561,17 @@ impl Run<'_> {
 
     pub(crate) fn warn(&self, task: &Task, message: String) {
         self.observer.event(Event::Warning { task: Some(&task.name), message });
+    }
+
+    /// Another task whose pattern matches one of these paths, which it would remove before it runs.
+    pub(crate) fn other_owner<'p>(
+        &self,
+        id: TaskId,
+        paths: impl Iterator<Item = &'p [u8]>,
+    ) -> Option<(&'p [u8], &Task)> {
+        let patterns = self.patterns.get_or_init(|| Patterns::of(self.graph));
+        let mut owned = paths.filter_map(|path| Some((path, patterns.other_owner(id, path)?)));
+        owned.next().map(|(path, owner)| (path, &self.graph[owner]))
     }
 
     /// Says once that a pattern matches nothing: many tasks may share it.

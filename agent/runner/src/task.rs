@@ -17,6 +17,7 @@ use memchr::memmem::Finder;
 use netbuild_core::{
     cache::{CacheError, Content, NewRecord, Source},
     digest::{Digest, Hash},
+    explain::{Cause, Deed, Ingredients, RunEnd, Turn},
     glob::Glob,
     graph::{CachePolicy, PlatformKey, Task, TaskId},
     key::{Action, ActionKey, OutputDeclaration, OutputShape, Platform},
@@ -24,16 +25,24 @@ use netbuild_core::{
     record::{ActionResult, Execution, Output, OutputKind, Sandbox},
     tree::{self, Entry},
 };
-use netbuild_proto::{log::Log, spawn::Command, workspace::TaskState};
+use netbuild_proto::{
+    log::{self, Log},
+    spawn::Command,
+    workspace::TaskState,
+};
 use std::{
+    io::Read as _,
     os::unix::ffi::OsStrExt as _,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// How often a task whose inputs changed under it is run again.
 const RERUNS: usize = 1;
+
+/// Largest log that is shown again, in bytes: as large as they come, with the note that one is cut.
+const MAX_LOG_BLOB: u64 = log::MAX_LOG as u64 + 4096;
 
 /// The name of a cache that has none: it was never used, or cannot be.
 pub const NO_CACHE: Hash = Hash([0; 32]);
@@ -72,6 +81,10 @@ pub(crate) enum TaskError {
     Workspace(#[from] crate::workspace::WorkspaceError),
     #[error("the service {0}")]
     Service(String),
+    #[error("G011 `{0}` is an output of `{1}`, too: each path has one owner")]
+    Owned(String, String),
+    #[error("it needs `{0}`")]
+    Needs(String),
     #[error("the run was cancelled")]
     Cancelled,
 }
@@ -102,8 +115,27 @@ struct Prepared {
     inputs: Inputs,
     /// Further inputs, from the dep file of an earlier run; `None` when there was none.
     discovered: Option<Discovered>,
+    action: Action,
     key: ActionKey,
     working_dir: PathBuf,
+}
+
+/// What a look into the cache came to.
+enum Found {
+    Hit(Done),
+    Miss(Cause),
+}
+
+/// What the execution of a command came to, when that did well.
+enum Executed {
+    Done {
+        done: Done,
+        end: RunEnd,
+        /// With the inputs that were discovered, if there are any.
+        with_discovered: Option<Box<Prepared>>,
+    },
+    /// The inputs changed meanwhile, in this way, and the task should be looked at anew.
+    Again(String),
 }
 
 /// Brings the outputs of a task about. `argv` is its command.
@@ -114,21 +146,37 @@ pub(crate) fn process(
     argv: &[String],
 ) -> Result<Done, Failure> {
     let cacheable = task.is_cacheable();
+    let mut again = None;
     for attempt in 0..=RERUNS {
+        let began = Instant::now();
         let prepared = prepare(run, id, task, argv, discovered_earlier(run, task))?;
         let findable = cacheable && is_findable(task, &prepared);
         let knows = |cache| cache == (run.cache_id)();
         let standing = if findable { up_to_date(run, task, &prepared).ok() } else { None };
         let standing = match standing {
-            Some((done, cache)) if knows(cache) => return Ok(done),
+            Some((done, cache)) if knows(cache) => {
+                check_owners(run, id, task, &done.entries)?;
+                return Ok(done);
+            }
             standing => standing,
         };
         run.workspace.ensure_staging()?;
         let Some(_lock) = run.workspace.lock(&task.name, run.cancel)? else {
             return Err(TaskError::Cancelled.into());
         };
-        if findable && let Some(done) = from_cache(run, task, &prepared)? {
-            return Ok(done);
+        let mut missed = if cacheable { Cause::InputsUnknown } else { Cause::NeverCached };
+        if findable {
+            match from_cache(run, task, &prepared)? {
+                Found::Hit(done) => {
+                    check_owners(run, id, task, &done.entries)?;
+                    if let Ended::Hit { source, bytes } = &done.ended {
+                        let deed = Deed::Restored { source: source.clone(), bytes: *bytes };
+                        note(run, task, &prepared, began, deed);
+                    }
+                    return Ok(done);
+                }
+                Found::Miss(why) => missed = why,
+            }
         }
         // Outputs that only another cache knows are made again, so that this one comes to have
         // them; unless this one cannot have them, as even a lookup has not given it a name.
@@ -138,11 +186,61 @@ pub(crate) fn process(
             return Ok(done);
         }
         let last = !cacheable || attempt == RERUNS;
-        if let Some(done) = execute(run, task, argv, &prepared, last)? {
-            return Ok(done);
+        let cause = again.take().unwrap_or(missed);
+        match execute(run, task, argv, &prepared, last) {
+            Ok(Executed::Done { done, end, with_discovered }) => {
+                let prepared = with_discovered.as_deref().unwrap_or(&prepared);
+                note(run, task, prepared, began, Deed::Ran { cause, end });
+                return Ok(done);
+            }
+            Ok(Executed::Again(what)) => again = Some(Cause::RanOver(what)),
+            Err(failure) => {
+                if !matches!(failure.error, TaskError::Cancelled | TaskError::Needs(_)) {
+                    let end = RunEnd::Failed(failure.error.to_string());
+                    note(run, task, &prepared, began, Deed::Ran { cause, end });
+                }
+                return Err(failure);
+            }
         }
     }
     Err(TaskError::Prepare("its inputs never stood still".into()).into())
+}
+
+/// Whether a task has outputs of which only a run tells where they are.
+fn has_patterns(task: &Task) -> bool {
+    declared(task).iter().any(|output| output.shape == OutputShape::Glob)
+}
+
+/// Refuses what a pattern of a task has matched and one of another matches, too.
+fn check_owners(
+    run: &Run<'_>,
+    id: TaskId,
+    task: &Task,
+    entries: &Entries,
+) -> Result<(), TaskError> {
+    if !has_patterns(task) {
+        return Ok(());
+    }
+    let made = entries.iter().filter(|(_, entry)| *entry != Entry::Directory);
+    match run.other_owner(id, made.map(|(path, _)| path.as_slice())) {
+        Some((path, other)) => Err(TaskError::Owned(shown(path), other.name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Takes down what was done about a task, for `netbuild why`.
+fn note(run: &Run<'_>, task: &Task, prepared: &Prepared, began: Instant, deed: Deed) {
+    run.workspace.history.note(|marker| {
+        let inputs = prepared.inputs.iter().map(|(path, seen)| (path.as_slice(), &seen.entry));
+        Turn {
+            task: task.name.clone(),
+            at_ms: millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+            took_ms: millis(began.elapsed()),
+            key: prepared.key,
+            ingredients: Ingredients::of(&prepared.action, inputs, marker),
+            deed,
+        }
+    });
 }
 
 /// The inputs that the task's dep file named when the task ran last.
@@ -193,7 +291,8 @@ fn prepare(
         outputs: declared(task).iter().cloned().collect(),
         clean: task.clean,
     };
-    Ok(Prepared { id, environment, inputs, discovered, key: action.key(), working_dir })
+    let key = action.key();
+    Ok(Prepared { id, environment, inputs, discovered, action, key, working_dir })
 }
 
 fn declared(task: &Task) -> &[OutputDeclaration] {
@@ -303,21 +402,25 @@ impl Watch for Fetching<'_> {
 }
 
 /// Restores the outputs from the cache. Whatever is wrong with the cache is a miss.
-fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<Done>, TaskError> {
+fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, TaskError> {
+    let mut lost = String::new();
     // A second look finds what a first one found damaged, if another agent has it whole.
     for _ in 0..2 {
         let hit = match run.cache.lookup(&prepared.key, &Fetching(run, task)) {
             Ok(Some(hit)) => hit,
-            Ok(None) => return Ok(None),
+            Ok(None) if lost.is_empty() => return Ok(Found::Miss(Cause::NoRecord)),
+            Ok(None) => break,
             Err(error) => {
                 run.warn_of_cache(&error);
-                return Ok(None);
+                return Ok(Found::Miss(Cause::CacheFailed(error.to_string())));
             }
         };
         let execution = &hit.record.execution;
-        let elsewhere = execution.bound_to.is_some_and(|id| id != run.workspace.id);
-        if elsewhere || hit.record.result.exit_code != 0 {
-            return Ok(None);
+        if execution.bound_to.is_some_and(|id| id != run.workspace.id) {
+            return Ok(Found::Miss(Cause::BoundElsewhere));
+        }
+        if hit.record.result.exit_code != 0 {
+            return Ok(Found::Miss(Cause::NoRecord));
         }
         let outputs = &hit.record.result.outputs;
         let restored = restore::expand(outputs, run.cache).and_then(|entries| {
@@ -336,34 +439,34 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Option<
                     discovered: prepared.discovered.clone().unwrap_or_default(),
                 };
                 run.workspace.remember(&task.name, state);
-                return Ok(Some(Done {
+                return Ok(Found::Hit(Done {
                     ended: Ended::Hit { source: hit.source, bytes: hit.bytes },
                     entries,
-                    log: Vec::new(),
+                    log: replay(run, hit.record.result.log),
                     duration: Duration::from_millis(duration_ms),
                 }));
             }
-            Err(error) => run.observer.event(Event::Warning {
-                task: Some(&task.name),
-                message: format!("its result cannot be restored: {error}"),
-            }),
+            Err(error) => {
+                lost = error.to_string();
+                run.warn(task, format!("its result cannot be restored: {lost}"));
+            }
         }
     }
-    Ok(None)
+    Ok(Found::Miss(Cause::NotRestored(lost)))
 }
 
-/// Runs the command and keeps the result. `None` when the inputs changed meanwhile and the task
-/// should be looked at anew, which the `last` attempt never says.
+/// Runs the command and keeps the result. The `last` attempt is never to be made again.
 fn execute(
     run: &Run<'_>,
     task: &Task,
     argv: &[String],
     prepared: &Prepared,
     last: bool,
-) -> Result<Option<Done>, Failure> {
+) -> Result<Executed, Failure> {
     if run.cancel.is_requested() {
         return Err(TaskError::Cancelled.into());
     }
+    run.need_services_of(prepared.id)?;
     run.observer.event(Event::Started { task: &task.name });
     let started = SystemTime::now();
     let (finished, flaky) = attempts(run, task, argv, prepared)?;
@@ -373,47 +476,56 @@ fn execute(
     let mut collected = outputs::collect(&run.workspace.files, declared(task), &Finder::new(root))
         .map_err(|error| with_log(error.into()))?;
     let entries = Arc::new(std::mem::take(&mut collected.entries));
-    let done = || Done {
-        ended: Ended::Executed,
-        entries: Arc::clone(&entries),
-        log: log.clone(),
-        duration: finished.duration,
+    check_owners(run, prepared.id, task, &entries).map_err(with_log)?;
+    let done = |end| Executed::Done {
+        done: Done {
+            ended: Ended::Executed,
+            entries: Arc::clone(&entries),
+            log: log.clone(),
+            duration: finished.duration,
+        },
+        end,
+        with_discovered: None,
+    };
+    let not_kept = |why: &str| {
+        run.warn(task, format!("{why}; its result is not kept"));
+        done(RunEnd::NotKept(why.to_owned()))
     };
     if !task.is_cacheable() {
-        return Ok(Some(done()));
+        return Ok(done(RunEnd::NotKept("it is never cached".into())));
     }
     if let Some(what) = drift(run, task, prepared) {
-        let then = if last { "its result is not kept" } else { "it runs again" };
-        run.warn(task, format!("{what}; {then}"));
-        return Ok(last.then(done));
+        if last {
+            return Ok(not_kept(&what));
+        }
+        run.warn(task, format!("{what}; it runs again"));
+        return Ok(Executed::Again(what));
     }
-    let found;
-    let prepared = match &task.dep_file {
-        None => prepared,
+    let found = match &task.dep_file {
+        None => None,
         Some(dep_file) => match discover(run, task, argv, prepared, dep_file, started) {
-            Ok(with_discovered) => {
-                found = with_discovered;
-                &found
-            }
-            Err(why) => {
-                run.warn(task, format!("{why}; its result is not kept"));
-                return Ok(Some(done()));
-            }
+            Ok(found) => Some(Box::new(found)),
+            Err(why) => return Ok(not_kept(&why)),
         },
     };
+    let prepared = found.as_deref().unwrap_or(prepared);
     if let Some(why) = &collected.uncacheable {
-        run.warn(task, format!("{why}; its result is not kept"));
-        return Ok(Some(done()));
+        return Ok(not_kept(why));
     }
     let absent = |output: &Output| output.kind == OutputKind::Absent;
     if task.cache == CachePolicy::Complete && collected.outputs.iter().any(absent) {
-        return Ok(Some(done()));
+        return Ok(done(RunEnd::NotKept("an output was not made".into())));
     }
-    if task.cache != CachePolicy::ReadOnly
-        && let Err(error) = keep(run, task, prepared, &finished, flaky, &collected, &entries)
-    {
-        run.warn_of_cache(&error);
-    }
+    let end = match task.cache {
+        CachePolicy::ReadOnly => RunEnd::NotKept("the graph says so".into()),
+        _ => match keep(run, task, prepared, &finished, flaky, &collected, &entries) {
+            Ok(()) => RunEnd::Kept,
+            Err(error) => {
+                run.warn_of_cache(&error);
+                RunEnd::NotKept(error.to_string())
+            }
+        },
+    };
     let state = TaskState {
         key: prepared.key,
         cache: (run.cache_id)(),
@@ -423,7 +535,10 @@ fn execute(
         discovered: prepared.discovered.clone().unwrap_or_default(),
     };
     run.workspace.remember(&task.name, state);
-    Ok(Some(done()))
+    Ok(match done(end) {
+        Executed::Done { done, end, .. } => Executed::Done { done, end, with_discovered: found },
+        again => again,
+    })
 }
 
 /// The task with the inputs that its command named in its dep file.
@@ -604,6 +719,19 @@ fn keep(
         tracing::info!(task = %task.name, "an output contains `{place}`: its result stays here");
     }
     run.cache.put_record(NewRecord { key: prepared.key, result, execution })
+}
+
+/// What a command printed when it ran, both streams as they came. A log that cannot be read is no
+/// reason to do without the outputs.
+fn replay(run: &Run<'_>, log: Option<Digest>) -> Vec<u8> {
+    let Some(digest) = log.filter(|digest| digest.size <= MAX_LOG_BLOB) else { return Vec::new() };
+    let mut bytes = Vec::new();
+    let whole = match run.cache.open(&digest) {
+        Ok(Some(mut reader)) => reader.read_to_end(&mut bytes).is_ok(),
+        _ => false,
+    };
+    let frames = if whole { log::frames(&bytes).unwrap_or_default() } else { Vec::new() };
+    frames.iter().flat_map(|frame| frame.bytes).copied().collect()
 }
 
 fn put_log(run: &Run<'_>, log: &Log) -> Result<Option<Digest>, CacheError> {

@@ -3,6 +3,7 @@
 //! ```text
 //! .netbuild/.gitignore     everything in here is ours
 //! .netbuild/state          digests and last results; losing it costs time only
+//! .netbuild/history        what was done about tasks, and why
 //! .netbuild/tasks.lock     one run at a time executes a task
 //! .netbuild/tmp/RUN/       staging of one run, removed with it, or by a later run when it was killed
 //! ```
@@ -10,6 +11,7 @@
 use crate::{
     beneath::{Beneath, remove_all},
     files::FileTable,
+    history::History,
     locks::{Locks, TaskLock},
     process::Cancel,
 };
@@ -19,8 +21,8 @@ use rustix::fs::FlockOperation;
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io,
-    os::unix::fs::MetadataExt as _,
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -70,6 +72,7 @@ pub(crate) struct Workspace {
     pub(crate) id: Hash,
     pub(crate) files: FileTable,
     pub(crate) beneath: Beneath,
+    pub(crate) history: History,
     tasks: Mutex<HashMap<String, Arc<TaskState>>>,
     tasks_changed: AtomicBool,
     /// Made with the first use.
@@ -90,6 +93,7 @@ impl Workspace {
             id: Hash::of(root.as_os_str().as_encoded_bytes()),
             files: FileTable::new(&root, state.files).map_err(at(&root))?,
             beneath: Beneath::open(&root).map_err(at(&root))?,
+            history: History::new(&root),
             tasks: Mutex::new(
                 state.tasks.into_iter().map(|(name, task)| (name, Arc::new(task))).collect(),
             ),
@@ -145,15 +149,22 @@ impl Workspace {
     pub(crate) fn ensure_staging(&self) -> Result<Arc<Staging>, WorkspaceError> {
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(staging) = &*staging {
-            fs::create_dir_all(&staging.directory).map_err(at(&staging.directory))?;
+            let directory = &staging.directory;
+            for own in [directory.ancestors().nth(2), directory.parent(), Some(directory)] {
+                own.map_or(Ok(()), own_directory)?;
+            }
             return Ok(Arc::clone(staging));
         }
         let directory = self.root.join(DIRECTORY);
         let tmp = directory.join("tmp");
-        fs::create_dir_all(&tmp).map_err(at(&tmp))?;
+        own_directory(&directory)?;
+        own_directory(&tmp)?;
         let gitignore = directory.join(".gitignore");
-        if !gitignore.exists() {
-            fs::write(&gitignore, "*\n").map_err(at(&gitignore))?;
+        match File::create_new(&gitignore).and_then(|mut file| file.write_all(b"*\n")) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(at(&gitignore)(error));
+            }
+            _ => {}
         }
         Ok(Arc::clone(staging.insert(Arc::new(Staging::create(&tmp)?))))
     }
@@ -238,6 +249,27 @@ fn read_state(path: &Path) -> State {
     })
 }
 
+/// Makes a directory of ours. A link in its place would lead what is written, and what is cleaned up,
+/// to where it leads: a repository may bring one along.
+fn own_directory(path: &Path) -> Result<(), WorkspaceError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let is_directory = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+            let what = "a link or a file stands there; remove it";
+            let other = || io::Error::new(io::ErrorKind::NotADirectory, what);
+            if is_directory { Ok(()) } else { Err(at(path)(other())) }
+        }
+        other => other.map_err(at(path)),
+    }
+}
+
+/// Opens a file of ours for writing, made if it is not there, and never another one through a link.
+pub(crate) fn open_own(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).custom_flags(libc::O_NOFOLLOW);
+    options.open(path)
+}
+
 /// A directory for this run's temporary files, locked as long as the run lives.
 #[derive(Debug)]
 pub(crate) struct Staging {
@@ -254,9 +286,10 @@ impl Staging {
         for attempt in 0_u32.. {
             let directory = tmp.join(format!("{}-{attempt}", std::process::id()));
             let lock_path = directory.with_extension("lock");
-            let lock = File::create(&lock_path).map_err(at(&lock_path))?;
+            let lock = open_own(&lock_path).map_err(at(&lock_path))?;
             if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                fs::create_dir_all(&directory).map_err(at(&directory))?;
+                remove_all(&directory).map_err(at(&directory))?;
+                fs::create_dir(&directory).map_err(at(&directory))?;
                 return Ok(Self { directory, next: AtomicU64::new(0), lock_path, _lock: lock });
             }
         }

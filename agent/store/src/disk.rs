@@ -39,6 +39,7 @@ mod usage;
 mod uses;
 
 pub use engine::hush_contained_panics;
+pub use layout::blob_path;
 pub use open_error::{Holder, OpenError};
 
 use crate::{

@@ -17,7 +17,7 @@ mod store;
 mod tier;
 mod verify;
 
-pub use disk::{DiskStore, Holder, OpenError, hush_contained_panics};
+pub use disk::{DiskStore, Holder, OpenError, blob_path, hush_contained_panics};
 pub use error::StoreError;
 pub use inspect::{Cursor, Fault, Finding, Inspect, Inspected, ParseCursorError, Stage, Subject};
 pub use memory::MemoryStore;

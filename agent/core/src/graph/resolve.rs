@@ -42,8 +42,7 @@ pub(super) struct Checked {
     pub(super) outputs: Vec<Output>,
 }
 
-pub(super) fn resolve(file: File<'_>, report: &mut Report) -> Graph {
-    let file = &file;
+pub(super) fn resolve(file: &File<'_>, report: &mut Report) -> Graph {
     let mut names = Names::new(&file.tasks, report);
     let edges: Vec<_> =
         (0..file.tasks.len()).map(|index| edges(file, index, &mut names, report)).collect();

@@ -13,6 +13,11 @@ use std::{
 pub(super) const DIRECTORIES: [&str; 6] =
     ["blobs", "journal", "index", "quarantine", "partial", "tmp"];
 
+/// Where a data directory has a blob that is large enough for a file of its own.
+pub fn blob_path(data_dir: &Path, blob: &Hash) -> PathBuf {
+    Layout::new(data_dir).blob(blob)
+}
+
 /// The paths of one data directory.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
