@@ -167,13 +167,20 @@ pub fn choose(holdings: &[Holding], parts: &[Part], limits: &Limits, excess: u64
         });
         holding.bytes as f64 + shares.sum::<f64>()
     };
+    // A result of which all blobs stay as they were promised gives next to nothing back, and who was promised
+    // them needs it.
+    let gives = |holding: &Holding| {
+        holding.parts.is_empty() || holding.parts.iter().any(|part| !parts[*part as usize].kept)
+    };
     let is_old = |holding: &Holding| limits.max_age.is_some_and(|max| holding.idle > max);
     let mut order: Vec<(bool, f64, usize)> = holdings
         .iter()
         .enumerate()
         .filter(|(_, holding)| !holding.kept && holding.idle >= limits.grace)
         // What is only known of what others have takes next to nothing.
-        .filter(|(_, holding)| is_old(holding) || (excess > 0 && !holding.is_hint()))
+        .filter(|(_, holding)| {
+            is_old(holding) || (excess > 0 && !holding.is_hint() && gives(holding))
+        })
         .map(|(at, holding)| (!is_old(holding), holding.worth(bytes_of(holding)), at))
         .collect();
     order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
