@@ -13,6 +13,7 @@ COLUMNS = {
     "seconds": ("s", 1, 2),
     "mib_s": ("MiB/s", 1, 0),
     "mbit_s": ("Mbit/s", 1, 1),
+    "share_percent": ("% of both", 1, 1),
     "link_percent": ("% of link", 1, 1),
     "cpu_s": ("CPU s", 1, 2),
     "cpu_provider_s": ("CPU s out", 1, 2),

@@ -2,6 +2,7 @@
 
 from lab import Failed, Unavailable
 from parts.codec import codec
+from parts.fair import fair
 from parts.links import links
 from parts.loopback import loopback
 from parts.memory import memory
@@ -13,7 +14,7 @@ from parts.update import update
 from report import Part
 
 PARTS = {
-    "loopback": loopback, "links": links, "sources": sources, "resume": resume, "update": update,
+    "loopback": loopback, "links": links, "fair": fair, "sources": sources, "resume": resume, "update": update,
     "sync": sync, "codec": codec, "small": small, "memory": memory,
 }
 
