@@ -5,6 +5,7 @@ mod wan;
 
 pub(crate) use graph::{
     ExportArgs, ExportFormat, FmtArgs, GraphCommand, GraphFileArgs, ImportArgs, ListArgs, ShowArgs,
+    SuggestArgs,
 };
 
 pub(crate) use wan::{
@@ -126,6 +127,9 @@ pub(crate) struct RunArgs {
     /// read-only hard links to the store
     #[arg(long, value_name = "HOW", value_enum, default_value = "copy")]
     pub(crate) link: LinkArg,
+    /// Fail tasks that are watched (`"sandbox": "audit"`) or staged and use or leave what they do not declare
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Say what a run would do, and do nothing
     #[arg(long, conflicts_with_all = ["summary", "keep_going"])]
     pub(crate) dry_run: bool,

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod diff;
 mod errors;
 mod graph_file;
 mod log;

@@ -14,8 +14,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use netbuild_core::{
     cache::Source,
     graph::{Graph, LogPolicy, TaskId},
+    record::Sandbox,
 };
-use netbuild_runner::{Ended, Event, Observer, Summary};
+use netbuild_runner::{Ended, Event, Levels, Observer, Summary};
 use std::{
     io::{IsTerminal as _, Write as _},
     sync::{
@@ -177,14 +178,15 @@ impl Observer for Progress {
                 let task = task.map(|task| format!("{task}: ")).unwrap_or_default();
                 inner.print(&[format!("warning: {task}{message}").as_bytes()]);
             }
-            Event::Finished { task, ended, took, log, log_policy } => {
+            Event::Observed { .. } => {}
+            Event::Finished { task, ended, took, log, log_policy, levels } => {
                 state.finished(task, &ended);
                 // What is printed above the view must not contradict it.
                 inner.refresh(&state);
                 if inner.detail < wanted(&ended) {
                     return;
                 }
-                let line = line(&state, task, &ended, took);
+                let line = line(&state, task, &ended, took, levels);
                 let failed = matches!(ended, Ended::Failed(_));
                 let show_log = match log_policy {
                     LogPolicy::Full => failed || inner.detail > Detail::Quiet,
@@ -223,7 +225,13 @@ fn wanted(ended: &Ended) -> Detail {
     }
 }
 
-fn line(state: &State, task: &str, ended: &Ended, took: Duration) -> String {
+fn line(
+    state: &State,
+    task: &str,
+    ended: &Ended,
+    took: Duration,
+    levels: Option<Levels>,
+) -> String {
     let width = state.tasks.to_string().len();
     let how = match ended {
         Ended::UpToDate => "up to date".to_owned(),
@@ -231,11 +239,24 @@ fn line(state: &State, task: &str, ended: &Ended, took: Duration) -> String {
         Ended::Hit { source, bytes } => {
             format!("from {source}, {}, {}", size(*bytes), duration(took))
         }
-        Ended::Executed => format!("executed, {}", duration(took)),
+        Ended::Executed => format!("executed{}, {}", at_level(levels), duration(took)),
         Ended::Failed(reason) => format!("FAILED: {reason}"),
         Ended::Skipped(reason) => format!("skipped: {reason}"),
     };
     format!("[{:>width$}/{}] {task}: {how}", state.ended, state.tasks)
+}
+
+/// At which level a command ran, where it is not the ordinary one or not the one that was asked for.
+fn at_level(levels: Option<Levels>) -> String {
+    match levels {
+        Some(Levels { asked, obtained }) if asked != obtained => {
+            format!(" at level {} instead of {}", obtained.as_str(), asked.as_str())
+        }
+        Some(Levels { obtained, .. }) if obtained != Sandbox::default() => {
+            format!(" at level {}", obtained.as_str())
+        }
+        _ => String::new(),
+    }
 }
 
 /// Whether a source is the place of a tier: no region has such a name.

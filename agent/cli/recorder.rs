@@ -9,7 +9,7 @@ use netbuild_core::{
     cache::Source,
     graph::{Graph, TaskId},
 };
-use netbuild_runner::{Ended, Event};
+use netbuild_runner::{Ended, Event, Levels};
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
@@ -99,7 +99,9 @@ impl<'g> Recorder<'g> {
             Event::Warning { task, message } => {
                 state.write(now, "warning", json!({"task": task, "message": message}));
             }
-            Event::Finished { task, ended, took, log, .. } => {
+            // Nobody records a run that only watches.
+            Event::Observed { .. } => {}
+            Event::Finished { task, ended, took, log, levels, .. } => {
                 let how = Self::how(ended);
                 state.end_transfer(task, now, how);
                 let id = self.graph.find(task).ok();
@@ -128,6 +130,10 @@ impl<'g> Recorder<'g> {
                     "seconds": took.as_secs_f64(),
                     "log_bytes": log.len(),
                 });
+                if let Some(Levels { asked, obtained }) = levels {
+                    fields["sandbox"] =
+                        json!({"asked": asked.as_str(), "obtained": obtained.as_str()});
+                }
                 match ended {
                     Ended::Hit { source, bytes } => {
                         fields["bytes"] = (*bytes).into();

@@ -17,8 +17,10 @@ use netbuild_core::{
 };
 use std::sync::Arc;
 
-/// Version of the format, the first byte of every sealed record.
-const VERSION: u8 = 1;
+/// Version of the format, the first byte of every sealed record. Records of version 1 know the level `env`
+/// only; those that need no more are still written so, and agents that know no more take them.
+const VERSION: u8 = 2;
+const WITH_ENV_ONLY: u8 = 1;
 /// Prefix of what is signed, so that the signature is good for nothing else.
 const DOMAIN: &[u8] = b"netbuild record v1\0";
 /// Most bytes of a sealed record: [`MAX_OUTPUTS`] outputs with paths of ordinary length, and room.
@@ -63,6 +65,46 @@ pub(crate) struct OutputV1 {
 #[derive(Encode, Decode)]
 enum SandboxV1 {
     Env,
+    // Since version 2.
+    Loose,
+    Audit,
+    Stage,
+    Landlock,
+    Ns,
+}
+
+impl From<Sandbox> for SandboxV1 {
+    fn from(level: Sandbox) -> Self {
+        match level {
+            Sandbox::Loose => Self::Loose,
+            Sandbox::Env => Self::Env,
+            Sandbox::Audit => Self::Audit,
+            Sandbox::Stage => Self::Stage,
+            Sandbox::Landlock => Self::Landlock,
+            Sandbox::Ns => Self::Ns,
+        }
+    }
+}
+
+impl From<SandboxV1> for Sandbox {
+    fn from(level: SandboxV1) -> Self {
+        match level {
+            SandboxV1::Loose => Self::Loose,
+            SandboxV1::Env => Self::Env,
+            SandboxV1::Audit => Self::Audit,
+            SandboxV1::Stage => Self::Stage,
+            SandboxV1::Landlock => Self::Landlock,
+            SandboxV1::Ns => Self::Ns,
+        }
+    }
+}
+
+/// The oldest version that can say what an execution was.
+fn version_of(execution: &Execution) -> u8 {
+    match (execution.sandbox_asked, execution.sandbox_obtained) {
+        (Sandbox::Env, Sandbox::Env) => WITH_ENV_ONLY,
+        _ => VERSION,
+    }
 }
 
 #[derive(Encode, Decode)]
@@ -126,7 +168,7 @@ impl SealedRecord {
     /// Signs a record. `record.writer` must be the identity's peer id.
     pub fn seal(record: Record, identity: &Identity) -> Result<Self, RecordTooLarge> {
         debug_assert_eq!(record.writer, identity.peer_id());
-        let mut bytes = vec![VERSION];
+        let mut bytes = vec![version_of(&record.execution)];
         bytes.extend(codec::encode(&to_wire(&record)));
         let signature = identity.sign(&[DOMAIN, &bytes].concat());
         bytes.extend_from_slice(&signature);
@@ -164,14 +206,19 @@ impl SealedRecord {
         let (signed, signature) = bytes
             .split_last_chunk::<64>()
             .ok_or_else(|| DecodeError::Malformed("shorter than a signature".into()))?;
-        let body = match signed.split_first() {
-            Some((&VERSION, body)) => body,
+        let (version, body) = match signed.split_first() {
+            Some((&version @ (WITH_ENV_ONLY | VERSION), body)) => (version, body),
             Some((&version, _)) => {
                 return Err(DecodeError::unknown_version("record", version, VERSION));
             }
             None => return Err(DecodeError::Malformed("no more than a signature".into())),
         };
         let record = from_wire(codec::decode::<RecordV1, MAX_RECORD>(body)?)?;
+        if version != version_of(&record.execution) {
+            return Err(DecodeError::Invalid(format!(
+                "levels that version {version} does not say"
+            )));
+        }
         Ok((Self { bytes: bytes.into(), record: Arc::new(record) }, signed, signature))
     }
 
@@ -229,14 +276,11 @@ fn result_to_wire(result: &ActionResult) -> ResultV1 {
 }
 
 fn execution_to_wire(execution: &Execution) -> ExecutionV1 {
-    let sandbox = |sandbox| match sandbox {
-        Sandbox::Env => SandboxV1::Env,
-    };
     ExecutionV1 {
         duration_ms: execution.duration_ms,
         finished_at_ms: execution.finished_at_ms,
-        sandbox_asked: sandbox(execution.sandbox_asked),
-        sandbox_obtained: sandbox(execution.sandbox_obtained),
+        sandbox_asked: execution.sandbox_asked.into(),
+        sandbox_obtained: execution.sandbox_obtained.into(),
         tools: execution.tools.clone(),
         netbuild_version: execution.netbuild_version.clone(),
         flaky: execution.flaky,
@@ -264,9 +308,6 @@ impl TryFrom<NewRecordV1> for NewRecord {
         if result.outputs.len() > MAX_OUTPUTS {
             return Err(DecodeError::Invalid(format!("{} outputs", result.outputs.len())));
         }
-        let sandbox = |sandbox| match sandbox {
-            SandboxV1::Env => Sandbox::Env,
-        };
         Ok(Self {
             key: ActionKey(key),
             result: ActionResult {
@@ -281,8 +322,8 @@ impl TryFrom<NewRecordV1> for NewRecord {
             execution: Execution {
                 duration_ms: execution.duration_ms,
                 finished_at_ms: execution.finished_at_ms,
-                sandbox_asked: sandbox(execution.sandbox_asked),
-                sandbox_obtained: sandbox(execution.sandbox_obtained),
+                sandbox_asked: execution.sandbox_asked.into(),
+                sandbox_obtained: execution.sandbox_obtained.into(),
                 tools: execution.tools,
                 netbuild_version: execution.netbuild_version,
                 flaky: execution.flaky,
@@ -407,6 +448,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_format_of_other_levels_is_pinned_and_told_from_that_of_env() {
+        let identity = Identity::from_seed(&[1; 32]);
+        let mut record = record(&identity);
+        record.execution.sandbox_asked = Sandbox::Ns;
+        for level in Sandbox::ALL {
+            record.execution.sandbox_obtained = level;
+            let sealed = SealedRecord::seal(record.clone(), &identity).unwrap();
+            assert_eq!(SealedRecord::open(sealed.as_bytes()).unwrap().record(), &record);
+            let mut older = sealed.as_bytes().to_vec();
+            older[0] = WITH_ENV_ONLY;
+            assert!(SealedRecord::reopen(&older).is_err());
+        }
+        let sealed = SealedRecord::seal(record, &identity).unwrap();
+        assert_eq!(
+            Digest::of(sealed.as_bytes()).to_string(),
+            "6b7869a93dffc817ec0d46b8f0ea98737a1bb276385112557e3e7c29c1076390/311"
+        );
+    }
+
+    #[test]
     fn a_sealed_record_opens_to_what_was_sealed() {
         let identity = Identity::from_seed(&[1; 32]);
         let sealed = SealedRecord::seal(record(&identity), &identity).unwrap();
@@ -434,8 +495,8 @@ pub(crate) mod tests {
             bytes[0] = version;
             SealedRecord::open(&bytes)
         };
-        let newer = with_version(2).unwrap_err();
-        assert_eq!(newer.to_string(), "record of version 2, which is newer than this netbuild");
+        let newer = with_version(3).unwrap_err();
+        assert_eq!(newer.to_string(), "record of version 3, which is newer than this netbuild");
         assert!(matches!(newer, DecodeError::Newer { .. }));
         assert!(matches!(with_version(0), Err(DecodeError::Invalid(_))));
     }

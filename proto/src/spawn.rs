@@ -5,7 +5,7 @@ use bincode::{Decode, Encode};
 use std::io::{self, Read, Write};
 
 /// Most bytes of one message: argv and environment are at most 2 MiB on Linux, plus room.
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
 /// A command to be run.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -18,6 +18,59 @@ pub struct Command {
     pub working_dir: Vec<u8>,
     /// The named pipe of a jobserver that the command is to inherit, open.
     pub jobserver: Option<Vec<u8>>,
+    /// What keeps the command in, or watches it.
+    pub confinement: Option<Confinement>,
+}
+
+/// What keeps a command in, or watches it. Paths are absolute.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Confinement {
+    /// Nothing is kept from it, and what it does with files is told.
+    Audit(Audit),
+    /// The kernel refuses what is not named.
+    Landlock(Landlock),
+    /// It has namespaces of its own.
+    Namespaces(Namespaces),
+}
+
+/// What is not told of a command that is watched.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Audit {
+    /// Files and directories, with all below them, that may be used without being told.
+    pub untold: Vec<Vec<u8>>,
+}
+
+/// What the kernel allows a command. A path that does not exist is left out.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Landlock {
+    /// To be read and executed, with all below.
+    pub readable: Vec<Vec<u8>>,
+    /// To be changed as well, with all below.
+    pub writable: Vec<Vec<u8>>,
+    /// Whether it may use TCP.
+    pub network: bool,
+}
+
+/// The file system that a command sees in namespaces of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Namespaces {
+    /// The directory that stands at [`Namespaces::WORKSPACE`], the only one that it can change for good.
+    pub stage: Vec<u8>,
+    /// A directory that is empty for it.
+    pub hidden: Vec<u8>,
+    /// An empty directory, on which its root is mounted.
+    pub root: Vec<u8>,
+    /// A named pipe that stands at [`Namespaces::JOBSERVER`].
+    pub jobserver: Option<Vec<u8>>,
+    /// Whether it has the network of this machine.
+    pub network: bool,
+}
+
+impl Namespaces {
+    /// Where the stage stands.
+    pub const WORKSPACE: &str = "/netbuild/ws";
+    /// Where the pipe of the jobserver stands.
+    pub const JOBSERVER: &str = "/netbuild/jobserver";
 }
 
 /// What the runner may ask of a supervisor whose command runs.
@@ -40,6 +93,28 @@ pub enum Exit {
     Code(i32),
     /// It was ended by this signal.
     Signal(i32),
+    /// It was not started, since it could not be confined: what failed, and the error number, 0 for none.
+    Refused(String, i32),
+}
+
+/// What a command did with one file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Encode, Decode)]
+pub struct Use {
+    /// It was opened for reading.
+    pub read: bool,
+    /// It was made, changed, moved or removed.
+    pub written: bool,
+    /// It was executed.
+    pub executed: bool,
+}
+
+/// What a command that was watched did, told after its [`Exit`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Observed {
+    /// Files by their absolute paths, sorted.
+    pub files: Vec<(Vec<u8>, Use)>,
+    /// Why it may have done more than what is told; empty when that is all.
+    pub unseen: Vec<String>,
 }
 
 macro_rules! framed {
@@ -58,4 +133,4 @@ macro_rules! framed {
     )*};
 }
 
-framed!(Command, Signal, Exit);
+framed!(Command, Signal, Exit, Observed);

@@ -10,7 +10,7 @@ const LAYERS: [(&str, &[&str], &[&str]); 9] = [
     ("agent/store", &["core", "proto"], &["sled", "redis", "object_store"]),
     ("agent/transfer", &["core", "proto"], &["quinn", "quinn-proto", "rustls"]),
     ("agent/mesh", &["core", "proto"], &["libp2p"]),
-    ("agent/runner", &["core", "proto"], &["memchr"]),
+    ("agent/runner", &["core", "proto"], &["memchr", "landlock"]),
     ("agent/gateway", &["core", "proto"], &[]),
     ("agent/node", &["core", "proto", "store", "transfer", "mesh", "gateway"], &["toml"]),
 ];

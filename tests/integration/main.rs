@@ -3,6 +3,7 @@
 mod agent;
 mod bad_graphs;
 mod graphs;
+mod hermeticity;
 mod hostile;
 mod integrity;
 mod interruption;

@@ -26,6 +26,12 @@ impl Place {
         Self { dir: tempfile::tempdir().expect("a temporary directory") }
     }
 
+    /// The same, but not in a directory for temporary files.
+    pub(crate) fn beside_the_build() -> Self {
+        let parent = env!("CARGO_TARGET_TMPDIR");
+        Self { dir: tempfile::tempdir_in(parent).expect("a directory beside the build") }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -25,6 +25,8 @@ pub(crate) enum GraphCommand {
     Show(ShowArgs),
     /// Rewrite a graph.json in its one layout, comments kept
     Fmt(FmtArgs),
+    /// Run tasks while they are watched, and propose inputs, outputs and tools that they should declare
+    Suggest(SuggestArgs),
     /// Print the JSON Schema of graph.json
     Schema,
     /// Print a build.ninja, a turbo.json or a gaffer file as graph.json
@@ -64,6 +66,27 @@ pub(crate) struct FmtArgs {
     /// Change nothing; say whether it would
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "All commands run, in the workspace, and nothing is taken from or left in a cache. What is \
+                        proposed is printed as a patch; what a person has to see to, on standard error.\n\
+                        Exit codes: 0 done, 1 a task failed, about which nothing is proposed, 2 wrong usage \
+                        or graph."
+)]
+pub(crate) struct SuggestArgs {
+    /// Tasks to watch, with all that they need [default: what the graph says]
+    #[arg(value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+    /// Write what is proposed into the file, comments kept
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Most commands at once [default: number of processors]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) jobs: Option<u32>,
+    #[command(flatten)]
+    pub(crate) graph: GraphFileArgs,
 }
 
 #[derive(Debug, clap::Args)]

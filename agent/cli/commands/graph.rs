@@ -1,6 +1,7 @@
 //! `netbuild graph`.
 
 mod export;
+mod suggest;
 
 use super::{print, print_json};
 use crate::{
@@ -24,6 +25,7 @@ pub(crate) fn graph(command: &GraphCommand) -> Result<ExitCode, CliError> {
         GraphCommand::List(args) => list(args)?,
         GraphCommand::Show(args) => show(args)?,
         GraphCommand::Fmt(args) => return fmt(args),
+        GraphCommand::Suggest(args) => return suggest::suggest(args),
         GraphCommand::Schema => print(graph::SCHEMA),
         GraphCommand::Import(args) => import(args)?,
         GraphCommand::Export(args) => export::export(args)?,
@@ -109,6 +111,7 @@ fn task_to_json(graph: &Graph, id: TaskId) -> Value {
         "deps": deps,
         "command": task.command,
         "cacheable": task.is_cacheable(),
+        "sandbox": { "level": task.sandbox.level.as_str(), "fallback": task.sandbox.fallback },
         "default": graph.default_targets().contains(&id),
     })
 }
@@ -132,7 +135,10 @@ fn show(args: &ShowArgs) -> Result<(), CliError> {
         0 => "nothing needs it".to_owned(),
         _ => format!("needed by {}", dependents.join(", ")),
     };
-    print(&format!("{}: {cached}; {needed}\n{json}", graph[id].name));
+    let wish = graph[id].sandbox;
+    let or_lower = if wish.fallback { " or a lower one" } else { "" };
+    let level = format!("level {}{or_lower}", wish.level.as_str());
+    print(&format!("{}: {cached}; {level}; {needed}\n{json}", graph[id].name));
     Ok(())
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         let memory = Memory::recall(&graph_file::root_of(&args.graph)?);
         let (loaded, targets) = graph_and_targets(args)?;
         let (executable, id) = (executable()?, || session.id());
-        let options = options(args, memory, &loaded, targets, 1, executable, &id);
+        let options = options(args, &settings, memory, &loaded, targets, (1, executable), &id);
         return dry_run(&loaded.graph, netbuild_runner::predict(options)?, args.json);
     }
     let cancel = Arc::new(Cancel::default());
@@ -97,7 +97,7 @@ fn once(
     let limit = graph.max_parallel().map_or(usize::MAX, |most| most as usize);
     let (jobs, executable) = (settings.jobs.get().min(limit), executable()?);
     let id = || session.id();
-    let options = options(args, memory, loaded, targets, jobs, executable, &id);
+    let options = options(args, settings, memory, loaded, targets, (jobs, executable), &id);
     let summary = netbuild_runner::run(options, session, &seeing, cancel)?;
     let Seeing { recorder, progress } = seeing;
     let (critical, long) = longest(graph, &|id| recorder.took(id));
@@ -180,11 +180,11 @@ fn again_and_again(
 
 fn options<'a>(
     args: &RunArgs,
+    settings: &Settings,
     memory: Memory,
     loaded: &'a Loaded,
     targets: Vec<TaskId>,
-    jobs: usize,
-    executable: PathBuf,
+    (jobs, executable): (usize, PathBuf),
     cache_id: &'a (dyn Fn() -> Hash + Sync),
 ) -> Options<'a> {
     Options {
@@ -200,11 +200,26 @@ fn options<'a>(
         },
         caller: std::env::vars_os().collect(),
         executable,
+        strict: args.strict,
+        observe: false,
+        publish_from: settings.publish_from,
+        accept_from: settings.accept_from,
         cache_id,
     }
 }
 
-fn executable() -> Result<PathBuf, CliError> {
+/// Runs something that SIGINT and SIGTERM ask to stop; also the first of these that came.
+pub(crate) fn stopping<T>(
+    run: impl FnOnce(&Cancel) -> Result<T, CliError>,
+) -> Result<(T, Option<i32>), CliError> {
+    let cancel = Arc::new(Cancel::default());
+    let signals = Stopper::start(Arc::clone(&cancel))?;
+    let ended = run(&cancel);
+    let signal = signals.stop();
+    Ok((ended?, signal))
+}
+
+pub(crate) fn executable() -> Result<PathBuf, CliError> {
     std::env::current_exe().map_err(|error| CliError::io("find", Path::new("netbuild"), &error))
 }
 
@@ -280,6 +295,9 @@ fn to_json(summary: &Summary) -> serde_json::Value {
             "redis": summary.hits.redis,
             "s3": summary.hits.s3,
         },
+        "sandbox": summary.levels.iter()
+            .map(|(level, count)| (level.as_str().to_owned(), (*count).into()))
+            .collect::<serde_json::Map<_, _>>(),
         "failed": summary.failed,
         "skipped": summary.skipped,
         "sources": summary.sources,

@@ -8,6 +8,7 @@ mod claims;
 mod code;
 mod cycle;
 mod document;
+mod edit;
 mod fields;
 mod file;
 mod format;
@@ -17,6 +18,7 @@ mod overlap;
 mod paths;
 mod patterns;
 mod problem;
+mod propose;
 mod read;
 mod report;
 mod resolve;
@@ -27,11 +29,14 @@ mod values;
 mod write;
 
 pub(crate) use cycle::cycles;
+pub use edit::add;
 pub use format::format;
 pub use problem::{Problem, Problems, Severity};
+pub use propose::{Doings, Proposal, propose};
 pub use task::{
     CachePolicy, Dependency, DependencyKind, InputPattern, LogPolicy, PlatformFilter, PlatformKey,
-    Pool, PoolId, Readiness, Retry, RetryOn, Service, Task, TaskId, ToolSource, ToolSpec,
+    Pool, PoolId, Readiness, Retry, RetryOn, SandboxWish, Service, Task, TaskId, ToolSource,
+    ToolSpec,
 };
 
 pub(crate) use suggest::did_you_mean;

@@ -71,19 +71,66 @@ pub struct ActionResult {
     pub log: Option<Digest>,
 }
 
-/// How closed the environment of a command is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How closed the environment of a command is, from open to closed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Sandbox {
+    /// The caller's environment, in the workspace.
+    Loose,
     /// Clean environment, null stdin, own session; drift and output checks.
+    #[default]
     Env,
+    /// The same, and every file that is read or written is recorded.
+    Audit,
+    /// In a directory with copies of the declared inputs, from which declared outputs are taken.
+    Stage,
+    /// The same, and the kernel refuses all files but these, system directories and temporary ones.
+    Landlock,
+    /// The same directory at a fixed path, in namespaces of its own: nothing else can be written, the rest of
+    /// the workspace, other processes and the network are not there.
+    Ns,
 }
 
 impl Sandbox {
+    /// All levels, from open to closed.
+    pub const ALL: [Self; 6] =
+        [Self::Loose, Self::Env, Self::Audit, Self::Stage, Self::Landlock, Self::Ns];
+
     /// The word in `graph.json`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Loose => "loose",
             Self::Env => "env",
+            Self::Audit => "audit",
+            Self::Stage => "stage",
+            Self::Landlock => "landlock",
+            Self::Ns => "ns",
         }
+    }
+
+    /// The level of a word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.as_str() == word)
+    }
+
+    /// The next level that may stand for this one where the system does not have it. What is left has to be
+    /// there on every system.
+    pub fn fallback(self) -> Option<Self> {
+        match self {
+            Self::Ns => Some(Self::Landlock),
+            Self::Landlock => Some(Self::Stage),
+            Self::Audit => Some(Self::Env),
+            Self::Loose | Self::Env | Self::Stage => None,
+        }
+    }
+
+    /// Whether commands run in a directory of their own with copies of the declared inputs.
+    pub fn is_staged(self) -> bool {
+        self >= Self::Stage
+    }
+
+    /// Whether commands reach the network where the graph does not say.
+    pub fn has_network(self) -> bool {
+        self < Self::Landlock
     }
 }
 

@@ -3,9 +3,10 @@
 use netbuild_core::{
     graph::{
         CachePolicy, DependencyKind, Graph, InputPattern, LogPolicy, PlatformKey, Problem,
-        Problems, Severity, ToolSource, load,
+        Problems, SandboxWish, Severity, ToolSource, load,
     },
     key::OutputShape,
+    record::Sandbox,
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -193,8 +194,18 @@ fn every_mistake_in_a_task_has_its_code_and_hint() {
         (r#"{"command":"x","log":|"all"}"#, "G032", "`log` must be", ""),
         (r#"{"command":"x","priority":|99999999999}"#, "G032", "whole number", ""),
         (r#"{"command":"x","tools":[|"../x"]}"#, "G010", "leaves the workspace", ""),
-        (r#"{"command":"x",|"network":true}"#, "G031", "`network` is not supported yet", ""),
-        (r#"{"command":"x","sandbox":|"ns"}"#, "G031", "not supported yet", ""),
+        (r#"{"command":"x",|"cache_failures":true}"#, "G031", "is not supported yet", ""),
+        (r#"{"command":"x","network":|"off"}"#, "G032", "true or false", ""),
+        (r#"{"command":"x","sandbox":|"jail"}"#, "G032", "\"audit\"", ""),
+        (r#"{"command":"x","sandbox":|{"fallback":true}}"#, "G032", "without `level`", ""),
+        (r#"{"command":"x","sandbox":{"level":"ns",|"levle":"ns"}}"#, "G002", "`levle`", "`level`"),
+        (r#"{"command":"x","sandbox":|"ns","persistent":true}"#, "G031", "tasks that end", ""),
+        (
+            r#"{"command":"x","sandbox":|"stage","inputs":[],"dep_file":"d"}"#,
+            "G031",
+            "a dep file names some only afterwards",
+            "",
+        ),
         (r#"{"graphs":{|"b c":{"command":"x"}}}"#, "G005", "`a:b c`", ""),
     ];
     for (task, code, message, hint) in table {
@@ -460,7 +471,8 @@ fn a_whole_graph_is_read() {
                 "outputs": ["bin/api", {"path": "bin/*.map", "optional": true}],
                 "env": {"B": "2", "P": "3"}, "pass_env": ["GO_*"], "secret_env": ["Q"],
                 "tools": ["k", "go", "cc", "tools/x", "./y"], "platforms": ["darwin/arm64", "linux"],
-                "platform_key": "any", "cache": "local", "clean": false, "timeout": 1.5, "sandbox": "env",
+                "platform_key": "any", "cache": "local", "clean": false, "timeout": 1.5, "sandbox": {"level": "ns", "fallback": true},
+                "network": true,
                 "retry": {"max_attempts": 4, "initial_delay_ms": 10, "on": ["timeout"]},
                 "key_salt": "k", "description": "x", "runner": "bash", "log": "errors", "priority": -1
             }
@@ -478,6 +490,9 @@ fn a_whole_graph_is_read() {
     assert_eq!(task.command.as_deref().unwrap(), ["./run", "a b"]);
     assert_eq!((task.working_dir.as_str(), task.timeout), ("sub", Some(Duration::from_secs(600))));
     assert_eq!((task.retry.max_attempts, task.clean, task.is_cacheable()), (3, true, true));
+    assert_eq!((task.sandbox, task.network), (SandboxWish::default(), None));
+    let wish = SandboxWish { level: Sandbox::Ns, fallback: true };
+    assert_eq!((graph[t].sandbox, graph[t].network), (wish, Some(true)));
     assert!(task.inputs.is_none());
 
     let task = &graph[t];

@@ -14,6 +14,7 @@ use netbuild_core::{
     merge::Trust,
     peer::PeerId,
     plan::Policy,
+    record::Sandbox,
 };
 use netbuild_mesh::Seed;
 use netbuild_proto::{
@@ -206,6 +207,8 @@ struct TrustSection {
 #[serde(default, deny_unknown_fields)]
 struct RunSection {
     jobs: Option<usize>,
+    min_publish_level: Option<String>,
+    min_accept_level: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -367,6 +370,10 @@ pub struct Settings {
     pub trust: Trust,
     /// Most commands at once.
     pub jobs: NonZeroUsize,
+    /// The level of hermeticity from which on other agents hear of results.
+    pub publish_from: Sandbox,
+    /// The level from which on results of others and of earlier are taken.
+    pub accept_from: Sandbox,
     /// Directives for the log.
     pub log_filter: String,
 }
@@ -472,6 +479,12 @@ pub fn resolve(
     let log_filter =
         text(("", None), variable::LOG, "log.filter", file.log.filter, default.log.filter).value;
     let file_said = |key: &str| format!("`{}`, {key}", resolver.file_name);
+    let level = |said: Option<String>, default: Option<String>, key: &str| {
+        Said { value: said.or(default).unwrap_or_default(), origin: file_said(key) }.parse(|word| {
+            let words = Sandbox::ALL.map(Sandbox::as_str).join(", ");
+            Sandbox::from_word(&word).ok_or_else(|| format!("`{word}` is not one of {words}"))
+        })
+    };
     let sections = Sections {
         cache: [&file.cache, &default.cache],
         redis: [&file.redis, &default.redis],
@@ -529,6 +542,16 @@ pub fn resolve(
         jobs: NonZeroUsize::new(jobs)
             .or_else(|| std::thread::available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN),
+        publish_from: level(
+            file.run.min_publish_level,
+            default.run.min_publish_level,
+            "run.min_publish_level",
+        )?,
+        accept_from: level(
+            file.run.min_accept_level,
+            default.run.min_accept_level,
+            "run.min_accept_level",
+        )?,
         log_filter,
     })
 }

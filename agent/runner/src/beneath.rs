@@ -43,7 +43,7 @@ impl Beneath {
     }
 
     /// Opens the directory that holds `path`, making it and those above it as needed.
-    fn parent<'p>(&self, path: &'p [u8]) -> Result<(OwnedFd, &'p OsStr), BeneathError> {
+    pub(crate) fn parent<'p>(&self, path: &'p [u8]) -> Result<(OwnedFd, &'p OsStr), BeneathError> {
         let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&path[..slash], &path[slash + 1..]),
             None => (&b"."[..], path),

@@ -53,6 +53,14 @@ impl Caller {
         self.get("PATH")
     }
 
+    /// All variables, with those that a task sets: its environment at the level `loose`.
+    pub(crate) fn loose(&self, task: &Task) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut all: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
+        all.extend(self.0.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        all.extend(task.env.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        all.into_iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
+    }
+
     /// The environment of a task.
     pub(crate) fn environment(&self, task: &Task) -> Environment {
         let mut keyed: BTreeMap<String, String> =
@@ -108,15 +116,20 @@ impl Environment {
         all.into_iter().map(|(name, value)| (name.into(), value)).collect()
     }
 
+    /// The value of a variable that says where something is.
+    pub(crate) fn location(&self, name: &str) -> Option<OsString> {
+        match self.keyed.get(name) {
+            Some(value) => Some(OsString::from(value)),
+            None => self.locations.get(name).cloned().map(OsString::from_vec),
+        }
+    }
+
     /// Where the command finds a program; names with a `/` are paths from `working_dir`.
     pub(crate) fn find_program(&self, name: &str, working_dir: &Path) -> Option<PathBuf> {
         if name.contains('/') {
             return Some(working_dir.join(name)).filter(|path| is_executable(path));
         }
-        let path = match self.keyed.get("PATH") {
-            Some(path) => OsString::from(path),
-            None => OsString::from_vec(self.locations.get("PATH").cloned().unwrap_or_default()),
-        };
+        let path = self.location("PATH").unwrap_or_default();
         std::env::split_paths(&path)
             .map(|directory| working_dir.join(directory).join(name))
             .find(|path| is_executable(path))

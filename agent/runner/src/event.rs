@@ -1,6 +1,6 @@
 //! What happens during a run, for whoever shows it.
 
-use netbuild_core::{cache::Source, graph::LogPolicy, moved::Progress};
+use netbuild_core::{cache::Source, graph::LogPolicy, moved::Progress, record::Sandbox};
 use std::{fmt, time::Duration};
 
 /// How a task ended.
@@ -21,6 +21,30 @@ pub enum Ended {
     Failed(String),
     /// It did not run, for this reason.
     Skipped(String),
+}
+
+/// The level of hermeticity of a result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Levels {
+    /// What the task asked for.
+    pub asked: Sandbox,
+    /// What it got.
+    pub obtained: Sandbox,
+}
+
+/// What a command did with files, for whoever writes declarations: paths are relative to the workspace, sorted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Observation {
+    /// What it read that it did not make.
+    pub read: Vec<String>,
+    /// What it made, changed, moved or removed; directories, too.
+    pub written: Vec<String>,
+    /// Absolute paths of files that it used outside of the workspace and of the system's directories.
+    pub outside: Vec<String>,
+    /// Absolute paths of programs that it ran and that are not among its tools.
+    pub programs: Vec<String>,
+    /// Why it may have done more than this.
+    pub unseen: Vec<String>,
 }
 
 /// One event.
@@ -51,6 +75,15 @@ pub enum Event<'a> {
         log: Vec<u8>,
         /// How much of the log the graph wants shown.
         log_policy: LogPolicy,
+        /// How closed the command ran, now or earlier; `None` where that is not known.
+        levels: Option<Levels>,
+    },
+    /// What the command of a task did, in a run that watches all commands.
+    Observed {
+        /// The task.
+        task: &'a str,
+        /// What it did.
+        observation: Observation,
     },
     /// Something that a person should know and that fails nothing.
     Warning {

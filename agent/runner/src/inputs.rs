@@ -10,6 +10,7 @@ use netbuild_core::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs, io,
     os::unix::ffi::OsStrExt as _,
     path::Path,
 };
@@ -19,7 +20,7 @@ const NEVER: [&[u8]; 4] = [b".git", b".hg", b".svn", b".netbuild"];
 /// Directories that no pattern enters when the workspace's `.gitignore` names them.
 const WHEN_IGNORED: [&str; 2] = ["node_modules", "target"];
 /// Where the key has what a link out of the workspace leads to. Nothing else can stand there.
-const EXTERNAL: &[u8] = b".netbuild/external";
+pub(crate) const EXTERNAL: &[u8] = b".netbuild/external";
 
 /// Inputs that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +41,7 @@ pub(crate) struct Ignored(BTreeSet<Vec<u8>>);
 impl Ignored {
     pub(crate) fn read(root: &Path) -> Self {
         let mut names: BTreeSet<Vec<u8>> = NEVER.iter().map(|name| name.to_vec()).collect();
-        let gitignore = std::fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
+        let gitignore = fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
         for line in gitignore.lines() {
             let name = line.trim().trim_matches('/');
             if WHEN_IGNORED.contains(&name) {
@@ -153,6 +154,33 @@ fn walk(
     Ok(())
 }
 
+/// All files and links of a workspace that patterns can match, relative to it; names that are not UTF-8 are left
+/// out.
+///
+/// # Errors
+/// When the workspace itself cannot be listed.
+pub fn standing(root: &Path) -> io::Result<BTreeSet<String>> {
+    let ignored = Ignored::read(root);
+    let mut found = BTreeSet::new();
+    fs::read_dir(root)?;
+    let mut directories = vec![String::new()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(root.join(&directory)).into_iter().flatten().flatten() {
+            let (Ok(name), Ok(kind)) = (entry.file_name().into_string(), entry.file_type()) else {
+                continue;
+            };
+            let is_ignored = ignored.contains(name.as_bytes());
+            let path = if directory.is_empty() { name } else { format!("{directory}/{name}") };
+            if !kind.is_dir() {
+                found.insert(path);
+            } else if !is_ignored {
+                directories.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Names in a directory, and whether each is a directory itself; none when it does not exist.
 pub(crate) fn entries(
     table: &FileTable,
@@ -160,10 +188,10 @@ pub(crate) fn entries(
 ) -> Result<Vec<(Vec<u8>, bool)>, FileError> {
     let absolute = table.absolute(directory);
     let io_error = |error| FileError::Io(absolute.clone(), error);
-    let list = match std::fs::read_dir(&absolute) {
+    let list = match fs::read_dir(&absolute) {
         Ok(list) => list,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Vec::new()),
         Err(error) => return Err(io_error(error)),
     };
     let mut found = Vec::new();

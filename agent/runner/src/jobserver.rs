@@ -101,6 +101,12 @@ impl JobServer {
     }
 }
 
+/// The named pipe that flags of make speak of.
+pub(crate) fn pipe_of(flags: &str) -> Option<&str> {
+    let (_, rest) = flags.split_once("--jobserver-auth=fifo:")?;
+    rest.split_ascii_whitespace().next()
+}
+
 impl Drop for Token<'_> {
     fn drop(&mut self) {
         drop(self.taken.take());

@@ -137,13 +137,13 @@ fn predict_one(run: &Run<'_>, id: TaskId, of: &HashMap<TaskId, Prediction>) -> P
     }
 }
 
-/// The cache of who must not change anything.
+/// The cache of who must not use one.
 #[derive(Debug)]
-struct NoCache;
+pub(crate) struct NoCache;
 
 impl NoCache {
     fn refuse<T>() -> Result<T, CacheError> {
-        Err(CacheError::Unreachable("a prediction asks no cache".into()))
+        Err(CacheError::Unreachable("no cache is asked".into()))
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::{descriptors::Sender, masking::Masker, service::Ear, supervisor::SPAWN_COMMAND};
 use netbuild_proto::{
     log::{Log, Stream},
-    spawn::{Command, Exit, Signal},
+    spawn::{Command, Confinement, Exit, Observed, Signal},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -61,6 +61,8 @@ pub(crate) struct Finished {
     pub(crate) ending: Ending,
     pub(crate) log: Log,
     pub(crate) duration: Duration,
+    /// What it did, when it was watched.
+    pub(crate) observed: Option<Observed>,
 }
 
 /// How a command ended.
@@ -71,6 +73,8 @@ pub(crate) enum Ending {
     TimedOut,
     Cancelled,
     NotStarted(String),
+    /// It could not be confined as it was to be, for this reason, and was not started.
+    Refused(String),
     /// The supervisor vanished; somebody killed it.
     Lost,
 }
@@ -83,6 +87,7 @@ impl fmt::Display for Ending {
             Self::TimedOut => f.write_str("took longer than its timeout"),
             Self::Cancelled => f.write_str("was cancelled"),
             Self::NotStarted(error) => write!(f, "could not be started: {error}"),
+            Self::Refused(why) => write!(f, "could not be confined: {why}"),
             Self::Lost => f.write_str("lost its supervisor, which somebody killed"),
         }
     }
@@ -138,6 +143,7 @@ impl Spawner {
         drop((their_stdout, their_stderr));
         let program = command.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
         Ok(Running {
+            is_watched: matches!(command.confinement, Some(Confinement::Audit(_))),
             program: program.unwrap_or_default(),
             control,
             pipes: [(Stream::Stdout, stdout), (Stream::Stderr, stderr)].map(|(stream, pipe)| {
@@ -234,6 +240,8 @@ impl Sink {
 /// A command that runs.
 #[derive(Debug)]
 pub(crate) struct Running {
+    /// Whether what it did is told after its end.
+    is_watched: bool,
     program: String,
     control: UnixStream,
     pipes: [Pipe; 2],
@@ -249,6 +257,7 @@ impl Running {
     pub(crate) fn wait(mut self, cancel: &Cancel) -> io::Result<(Finished, Option<UnixStream>)> {
         let mut buffer = vec![0; PIPE_BYTES];
         let mut ended = None;
+        let mut observed = None;
         while ended.is_none() || self.pipes.iter().any(|pipe| pipe.open.is_some()) {
             let ready = self.poll(ended.is_none())?;
             // A command ends after all that it started. A pipe that is still open then is held by
@@ -260,6 +269,9 @@ impl Running {
             if ended.is_none() {
                 if ready.control {
                     let exit = Exit::read(&mut self.control)?;
+                    if self.is_watched {
+                        observed = Observed::read(&mut self.control)?;
+                    }
                     ended = Some((exit, self.started.elapsed()));
                 } else {
                     self.enforce(Instant::now(), cancel);
@@ -281,6 +293,10 @@ impl Running {
                 let error = io::Error::from_raw_os_error(errno);
                 Ending::NotStarted(format!("`{}`: {error}", self.program))
             }
+            (None, Some(Exit::Refused(what, 0))) => Ending::Refused(what),
+            (None, Some(Exit::Refused(what, errno))) => {
+                Ending::Refused(format!("{what}: {}", io::Error::from_raw_os_error(errno)))
+            }
             (None, None) => Ending::Lost,
         };
         let control = reusable.then_some(self.control);
@@ -288,7 +304,7 @@ impl Running {
             Sink::Log(log) => log,
             Sink::Ear(_) => Log::default(),
         };
-        Ok((Finished { ending, log, duration }, control))
+        Ok((Finished { ending, log, duration, observed }, control))
     }
 
     fn poll(&self, with_control: bool) -> io::Result<Ready> {

@@ -108,7 +108,7 @@ pub(crate) fn is_exact(
 /// What would not be there if the task had just run: in its directories, at the places of absent
 /// outputs, and where a pattern that is `cleaned` before a run matches. Of a directory with all
 /// that is in it, only the directory.
-fn strangers(
+pub(crate) fn strangers(
     workspace: &Workspace,
     outputs: &[Output],
     entries: &[(Vec<u8>, Entry)],

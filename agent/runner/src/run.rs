@@ -6,6 +6,7 @@ use crate::{
     inputs::Ignored,
     jobserver::{JobServer, Tokens, knows_named_pipes},
     patterns::Patterns,
+    predict::NoCache,
     process::{self, Cancel, Finished, Sink, Spawner},
     service,
     sharing::{Link, Sharing},
@@ -18,6 +19,7 @@ use netbuild_core::{
     cache::{Cache, CacheError},
     digest::Hash,
     graph::{DependencyKind, Graph, Task, TaskId},
+    record::Sandbox,
     schedule::{OnFailure, Outcome, Schedule},
     tree::Entry,
 };
@@ -64,6 +66,14 @@ pub struct Options<'a> {
     pub caller: Caller,
     /// The executable that becomes the spawner: this one, ordinarily.
     pub executable: PathBuf,
+    /// Whether what is undeclared fails a task that is watched or has a stage.
+    pub strict: bool,
+    /// Whether all commands run, watched, and what they did is told instead of kept.
+    pub observe: bool,
+    /// The level from which on others hear of a result.
+    pub publish_from: Sandbox,
+    /// The level from which on a result is taken.
+    pub accept_from: Sandbox,
     /// The name that tells the cache from others, or [`NO_CACHE`](crate::NO_CACHE). A new one gets its name when it
     /// is first used. Outputs that stand in the workspace are looked up all the same when
     /// another cache had them, so that this one comes to have them too.
@@ -110,7 +120,9 @@ pub fn run(
     });
     run.end_services();
     // The last command is over; a result that is not durable yet only costs time later.
-    if let Err(error) = cache.flush() {
+    if !run.observe
+        && let Err(error) = cache.flush()
+    {
         run.warn_of_cache(&error);
     }
     if let Err(error) = run.workspace.save() {
@@ -122,6 +134,19 @@ pub fn run(
     summary.skipped = summary.tasks - summary.executed - summary.hits.total() - summary.failed;
     summary.elapsed = started.elapsed();
     Ok(summary)
+}
+
+/// Runs all commands in the workspace, and tells by [`Event::Observed`] what each did; no cache is used, and services
+/// are not watched.
+///
+/// # Errors
+/// As of [`run()`].
+pub fn observe(
+    options: Options<'_>,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Summary, WorkspaceError> {
+    run(Options { observe: true, ..options }, &NoCache, observer, cancel)
 }
 
 /// The parts of a run that its threads share.
@@ -148,6 +173,12 @@ pub(crate) struct Run<'a> {
     pub(crate) tools: Tools,
     executable: PathBuf,
     pub(crate) cache_id: &'a (dyn Fn() -> Hash + Sync),
+    pub(crate) strict: bool,
+    pub(crate) observe: bool,
+    pub(crate) publish_from: Sandbox,
+    pub(crate) accept_from: Sandbox,
+    /// Levels that the system does not have, and why.
+    unavailable: Mutex<BTreeMap<Sandbox, String>>,
     spawner: Mutex<Option<Arc<Spawner>>>,
     cache_warned: AtomicBool,
     /// Made when the first task with such outputs has ended.
@@ -212,6 +243,11 @@ impl<'a> Run<'a> {
             tools: Tools::default(),
             executable: options.executable,
             cache_id: options.cache_id,
+            strict: options.strict,
+            observe: options.observe,
+            publish_from: options.publish_from,
+            accept_from: options.accept_from,
+            unavailable: Mutex::default(),
             spawner: Mutex::new(None),
             cache_warned: AtomicBool::new(false),
             patterns: OnceLock::new(),
@@ -265,6 +301,7 @@ impl Run<'_> {
                 entries: Arc::default(),
                 log: Vec::new(),
                 duration: Duration::ZERO,
+                levels: None,
             });
         }
         match &task.command {
@@ -275,11 +312,13 @@ impl Run<'_> {
                 entries: Arc::new(self.passed_on(id)),
                 log: Vec::new(),
                 duration: Duration::ZERO,
+                levels: None,
             }),
         }
     }
 
     fn finish(&self, id: TaskId, task: &Task, result: Result<Done, Failure>, took: Duration) {
+        let mut levels = None;
         let (ended, log, outcome) = match result {
             Ok(Done { ended: ended @ Ended::Skipped(_), log, .. }) => {
                 (ended, log, Outcome::Skipped)
@@ -295,6 +334,10 @@ impl Run<'_> {
                     }
                 }
                 progress.data.insert(id, done.entries);
+                levels = done.levels;
+                if let (Ended::Executed, Some(levels)) = (&done.ended, done.levels) {
+                    *progress.summary.levels.entry(levels.obtained).or_default() += 1;
+                }
                 (done.ended, done.log, Outcome::Succeeded)
             }
             Err(Failure { error: error @ (TaskError::Cancelled | TaskError::Needs(_)), log }) => {
@@ -307,7 +350,14 @@ impl Run<'_> {
         };
         if task.command.is_some() {
             let (name, log_policy) = (task.name.as_str(), task.log);
-            self.observer.event(Event::Finished { task: name, ended, took, log, log_policy });
+            self.observer.event(Event::Finished {
+                task: name,
+                ended,
+                took,
+                log,
+                log_policy,
+                levels,
+            });
         }
         self.go_on(id, outcome);
     }
@@ -402,7 +452,8 @@ impl Run<'_> {
             }
         };
         let (name, log_policy, took) = (task.name.as_str(), task.log, began.elapsed());
-        self.observer.event(Event::Finished { task: name, ended, took, log, log_policy });
+        let levels = None;
+        self.observer.event(Event::Finished { task: name, ended, took, log, log_policy, levels });
         match *standing {
             Standing::Failed => Err(TaskError::Needs(task.name.clone())),
             _ => Ok(()),
@@ -416,6 +467,7 @@ impl Run<'_> {
             took: Duration::ZERO,
             log: Vec::new(),
             log_policy: task.log,
+            levels: None,
         });
     }
 
@@ -488,6 +540,7 @@ impl Run<'_> {
             env: self.caller.path().into_iter().map(|path| (b"PATH".to_vec(), path)).collect(),
             working_dir: b"/".to_vec(),
             jobserver: None,
+            confinement: None,
         };
         let finished = self.command(&command, Some(MAKE_TIMEOUT), &[]);
         finished.map(|finished| finished.log.by_stream()).unwrap_or_default()
@@ -557,6 +610,23 @@ impl Run<'_> {
             true => Arc::clone(self.plain.get_or_init(make)),
             false => make(),
         }
+    }
+
+    /// Why a level cannot be had, if that is known.
+    pub(crate) fn unavailable(&self, level: Sandbox) -> Option<String> {
+        let known = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&level).cloned()
+    }
+
+    /// Remembers that a level cannot be had.
+    pub(crate) fn note_unavailable(&self, level: Sandbox, why: &str) {
+        let mut known = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(level, why.to_owned());
+    }
+
+    /// The environment of a task at the level `loose`.
+    pub(crate) fn loose_environment(&self, task: &Task) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.caller.loose(task)
     }
 
     pub(crate) fn warn(&self, task: &Task, message: String) {

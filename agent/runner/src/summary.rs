@@ -1,6 +1,6 @@
 //! What a run came to, in numbers.
 
-use netbuild_core::{backend::TierKind, cache::Source};
+use netbuild_core::{backend::TierKind, cache::Source, record::Sandbox};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Hits by where their outputs came from.
@@ -30,6 +30,8 @@ pub struct Summary {
     pub tasks: usize,
     /// Commands that ran and succeeded.
     pub executed: usize,
+    /// How many of them ran at which level of hermeticity.
+    pub levels: BTreeMap<Sandbox, usize>,
     /// Results that came from a cache.
     pub hits: Hits,
     /// Tasks that failed.

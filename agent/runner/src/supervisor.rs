@@ -16,19 +16,24 @@
 //! that write executables: a fork in one of them would inherit the descriptor and make the next
 //! start of that executable fail with "text file busy".
 
+mod audit;
+mod between;
 mod descendants;
+mod landlock;
+mod namespaces;
 mod start;
 
 use crate::descriptors::Receiver;
+use between::Between;
 use descendants::{kill_descendants, signal_descendants};
-use netbuild_proto::spawn::{Command, Exit, Signal};
+use netbuild_proto::spawn::{Command, Confinement, Exit, Observed, Signal};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::Mode,
     io::Errno,
     process::{self, Pid, WaitOptions, WaitStatus},
 };
-use start::{Started, Starter};
+use start::{Confined, NotStarted, Started, Starter};
 use std::{
     collections::HashSet,
     fs::File,
@@ -141,12 +146,56 @@ fn run_one(
     printed: &[OwnedFd; 2],
     control: &mut UnixStream,
 ) -> bool {
-    let exit = match starter.start(command, printed) {
-        Ok(started) => watch(&started, control),
-        Err(errno) => Exit::NotStarted(errno.raw_os_error()),
+    let (exit, observed) = match start(starter, command, printed) {
+        Ok(Process::Command(started)) => (watch(&started, control), Observed::default()),
+        Ok(Process::Between(between)) => {
+            let ended = watch(&between.started, control);
+            // Whoever told of the command has ended, and with it all that it watched.
+            between.told(ended)
+        }
+        Err(exit) => (exit, Observed::default()),
     };
     kill_descendants(&mut HashSet::new());
-    exit.write(control).is_ok()
+    let watched = matches!(command.confinement, Some(Confinement::Audit(_)));
+    exit.write(control).is_ok() && (!watched || observed.write(control).is_ok())
+}
+
+/// What a supervisor waits for.
+enum Process {
+    Command(Started),
+    Between(Between),
+}
+
+fn start(
+    starter: &mut Starter,
+    command: &Command,
+    printed: &[OwnedFd; 2],
+) -> Result<Process, Exit> {
+    let rules = match &command.confinement {
+        Some(Confinement::Namespaces(namespaces)) => {
+            let started = namespaces::start(starter, command, namespaces, printed);
+            return started.map(Process::Between);
+        }
+        Some(Confinement::Audit(audit)) => {
+            return audit::start(starter, command, audit, printed).map(Process::Between);
+        }
+        Some(Confinement::Landlock(wanted)) => Some(landlock::rules(wanted)?),
+        None => None,
+    };
+    let confined = match &rules {
+        Some(rules) => Confined::landlock(rules.as_fd()),
+        None => Confined::default(),
+    };
+    starter.start(command, printed, &confined).map(Process::Command).map_err(not_started)
+}
+
+fn not_started(why: NotStarted) -> Exit {
+    match why {
+        NotStarted::Command(errno) => Exit::NotStarted(errno.raw_os_error()),
+        NotStarted::Confinement(errno) => {
+            Exit::Refused("the kernel refused to confine it".to_owned(), errno.raw_os_error())
+        }
+    }
 }
 
 /// Waits until the command ends or the runner is gone.

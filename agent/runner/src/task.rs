@@ -4,13 +4,15 @@ use crate::{
     beneath::{join, remove_all, shown},
     discovered::{self, Discovered},
     environment::Environment,
-    event::{Ended, Event},
+    event::{Ended, Event, Levels},
     files::FileError,
     inputs::{self, InputError, Inputs},
+    jobserver::{JobServer, pipe_of},
     outputs::{self, Collected, OutputError},
     process::{Ending, Finished},
     restore,
     run::{Entries, Run},
+    sandbox::{self, Findings, Ground, Stage, StageError},
     tools::ToolError,
 };
 use memchr::memmem::Finder;
@@ -27,7 +29,7 @@ use netbuild_core::{
 };
 use netbuild_proto::{
     log::{self, Log},
-    spawn::Command,
+    spawn::{Command, Namespaces},
     workspace::TaskState,
 };
 use std::{
@@ -58,6 +60,8 @@ pub(crate) struct Done {
     pub(crate) log: Vec<u8>,
     /// What the command took when it ran, now or earlier.
     pub(crate) duration: Duration,
+    /// How closed it ran, now or earlier.
+    pub(crate) levels: Option<Levels>,
 }
 
 /// Why a task failed.
@@ -79,6 +83,16 @@ pub(crate) enum TaskError {
     Prepare(String),
     #[error(transparent)]
     Workspace(#[from] crate::workspace::WorkspaceError),
+    #[error(
+        "level `{level}` cannot be had here: {why}; say `{{\"level\": \"{level}\", \"fallback\": true}}` \
+         where a lower one will do",
+        level = .0.as_str(), why = .1
+    )]
+    Unavailable(Sandbox, String),
+    #[error("{0}")]
+    Undeclared(String),
+    #[error(transparent)]
+    Stage(#[from] StageError),
     #[error("the service {0}")]
     Service(String),
     #[error("G011 `{0}` is an output of `{1}`, too: each path has one owner")]
@@ -117,7 +131,6 @@ struct Prepared {
     discovered: Option<Discovered>,
     action: Action,
     key: ActionKey,
-    working_dir: PathBuf,
 }
 
 /// What a look into the cache came to.
@@ -145,7 +158,7 @@ pub(crate) fn process(
     task: &Task,
     argv: &[String],
 ) -> Result<Done, Failure> {
-    let cacheable = task.is_cacheable();
+    let cacheable = task.is_cacheable() && !run.observe;
     let mut again = None;
     for attempt in 0..=RERUNS {
         let began = Instant::now();
@@ -292,7 +305,7 @@ fn prepare(
         clean: task.clean,
     };
     let key = action.key();
-    Ok(Prepared { id, environment, inputs, discovered, action, key, working_dir })
+    Ok(Prepared { id, environment, inputs, discovered, action, key })
 }
 
 fn declared(task: &Task) -> &[OutputDeclaration] {
@@ -360,6 +373,7 @@ fn up_to_date(
         entries: Arc::clone(&state.entries),
         log: Vec::new(),
         duration: Duration::from_millis(state.duration_ms),
+        levels: None,
     };
     Ok((done, state.cache))
 }
@@ -419,7 +433,8 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, 
         if execution.bound_to.is_some_and(|id| id != run.workspace.id) {
             return Ok(Found::Miss(Cause::BoundElsewhere));
         }
-        if hit.record.result.exit_code != 0 {
+        let too_open = execution.sandbox_obtained < run.accept_from;
+        if too_open || hit.record.result.exit_code != 0 {
             return Ok(Found::Miss(Cause::NoRecord));
         }
         let outputs = &hit.record.result.outputs;
@@ -430,6 +445,8 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, 
         match restored {
             Ok(entries) => {
                 let duration_ms = execution.duration_ms;
+                let levels =
+                    Levels { asked: execution.sandbox_asked, obtained: execution.sandbox_obtained };
                 let state = TaskState {
                     key: prepared.key,
                     cache: (run.cache_id)(),
@@ -444,6 +461,7 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, 
                     entries,
                     log: replay(run, hit.record.result.log),
                     duration: Duration::from_millis(duration_ms),
+                    levels: Some(levels),
                 }));
             }
             Err(error) => {
@@ -469,20 +487,27 @@ fn execute(
     run.need_services_of(prepared.id)?;
     run.observer.event(Event::Started { task: &task.name });
     let started = SystemTime::now();
-    let (finished, flaky) = attempts(run, task, argv, prepared)?;
+    let (attempted, flaky) = attempts(run, task, argv, prepared)?;
+    let Attempted { finished, level, stage } = attempted;
     let log = finished.log.interleaved();
     let with_log = |error: TaskError| Failure { error, log: log.clone() };
     let root = run.workspace.root.as_os_str().as_bytes();
-    let mut collected = outputs::collect(&run.workspace.files, declared(task), &Finder::new(root))
-        .map_err(|error| with_log(error.into()))?;
+    let mut collected = match &stage {
+        Some(stage) => take_from(run, task, stage, &Finder::new(root)).map_err(with_log)?,
+        None => outputs::collect(&run.workspace.files, declared(task), &Finder::new(root))
+            .map_err(|error| with_log(error.into()))?,
+    };
+    drop(stage);
     let entries = Arc::new(std::mem::take(&mut collected.entries));
     check_owners(run, prepared.id, task, &entries).map_err(with_log)?;
+    let levels = Levels { asked: task.sandbox.level, obtained: level };
     let done = |end| Executed::Done {
         done: Done {
             ended: Ended::Executed,
             entries: Arc::clone(&entries),
             log: log.clone(),
             duration: finished.duration,
+            levels: Some(levels),
         },
         end,
         with_discovered: None,
@@ -491,7 +516,20 @@ fn execute(
         run.warn(task, format!("{why}; its result is not kept"));
         done(RunEnd::NotKept(why.to_owned()))
     };
+    if let Some(why) = sandbox::unenforced(task, level) {
+        run.warn(task, why.to_owned());
+    }
+    if run.observe {
+        let observed = finished.observed.as_ref();
+        let observation = observed.map(|observed| sandbox::observation(run, task, observed));
+        let observation = observation.unwrap_or_default();
+        run.observer.event(Event::Observed { task: &task.name, observation });
+        return Ok(done(RunEnd::NotKept("it was only watched".into())));
+    }
     if !task.is_cacheable() {
+        if let Some(what) = judge(run, task, &prepared.inputs, &finished).map_err(with_log)? {
+            run.warn(task, what);
+        }
         return Ok(done(RunEnd::NotKept("it is never cached".into())));
     }
     if let Some(what) = drift(run, task, prepared) {
@@ -509,6 +547,9 @@ fn execute(
         },
     };
     let prepared = found.as_deref().unwrap_or(prepared);
+    if let Some(what) = judge(run, task, &prepared.inputs, &finished).map_err(with_log)? {
+        return Ok(not_kept(&what));
+    }
     if let Some(why) = &collected.uncacheable {
         return Ok(not_kept(why));
     }
@@ -518,7 +559,7 @@ fn execute(
     }
     let end = match task.cache {
         CachePolicy::ReadOnly => RunEnd::NotKept("the graph says so".into()),
-        _ => match keep(run, task, prepared, &finished, flaky, &collected, &entries) {
+        _ => match keep(run, task, prepared, (&finished, levels, flaky), &collected, &entries) {
             Ok(()) => RunEnd::Kept,
             Err(error) => {
                 run.warn_of_cache(&error);
@@ -539,6 +580,45 @@ fn execute(
         Executed::Done { done, end, .. } => Executed::Done { done, end, with_discovered: found },
         again => again,
     })
+}
+
+/// Takes the declared outputs from a stage into the workspace, and names what else is there.
+fn take_from(
+    run: &Run<'_>,
+    task: &Task,
+    stage: &Stage,
+    workspace: &Finder<'_>,
+) -> Result<Collected, TaskError> {
+    let collected = stage.collect(declared(task), workspace)?;
+    stage.deliver(run, &collected, cleaned(task))?;
+    let strays = stage.strays();
+    if !strays.is_empty() {
+        let what = format!("it wrote {}, undeclared", sandbox::names(&strays));
+        if run.strict {
+            return Err(TaskError::Undeclared(what));
+        }
+        run.warn(task, format!("{what}; that is not kept"));
+    }
+    Ok(collected)
+}
+
+/// Holds what a watched command did against what its task declares; what is not declared, if anything. What is not
+/// watched is believed.
+fn judge(
+    run: &Run<'_>,
+    task: &Task,
+    inputs: &Inputs,
+    finished: &Finished,
+) -> Result<Option<String>, TaskError> {
+    let Some(observed) = &finished.observed else { return Ok(None) };
+    let findings = Findings::new(run, task, inputs, observed);
+    if let Some(programs) = findings.programs() {
+        run.warn(task, programs);
+    }
+    match findings.undeclared() {
+        Some(what) if run.strict => Err(TaskError::Undeclared(what)),
+        found => Ok(found),
+    }
 }
 
 /// The task with the inputs that its command named in its dep file.
@@ -568,28 +648,43 @@ fn drift(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Option<String> {
     }
 }
 
+/// A command that ran.
+struct Attempted {
+    finished: Finished,
+    /// How closed it ran.
+    level: Sandbox,
+    /// Where its outputs are, when that is not the workspace.
+    stage: Option<Stage>,
+}
+
 /// Runs the command until it succeeds or no retry is left. Says whether it took a retry.
 fn attempts(
     run: &Run<'_>,
     task: &Task,
     argv: &[String],
     prepared: &Prepared,
-) -> Result<(Finished, bool), Failure> {
+) -> Result<(Attempted, bool), Failure> {
     let mut failed = 0;
     loop {
-        let finished = attempt(run, task, argv, prepared)?;
+        let attempted = attempt(run, task, argv, prepared)?;
+        let finished = &attempted.finished;
         let retried = match &finished.ending {
-            Ending::Code(0) => return Ok((finished, failed > 0)),
+            Ending::Code(0) => return Ok((attempted, failed > 0)),
             Ending::Code(_) => task.retry.on.exit,
             Ending::TimedOut => task.retry.on.timeout,
             Ending::Signal(_) => task.retry.on.signal,
-            Ending::Cancelled | Ending::NotStarted(_) | Ending::Lost => false,
+            Ending::Cancelled | Ending::NotStarted(_) | Ending::Refused(_) | Ending::Lost => false,
         };
         failed += 1;
         let log = finished.log.interleaved();
         let delay = task.retry.delay_after(failed).filter(|_| retried);
         let Some(delay) = delay.filter(|_| !run.cancel.is_requested()) else {
-            let error = match finished.ending {
+            if attempted.stage.is_some() && matches!(finished.ending, Ending::Code(_)) {
+                let (level, name) = (attempted.level.as_str(), &task.name);
+                let hint = format!("`netbuild graph suggest {name}` says what it uses");
+                run.warn(task, format!("at level {level} only declared inputs are there; {hint}"));
+            }
+            let error = match attempted.finished.ending {
                 Ending::Cancelled => TaskError::Cancelled,
                 ending => TaskError::Command(ending),
             };
@@ -602,32 +697,86 @@ fn attempts(
     }
 }
 
+/// Runs the command once, at the level that it asks for or at the next one that will do.
 fn attempt(
     run: &Run<'_>,
     task: &Task,
     argv: &[String],
     prepared: &Prepared,
-) -> Result<Finished, TaskError> {
+) -> Result<Attempted, TaskError> {
     let server = run.job_server()?;
     let Some(token) = server.acquire(run.cancel).map_err(TaskError::Supervise)? else {
         return Err(TaskError::Cancelled);
     };
+    let mut level = if run.observe { Sandbox::Audit } else { task.sandbox.level };
+    let attempted = loop {
+        let why = match run.unavailable(level) {
+            Some(why) => why,
+            None => {
+                let attempted = attempt_at(run, task, argv, prepared, &server, level)?;
+                let Ending::Refused(why) = attempted.finished.ending else { break attempted };
+                run.note_unavailable(level, &why);
+                why
+            }
+        };
+        match level.fallback().filter(|_| task.sandbox.fallback) {
+            Some(next) => {
+                let (asked, got) = (level.as_str(), next.as_str());
+                run.warn(task, format!("level {asked} cannot be had here ({why}); trying {got}"));
+                level = next;
+            }
+            None => return Err(TaskError::Unavailable(level, why)),
+        }
+    };
+    drop(token);
+    Ok(attempted)
+}
+
+fn attempt_at(
+    run: &Run<'_>,
+    task: &Task,
+    argv: &[String],
+    prepared: &Prepared,
+    server: &JobServer,
+    level: Sandbox,
+) -> Result<Attempted, TaskError> {
     let scratch = run.workspace.scratch()?;
-    let aside = make_way(run, task)?;
+    let (stage, aside) = match level.is_staged() {
+        true => (Some(Stage::set(run, task, &prepared.inputs)?), Vec::new()),
+        false => (None, make_way(run, task)?),
+    };
+    let flags = server.flags();
+    let pipe = flags.as_ref().and_then(|(flags, inherited)| {
+        inherited.or_else(|| pipe_of(flags).map(std::path::Path::new))
+    });
+    let ground = Ground { level, stage: stage.as_ref(), scratch: scratch.path(), pipe };
+    let working_dir = ground.root(run).join(&task.working_dir);
     let mut command = Command {
         argv: argv.iter().map(|arg| arg.clone().into_bytes()).collect(),
-        env: prepared.environment.variables(scratch.path()),
-        working_dir: prepared.working_dir.as_os_str().as_bytes().to_vec(),
+        env: match level {
+            Sandbox::Loose => run.loose_environment(task),
+            _ => prepared.environment.variables(ground.temporary()),
+        },
+        working_dir: working_dir.as_os_str().as_bytes().to_vec(),
         jobserver: None,
+        confinement: ground.confinement(run, task, &prepared.environment),
     };
     let says = |name: &[u8]| command.env.iter().any(|(known, _)| known == name);
-    if let Some((flags, inherited)) = server.flags().filter(|_| !says(MAKEFLAGS)) {
+    if let Some((flags, inherited)) = flags.as_ref().filter(|_| !says(MAKEFLAGS)) {
+        let inside = level == Sandbox::Ns;
+        let flags = match pipe_of(flags).filter(|_| inside) {
+            Some(outside) => flags.replace(outside, Namespaces::JOBSERVER),
+            None => flags.clone(),
+        };
         command.env.push((MAKEFLAGS.to_vec(), flags.into_bytes()));
-        command.jobserver = inherited.map(|path| path.as_os_str().as_bytes().to_vec());
+        let inherited = inherited.map(|path| match inside {
+            true => Namespaces::JOBSERVER.as_bytes().to_vec(),
+            false => path.as_os_str().as_bytes().to_vec(),
+        });
+        command.jobserver = inherited;
     }
     let secrets: Vec<Vec<u8>> = prepared.environment.secret.values().flatten().cloned().collect();
     let finished = run.command(&command, task.timeout, &secrets).map_err(TaskError::Supervise);
-    drop(token);
     let started = matches!(&finished, Ok(finished) if !is_not_started(&finished.ending));
     for (path, from) in aside {
         if started {
@@ -638,11 +787,11 @@ fn attempt(
         }
     }
     run.workspace.give_back(scratch);
-    finished
+    Ok(Attempted { finished: finished?, level, stage })
 }
 
 fn is_not_started(ending: &Ending) -> bool {
-    matches!(ending, Ending::NotStarted(_))
+    matches!(ending, Ending::NotStarted(_) | Ending::Refused(_))
 }
 
 /// Moves earlier outputs aside and makes the directories that new ones will stand in.
@@ -682,8 +831,7 @@ fn keep(
     run: &Run<'_>,
     task: &Task,
     prepared: &Prepared,
-    finished: &Finished,
-    flaky: bool,
+    (finished, levels, flaky): (&Finished, Levels, bool),
     collected: &Collected,
     entries: &Entries,
 ) -> Result<(), CacheError> {
@@ -705,14 +853,14 @@ fn keep(
     let execution = Execution {
         duration_ms: millis(finished.duration),
         finished_at_ms: millis(finished_at),
-        sandbox_asked: Sandbox::Env,
-        sandbox_obtained: Sandbox::Env,
+        sandbox_asked: levels.asked,
+        sandbox_obtained: levels.obtained,
         tools: task.tools.iter().map(|tool| tool.name.clone()).collect(),
         netbuild_version: env!("CARGO_PKG_VERSION").to_owned(),
         flaky,
         drift_checked: true,
         bound_to: collected.bound.then_some(run.workspace.id),
-        local: task.cache == CachePolicy::Local,
+        local: task.cache == CachePolicy::Local || levels.obtained < run.publish_from,
     };
     if collected.bound {
         let place = run.workspace.root.display();

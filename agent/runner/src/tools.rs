@@ -127,6 +127,7 @@ fn version(
         env: environment.variables(&std::env::temp_dir()),
         working_dir: run.workspace.root.as_os_str().as_bytes().to_vec(),
         jobserver: None,
+        confinement: None,
     };
     let finished = run
         .command(&command, Some(VERSION_TIMEOUT), &[])

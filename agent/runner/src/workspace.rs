@@ -6,6 +6,7 @@
 //! .netbuild/history        what was done about tasks, and why
 //! .netbuild/tasks.lock     one run at a time executes a task
 //! .netbuild/tmp/RUN/       staging of one run, removed with it, or by a later run when it was killed
+//! .netbuild/sandbox/RUN/   stages of its commands, likewise
 //! ```
 
 use crate::{
@@ -145,6 +146,15 @@ impl Workspace {
         Ok(staging.directory.join(number.to_string()))
     }
 
+    /// Makes an empty directory for the copies of inputs that one command sees.
+    pub(crate) fn stage_path(&self) -> Result<PathBuf, WorkspaceError> {
+        let staging = self.ensure_staging()?;
+        let number = staging.next.fetch_add(1, Ordering::Relaxed);
+        let path = staging.sandboxes.join(number.to_string());
+        fs::create_dir_all(&path).map_err(at(&path))?;
+        Ok(path)
+    }
+
     /// Makes the directory of [`Self::staging_path`], and again when a task has removed it.
     pub(crate) fn ensure_staging(&self) -> Result<Arc<Staging>, WorkspaceError> {
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
@@ -274,6 +284,7 @@ pub(crate) fn open_own(path: &Path) -> io::Result<File> {
 #[derive(Debug)]
 pub(crate) struct Staging {
     directory: PathBuf,
+    sandboxes: PathBuf,
     next: AtomicU64,
     lock_path: PathBuf,
     _lock: File,
@@ -288,9 +299,13 @@ impl Staging {
             let lock_path = directory.with_extension("lock");
             let lock = open_own(&lock_path).map_err(at(&lock_path))?;
             if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                remove_all(&directory).map_err(at(&directory))?;
+                let sandboxes = sandboxes_of(&directory);
+                for left in [&directory, &sandboxes] {
+                    remove_all(left).map_err(at(left))?;
+                }
                 fs::create_dir(&directory).map_err(at(&directory))?;
-                return Ok(Self { directory, next: AtomicU64::new(0), lock_path, _lock: lock });
+                let next = AtomicU64::new(0);
+                return Ok(Self { directory, sandboxes, next, lock_path, _lock: lock });
             }
         }
         Err(at(tmp)(io::Error::from(io::ErrorKind::AlreadyExists)))
@@ -301,8 +316,15 @@ impl Drop for Staging {
     fn drop(&mut self) {
         // What cannot be removed now is removed by a later run.
         drop(remove_all(&self.directory));
+        drop(remove_all(&self.sandboxes));
         drop(fs::remove_file(&self.lock_path));
     }
+}
+
+/// Where the stages of the run are whose staging directory this is.
+fn sandboxes_of(directory: &Path) -> PathBuf {
+    let tmp = directory.parent().and_then(Path::parent).unwrap_or(directory);
+    tmp.join("sandbox").join(directory.file_name().unwrap_or_default())
 }
 
 /// Removes what runs left that were killed.
@@ -316,7 +338,9 @@ fn remove_dead(tmp: &Path) {
             continue;
         };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            drop(remove_all(&path.with_extension("")));
+            let directory = path.with_extension("");
+            drop(remove_all(&directory));
+            drop(remove_all(&sandboxes_of(&directory)));
             drop(fs::remove_file(&path));
         }
     }

@@ -11,9 +11,13 @@ use super::{
     },
     report::{Report, quote},
     service,
-    task::{CachePolicy, DependencyKind, LogPolicy, PlatformFilter, PlatformKey, Retry, Service},
+    task::{
+        CachePolicy, DependencyKind, LogPolicy, PlatformFilter, PlatformKey, Retry, SandboxWish,
+        Service,
+    },
     values,
 };
+use crate::record::Sandbox;
 use jsonc_parser::ast::{Object, ObjectProp, Value};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -47,6 +51,7 @@ const TASK_FIELDS: &[&str] = &[
     "interactive",
     "dep_file",
     "sandbox",
+    "network",
     "graphs",
     "parallelism",
 ];
@@ -63,7 +68,7 @@ const DEFAULT_FIELDS: &[&str] = &[
     "pool",
 ];
 /// Fields of the format that this version does not have.
-const LATER_FIELDS: &[&str] = &["network", "cache_failures"];
+const LATER_FIELDS: &[&str] = &["cache_failures"];
 /// Fields that are read and checked but that runs do not obey yet, so that a graph with one of them
 /// is refused.
 const UNOBEYED_FIELDS: &[&str] = &["interactive"];
@@ -120,6 +125,8 @@ pub(super) struct Fields<'t> {
     pub(super) service: Option<Located<Service>>,
     pub(super) interactive: bool,
     pub(super) dep_file: Option<Located<String>>,
+    pub(super) sandbox: Option<Located<SandboxWish>>,
+    pub(super) network: Option<bool>,
     /// The place of `cache`, when it says anything but `false`.
     pub(super) caches_at: Option<u32>,
 }
@@ -158,7 +165,7 @@ impl<'t> Fields<'t> {
                 alias(report, property, name, self.retry.is_some(), "retries");
                 self.retry = values::retry(report, value, name);
             }
-            "sandbox" => sandbox(report, value),
+            "sandbox" => self.sandbox = sandbox(report, value),
             "pool" => self.pool = string(report, value, name),
             _ => return false,
         }
@@ -227,6 +234,7 @@ impl<'t> Fields<'t> {
             }
             "interactive" => self.interactive = boolean(report, value, name).unwrap_or(false),
             "dep_file" => self.dep_file = dep_file(report, value),
+            "network" => self.network = boolean(report, value, name),
             "parallelism" if values::parallelism(report, value).is_some() => {
                 let message = "`max_parallel` has no effect in a task".to_owned();
                 report.warn(at(property), code::NOT_SUPPORTED, message, "set it at the top level");
@@ -463,12 +471,30 @@ fn cache(report: &mut Report, value: &Value<'_>) -> CachePolicy {
     }
 }
 
-fn sandbox(report: &mut Report, value: &Value<'_>) {
-    if value.as_string_lit().is_none_or(|level| level.value != "env") {
-        let message =
-            "`sandbox` other than \"env\" is not supported yet by this version".to_owned();
-        report.error(at(value), code::NOT_SUPPORTED, message);
+/// `{"level": ..., "fallback": true}`, or the level alone.
+fn sandbox(report: &mut Report, value: &Value<'_>) -> Option<Located<SandboxWish>> {
+    let words = Sandbox::ALL.map(|level| (level.as_str(), level));
+    let mut wish = SandboxWish::default();
+    match value {
+        Value::StringLit(_) => wish.level = word(report, value, "sandbox", &words)?,
+        Value::Object(fields) => {
+            for property in &fields.properties {
+                match property.name.as_str() {
+                    "level" => wish.level = word(report, &property.value, "level", &words)?,
+                    "fallback" => wish.fallback = boolean(report, &property.value, "fallback")?,
+                    _ => unknown_field(report, property, "`sandbox`", &["level", "fallback"], &[]),
+                }
+            }
+            if fields.get("level").is_none() {
+                report.error(at(value), code::VALUE, "a `sandbox` without `level`".to_owned());
+            }
+        }
+        _ => {
+            mismatch(report, value, "sandbox", "a level or {level, fallback}");
+            return None;
+        }
     }
+    Some(Located { value: wish, at: at(value) })
 }
 
 /// Gaffer does not say what `runner` means; what can only mean a shell is accepted.

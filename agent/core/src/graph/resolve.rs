@@ -13,8 +13,9 @@ use super::{
     report::{Report, quote},
     service,
     suggest::did_you_mean,
-    task::{Dependency, DependencyKind, PoolId, Task, TaskId, ToolSource, ToolSpec},
+    task::{Dependency, DependencyKind, PoolId, SandboxWish, Task, TaskId, ToolSource, ToolSpec},
 };
+use crate::record::Sandbox;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Names that may be compared for "did you mean" while a file is loaded: enough for every mistake
@@ -115,6 +116,32 @@ impl<'f> Names<'f> {
         };
         report.error_with(name.at, code::MISSING_TASK, message, hint);
         None
+    }
+}
+
+/// The level that a task asks for. Services and tasks with a dep file run in the workspace; where they say so
+/// themselves, more is a mistake, and what `defaults` says is not for them.
+fn sandbox(fields: &Fields<'_>, defaults: &Fields<'_>, report: &mut Report) -> SandboxWish {
+    let why = match (&fields.service, &fields.dep_file) {
+        (Some(_), _) => "is for tasks that end",
+        (None, Some(_)) => {
+            "needs all inputs before the command runs, and a dep file names some only afterwards"
+        }
+        (None, None) => "",
+    };
+    match (fields.sandbox, defaults.sandbox) {
+        (Some(wish), _) if !why.is_empty() && wish.value.level > Sandbox::Env => {
+            let message = format!("level \"{}\" {why}", wish.value.level.as_str());
+            let hint = "leave `sandbox` out".to_owned();
+            report.error_with(wish.at, code::NOT_SUPPORTED, message, hint);
+            SandboxWish::default()
+        }
+        (Some(wish), _) => wish.value,
+        (None, Some(wish)) if why.is_empty() => wish.value,
+        (None, Some(wish)) => {
+            SandboxWish { level: wish.value.level.min(Sandbox::Env), fallback: false }
+        }
+        (None, None) => SandboxWish::default(),
     }
 }
 
@@ -282,6 +309,8 @@ impl<'f, 't> Merger<'f, 't> {
             service: fields.service.as_ref().map(|service| service.value.clone()),
             interactive: fields.interactive,
             dep_file: fields.dep_file.as_ref().map(|path| path.value.clone()),
+            sandbox: sandbox(fields, defaults, report),
+            network: fields.network,
         };
         service::check(entry, &task, report);
         check_size(&task, entry.at, report);

@@ -3,7 +3,7 @@
 //! Everything is resolved: defaults are merged, groups expanded, paths normalised and relative to
 //! the workspace, shells turned into argument lists.
 
-use crate::{glob::Glob, key::OutputDeclaration};
+use crate::{glob::Glob, key::OutputDeclaration, record::Sandbox};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -74,6 +74,17 @@ pub enum ToolSource {
     Version(Vec<String>),
     /// Hash this text.
     Value(String),
+}
+
+impl ToolSource {
+    /// The program that it stands for, if it names one.
+    pub fn program(&self) -> Option<&str> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Version(argv) => argv.first().map(String::as_str),
+            Self::Value(_) => None,
+        }
+    }
 }
 
 /// A tool that is part of the key of a task.
@@ -235,6 +246,15 @@ pub struct Service {
     pub timeout: Duration,
 }
 
+/// The level of hermeticity that a task asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SandboxWish {
+    /// The level.
+    pub level: Sandbox,
+    /// Whether a lower one will do where the system does not have it; else the task fails there.
+    pub fallback: bool,
+}
+
 /// One entry of the graph, checked.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -291,6 +311,10 @@ pub struct Task {
     /// A file in which its command names further inputs, as `gcc -MD` writes it; relative to the
     /// workspace.
     pub dep_file: Option<String>,
+    /// How closed its environment is.
+    pub sandbox: SandboxWish,
+    /// Whether it may use the network; `None` leaves it to the level. Obeyed where the level can.
+    pub network: Option<bool>,
 }
 
 impl Default for Task {
@@ -322,6 +346,8 @@ impl Default for Task {
             service: None,
             interactive: false,
             dep_file: None,
+            sandbox: SandboxWish::default(),
+            network: None,
         }
     }
 }

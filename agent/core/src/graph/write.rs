@@ -2,7 +2,7 @@
 
 use super::{
     CachePolicy, Dependency, DependencyKind, Graph, InputPattern, LogPolicy, PlatformKey,
-    Readiness, Retry, Service, Task, TaskId, ToolSource, format::format,
+    Readiness, Retry, SandboxWish, Service, Task, TaskId, ToolSource, format::format,
 };
 use crate::key::{OutputDeclaration, OutputShape};
 
@@ -157,6 +157,16 @@ impl Graph {
         }
         if task.interactive {
             fields.add("interactive", "true".to_owned());
+        }
+        match (task.sandbox, task.sandbox.level.as_str()) {
+            (wish, _) if wish == SandboxWish::default() => {}
+            (wish, level) if wish.fallback => {
+                fields.add("sandbox", format!("{{\"level\": \"{level}\", \"fallback\": true}}"));
+            }
+            (_, level) => fields.text("sandbox", level),
+        }
+        if let Some(network) = task.network {
+            fields.add("network", network.to_string());
         }
     }
 }

@@ -10,7 +10,7 @@ use rustix::{io::Errno, process::Pid};
 use std::{
     ffi::{CString, c_char, c_int, c_void},
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -30,6 +30,42 @@ pub(super) struct Started {
     pub(super) pid: Pid,
     /// Readable once it has ended.
     pub(super) pidfd: OwnedFd,
+}
+
+/// Why a command was not started.
+#[derive(Debug)]
+pub(super) enum NotStarted {
+    /// It cannot be executed.
+    Command(Errno),
+    /// It cannot be kept in as it was to be.
+    Confinement(Errno),
+}
+
+/// What a command puts on itself before it is executed.
+#[derive(Debug, Default)]
+pub(super) struct Confined<'a> {
+    /// No program that it executes may have more rights than it.
+    gives_up: bool,
+    /// Landlock.
+    rules: Option<BorrowedFd<'a>>,
+    /// System calls that a tracer sees.
+    filter: Option<&'a [libc::sock_filter]>,
+    /// Where it waits for its tracer.
+    gate: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Confined<'a> {
+    pub(super) fn namespaces() -> Self {
+        Self { gives_up: true, ..Self::default() }
+    }
+
+    pub(super) fn landlock(rules: BorrowedFd<'a>) -> Self {
+        Self { gives_up: true, rules: Some(rules), ..Self::default() }
+    }
+
+    pub(super) fn traced(filter: &'a [libc::sock_filter], gate: BorrowedFd<'a>) -> Self {
+        Self { gives_up: true, filter: Some(filter), gate: Some(gate), ..Self::default() }
+    }
 }
 
 /// Starts commands, one at a time.
@@ -57,22 +93,59 @@ struct Child {
     env: *const *const c_char,
     /// Null, or the pipe to have open.
     jobserver: *const c_char,
+    /// A pipe to read a byte from first, or -1.
+    gate: c_int,
+    gives_up: bool,
+    /// A ruleset, or -1.
+    rules: c_int,
+    /// Null, or a filter.
+    filter: *const libc::sock_fprog,
     /// Why it did not execute anything; 0 when it did.
     error: c_int,
+    /// Whether that was since it could not be confined.
+    refused: bool,
 }
 
 impl Starter {
     /// Starts `command`, printing to `printed`; what it reads is what this process reads.
     /// The process must have a single thread.
-    #[expect(
-        unsafe_code,
-        reason = "the parent-death signal can only be set between clone and exec"
-    )]
     pub(super) fn start(
         &mut self,
         command: &Command,
         printed: &[OwnedFd; 2],
-    ) -> Result<Started, Errno> {
+        confined: &Confined<'_>,
+    ) -> Result<Started, NotStarted> {
+        // `CLONE_VFORK` keeps this process waiting until the child has executed something or ended.
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let ((), started) = self.clone(command, printed, confined, flags, |_| ())?;
+        Ok(started)
+    }
+
+    /// The same, but `meanwhile` runs beside the command from before it does anything, and returns when it
+    /// has executed something or ended.
+    pub(super) fn start_beside<T>(
+        &mut self,
+        command: &Command,
+        printed: &[OwnedFd; 2],
+        confined: &Confined<'_>,
+        meanwhile: impl FnOnce(Pid) -> T,
+    ) -> Result<T, NotStarted> {
+        let flags = libc::CLONE_VM | libc::CLONE_PIDFD | libc::SIGCHLD;
+        Ok(self.clone(command, printed, confined, flags, meanwhile)?.0)
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "the parent-death signal can only be set between clone and exec"
+    )]
+    fn clone<T>(
+        &mut self,
+        command: &Command,
+        printed: &[OwnedFd; 2],
+        confined: &Confined<'_>,
+        flags: c_int,
+        meanwhile: impl FnOnce(Pid) -> T,
+    ) -> Result<(T, Started), NotStarted> {
         let argv = strings(&command.argv)?;
         let program = command.argv.first().ok_or(Errno::INVAL)?;
         let env: Vec<Vec<u8>> =
@@ -84,6 +157,10 @@ impl Starter {
         let (argv, env, programs) = (pointers(&argv), pointers(&env), pointers(&programs));
         let mut shell_argv = vec![SHELL.as_ptr(), ptr::null()];
         shell_argv.extend(&argv[1..]);
+        let filter = confined.filter.map(|filter| libc::sock_fprog {
+            len: filter.len() as libc::c_ushort,
+            filter: filter.as_ptr().cast_mut(),
+        });
         let mut child = Child {
             stdout: printed[0].as_raw_fd(),
             stderr: printed[1].as_raw_fd(),
@@ -93,28 +170,45 @@ impl Starter {
             shell_argv: shell_argv.as_mut_ptr(),
             env: env.as_ptr(),
             jobserver: jobserver.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
+            gate: confined.gate.map_or(-1, |gate| gate.as_raw_fd()),
+            gives_up: confined.gives_up,
+            rules: confined.rules.map_or(-1, |rules| rules.as_raw_fd()),
+            filter: filter.as_ref().map_or(ptr::null(), ptr::from_ref),
             error: 0,
+            refused: false,
         };
+        let told = ptr::from_mut(&mut child);
         let mut pidfd: c_int = -1;
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-        // SAFETY: `CLONE_VFORK` keeps this process, which has no other thread, waiting until the child has
-        // executed something or ended, so the child is alone with the memory and everything that
-        // `child` points to outlives its use. The child makes system calls only, on a stack of its own.
+        // SAFETY: this process, which has no other thread, leaves all that `child` points to alone and in place
+        // until the child has executed something or ended: while the kernel keeps it waiting, or while
+        // `meanwhile` runs. The child makes system calls only, on a stack of its own.
         let pid = unsafe {
             let top = self.stack.as_mut_ptr().add(self.stack.len()).cast();
-            let child = ptr::from_mut(&mut child).cast();
-            libc::clone(become_command, top, flags, child, ptr::from_mut(&mut pidfd))
+            libc::clone(become_command, top, flags, told.cast(), ptr::from_mut(&mut pidfd))
         };
         let pid = Pid::from_raw(pid.max(0)).ok_or_else(last_error)?;
         // SAFETY: the kernel has just made it, and nobody else knows of it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        match child.error {
-            0 => Ok(Started { pid, pidfd }),
-            errno => {
-                let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-                Err(Errno::from_raw_os_error(errno))
-            }
+        let then = meanwhile(pid);
+        // SAFETY: the child wrote it, if at all, before it ended or executed something.
+        let (errno, refused) = unsafe {
+            (
+                ptr::read_volatile(&raw const (*told).error),
+                ptr::read_volatile(&raw const (*told).refused),
+            )
+        };
+        if errno == 0 {
+            return Ok((then, Started { pid, pidfd }));
         }
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        let errno = Errno::from_raw_os_error(errno);
+        Err(if refused { NotStarted::Confinement(errno) } else { NotStarted::Command(errno) })
+    }
+}
+
+impl From<Errno> for NotStarted {
+    fn from(errno: Errno) -> Self {
+        Self::Command(errno)
     }
 }
 
@@ -122,10 +216,14 @@ impl Starter {
 #[expect(unsafe_code, reason = "between clone and exec there are only system calls")]
 extern "C" fn become_command(child: *mut c_void) -> c_int {
     let child: *mut Child = child.cast();
-    // SAFETY: `child` is what `start` made, which waits. Signal dispositions and descriptors are the
+    // SAFETY: `child` is what `clone` made, which leaves it alone. Signal dispositions and descriptors are the
     // child's own, as neither `CLONE_SIGHAND` nor `CLONE_FILES` was asked for.
     unsafe {
         let child = &mut *child;
+        let mut byte = 0_u8;
+        if child.gate >= 0 && libc::read(child.gate, ptr::from_mut(&mut byte).cast(), 1) != 1 {
+            libc::_exit(127);
+        }
         let mut none = std::mem::zeroed();
         let prepared = libc::sigemptyset(&mut none) == 0
             && libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut()) == 0
@@ -140,8 +238,31 @@ extern "C" fn become_command(child: *mut c_void) -> c_int {
         if !child.jobserver.is_null() {
             inherit(child.jobserver);
         }
-        child.error = if prepared { execute(child) } else { errno() };
+        if !prepared {
+            child.error = errno();
+            libc::_exit(127);
+        }
+        if !confine(child) {
+            child.refused = true;
+            child.error = errno();
+            libc::_exit(127);
+        }
+        child.error = execute(child);
         libc::_exit(127)
+    }
+}
+
+/// Gives up what the command is not to have.
+#[expect(unsafe_code, reason = "as in its caller")]
+unsafe fn confine(child: &Child) -> bool {
+    const FILTER: libc::c_long = libc::SECCOMP_SET_MODE_FILTER as libc::c_long;
+    // SAFETY: the descriptor and the filter are those of `clone`.
+    unsafe {
+        (!child.gives_up || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
+            && (child.rules < 0
+                || libc::syscall(libc::SYS_landlock_restrict_self, child.rules, 0) == 0)
+            && (child.filter.is_null()
+                || libc::syscall(libc::SYS_seccomp, FILTER, 0_i64, child.filter) == 0)
     }
 }
 
@@ -165,7 +286,7 @@ unsafe fn inherit(path: *const c_char) {
 unsafe fn execute(child: &mut Child) -> c_int {
     let mut refused = false;
     let mut program = child.programs;
-    // SAFETY: the lists end with null, see `start`.
+    // SAFETY: the lists end with null, see `clone`.
     unsafe {
         while !(*program).is_null() {
             libc::execve(*program, child.argv, child.env);
@@ -190,7 +311,7 @@ fn errno() -> c_int {
     unsafe { *libc::__errno_location() }
 }
 
-fn last_error() -> Errno {
+pub(super) fn last_error() -> Errno {
     Errno::from_raw_os_error(errno())
 }
 

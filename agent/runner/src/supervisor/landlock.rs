@@ -1,0 +1,65 @@
+//! Rules by which the kernel refuses a command all files that are not named, without namespaces.
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, Scope, path_beneath_rules,
+};
+use netbuild_proto::spawn::{Exit, Landlock};
+use std::{
+    ffi::OsStr,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+};
+
+/// What is refused where the kernel knows of it; an older one refuses less, at the least all files.
+const KNOWN: ABI = ABI::V6;
+/// Devices that every command may write to.
+const DEVICES: [&str; 8] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/ptmx",
+    "/dev/pts",
+];
+
+/// Makes the rules, to be put into force by the command itself.
+pub(super) fn rules(wanted: &Landlock) -> Result<OwnedFd, Exit> {
+    let refused = |what: String| Exit::Refused(what, 0);
+    match make(wanted) {
+        Ok(Some(rules)) => Ok(rules),
+        Ok(None) => Err(refused("the kernel has no Landlock".to_owned())),
+        Err(error) => Err(refused(format!("Landlock: {error}"))),
+    }
+}
+
+fn make(wanted: &Landlock) -> Result<Option<OwnedFd>, RulesetError> {
+    let paths = |list: &[Vec<u8>]| -> Vec<_> {
+        list.iter().map(|path| OsStr::from_bytes(path).to_owned()).collect()
+    };
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(KNOWN))?
+        .scope(Scope::Signal)?;
+    if !wanted.network {
+        rules = rules
+            .handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)?
+            .scope(Scope::AbstractUnixSocket)?;
+    }
+    let devices = AccessFs::ReadFile
+        | AccessFs::WriteFile
+        | AccessFs::ReadDir
+        | AccessFs::Truncate
+        | AccessFs::IoctlDev;
+    let mut rules = rules
+        .create()?
+        .add_rules(path_beneath_rules(paths(&wanted.readable), AccessFs::from_read(KNOWN)))?
+        .add_rules(path_beneath_rules(paths(&wanted.writable), AccessFs::from_all(KNOWN)))?
+        .add_rules(path_beneath_rules(DEVICES, devices))?;
+    // Shared memory is made there.
+    if let Ok(memory) = PathFd::new("/dev/shm") {
+        rules = rules.add_rule(PathBeneath::new(memory, AccessFs::from_all(KNOWN)))?;
+    }
+    Ok(rules.into())
+}
