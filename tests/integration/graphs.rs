@@ -265,7 +265,7 @@ fn a_graph_is_listed_shown_formatted_and_exported() {
     let list = graph(&workspace, &["list"]);
     assert!(list.contains("lib") && list.contains("a library"), "{list}");
     let shown = graph(&workspace, &["show", "lib"]);
-    assert!(shown.starts_with("lib: its result is kept; needed by app\n"), "{shown}");
+    assert!(shown.starts_with("lib: its result is kept; level env; needed by app\n"), "{shown}");
     let shown: Value =
         serde_json::from_str(&graph(&workspace, &["show", "lib", "--json"])).unwrap();
     assert_eq!(shown["command"], "sleep 0.01");
