@@ -41,6 +41,11 @@ fn format_of(path: &Path) -> Format {
     }
 }
 
+/// Whether a file is a graph.json or one of gaffer, by its name.
+pub(crate) fn is_graph_json(path: &Path) -> bool {
+    format_of(path) == Format::Graph
+}
+
 /// Loads a graph and says what is worth a warning.
 pub(crate) fn load(args: &GraphFileArgs) -> Result<Loaded, CliError> {
     let loaded = load_quietly(args)?;

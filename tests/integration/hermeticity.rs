@@ -520,6 +520,35 @@ fn results_of_loose_tasks_see_the_callers_environment_and_stay_here() {
     here.remove("env");
     let run = here.run(&["--config", config.to_str().unwrap()]).expect_success();
     assert_eq!(run.executed(), 2);
+    let mut why = netbuild();
+    why.current_dir(&here.root).args(["why", "loose", "--data-dir"]).arg(&here.data_dir);
+    let told = String::from_utf8(why.output().expect("netbuild runs").stdout).expect("text");
+    let refused = "it was made at level `loose`, and `min_accept_level` is `stage`";
+    assert!(told.contains(refused) && !told.contains("does not have that result"), "{told}");
+}
+
+#[test]
+fn what_a_dep_file_names_is_declared_for_a_watched_command() {
+    let place = Place::new();
+    let graph = |named: &str| {
+        let command = format!("cat a.c a.h > out; echo 'out: {named}' > out.d");
+        json!({"tasks": {
+            "gen": {"command": "cat from > a.h", "inputs": ["from"], "outputs": ["a.h"]},
+            "t": {"command": command, "inputs": ["a.c"], "outputs": ["out", "out.d"],
+                  "dep_file": "out.d", "sandbox": "audit",
+                  "deps": [{"task": "gen", "kind": "order"}]}}})
+    };
+    let files = [("a.c", "c"), ("from", "1")];
+    let named = place.workspace("named", &graph("a.c a.h"), &files);
+    let run = named.run(&["--strict"]).expect_success();
+    assert_eq!(run.summary["sandbox"], json!({"audit": 1, "env": 1}));
+    named.remove("out");
+    assert_eq!(named.run(&[]).expect_success().executed(), 0);
+    named.write("from", "2");
+    assert_eq!(named.run(&[]).expect_success().executed(), 2);
+    assert_eq!(named.read("out"), "c2");
+    let unnamed = place.workspace("unnamed", &graph("a.c"), &files);
+    fails(&unnamed.run(&["--strict"]), &["it read `a.h`, undeclared"]);
 }
 
 /// Reads files in a thread, in a child by fork, and in one by vfork and exec, all while signals come; and stops
@@ -697,4 +726,18 @@ fn what_a_task_was_seen_to_use_is_proposed_and_written() {
     let run = workspace.run(&["--strict"]).expect_success();
     assert_eq!(run.summary["sandbox"], json!({"ns": 2}));
     assert_eq!(workspace.read("out/copy"), "abxin");
+}
+
+#[test]
+fn nothing_runs_to_propose_for_a_file_that_cannot_be_edited() {
+    let place = Place::new();
+    let workspace = place.workspace("w", &Value::Null, &[]);
+    workspace.write("build.ninja", "rule r\n  command = touch $out\nbuild made: r\n");
+    let mut command = netbuild();
+    command.current_dir(&workspace.root).args(["graph", "suggest", "--graph", "build.ninja"]);
+    let output = command.output().expect("netbuild runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("`build.ninja` cannot be edited"), "{said}");
+    assert!(!workspace.exists("made"));
 }

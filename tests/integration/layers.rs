@@ -8,9 +8,9 @@ const LAYERS: [(&str, &[&str], &[&str]); 9] = [
     ("agent/wan", &["core"], &[]),
     ("proto", &["core"], &["bincode"]),
     ("agent/store", &["core", "proto"], &["sled", "redis", "object_store"]),
-    ("agent/transfer", &["core", "proto"], &["quinn", "quinn-proto", "rustls"]),
+    ("agent/transfer", &["core", "proto"], &["quinn", "quinn-proto", "rustls", "zstd", "flate2"]),
     ("agent/mesh", &["core", "proto"], &["libp2p"]),
-    ("agent/runner", &["core", "proto"], &["memchr", "landlock"]),
+    ("agent/runner", &["core", "proto"], &["memchr", "landlock", "jobserver"]),
     ("agent/gateway", &["core", "proto"], &[]),
     ("agent/node", &["core", "proto", "store", "transfer", "mesh", "gateway"], &["toml"]),
 ];

@@ -187,6 +187,17 @@ fn a_hit_tells_where_it_came_from() {
     let text = why(&other, "t");
     assert!(text.contains("restored ") && text.contains("from us-east (peer "), "{text}");
     assert!(text.contains(", verified, "), "{text}");
+
+    // The agent knows by the key of the task, from whatever directory one asks.
+    other.remove(".netbuild/history");
+    let mut asked = netbuild();
+    asked.current_dir(place.path(".")).args(["why", "t", "--graph", "v/graph.json", "--data-dir"]);
+    let output = asked.arg(&other.data_dir).output().expect("netbuild runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let key = turn["key"].as_str().expect("a key");
+    assert!(text.contains(key) && text.contains("fetched"), "{text}");
 }
 
 #[test]

@@ -82,7 +82,7 @@ pub(crate) struct SuggestArgs {
     /// Write what is proposed into the file, comments kept
     #[arg(long)]
     pub(crate) write: bool,
-    /// Most commands at once [default: number of processors]
+    /// Most commands at once [env: NETBUILD_JOBS] [default: number of processors]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) jobs: Option<u32>,
     #[command(flatten)]

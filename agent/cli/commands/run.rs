@@ -47,20 +47,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         let options = options(args, &settings, memory, &loaded, targets, (1, executable), &id);
         return dry_run(&loaded.graph, netbuild_runner::predict(options)?, args.json);
     }
-    let cancel = Arc::new(Cancel::default());
-    let signals = Stopper::start(Arc::clone(&cancel))?;
-    let ended = match args.watch {
-        true => again_and_again(args, &settings, &session, &cancel).map(|()| true),
+    let (success, signal) = stopping(|cancel| match args.watch {
+        true => again_and_again(args, &settings, &session, cancel).map(|()| true),
         false => graph_file::root_of(&args.graph).and_then(|root| {
             let memory = Memory::recall(&root);
             let (loaded, targets) = graph_and_targets(args)?;
             // The process ends after it, which is quicker than to take a large graph apart.
             let loaded = ManuallyDrop::new(loaded);
-            once(args, &settings, &session, memory, &loaded, targets, &cancel)
+            once(args, &settings, &session, memory, &loaded, targets, cancel)
         }),
-    };
-    let signal = signals.stop();
-    Ok(match (signal, ended?) {
+    })?;
+    Ok(match (signal, success) {
         // As a shell says that a signal ended a program.
         (Some(signal), _) => ExitCode::from(128 + signal as u8),
         (None, true) => ExitCode::SUCCESS,

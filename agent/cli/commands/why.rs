@@ -2,7 +2,7 @@
 
 mod turns;
 
-use super::{agent_of, now_ms, print, print_json, print_rows, tasks_here};
+use super::{agent_of, now_ms, print, print_json, print_rows, tasks_in};
 use crate::{
     args::WhyArgs,
     errors::CliError,
@@ -65,7 +65,10 @@ fn of_agent(args: &WhyArgs) -> Result<ExitCode, CliError> {
         Some(about) => error.hint(format!("and no run here did anything about a task `{about}`")),
         None => error,
     })?;
-    let about = args.about.as_deref().map(|about| key_of_task(about).unwrap_or(about.to_owned()));
+    let about = match &args.about {
+        Some(about) => Some(key_of_task(args, about)?.unwrap_or_else(|| about.clone())),
+        None => None,
+    };
     let decisions: Rows<Decision> =
         agent.decisions(about.as_deref(), args.last.unwrap_or(DECISIONS))?;
     if args.json {
@@ -87,9 +90,10 @@ fn of_agent(args: &WhyArgs) -> Result<ExitCode, CliError> {
     }
 }
 
-/// The action key that a task had in its last run in the workspace of the current directory.
-fn key_of_task(name: &str) -> Option<String> {
-    tasks_here().into_iter().find(|(task, _)| task == name).map(|(_, key)| key)
+/// The action key that a task had in its last run in the workspace of the graph.
+fn key_of_task(args: &WhyArgs, name: &str) -> Result<Option<String>, CliError> {
+    let mut tasks = tasks_in(&graph_file::root_of(&args.graph)?).into_iter();
+    Ok(tasks.find(|(task, _)| task == name).map(|(_, task)| task.key.to_string()))
 }
 
 /// The decisions, the latest last, where one looks first.

@@ -86,6 +86,13 @@ pub struct OutputDeclaration {
     pub optional: bool,
 }
 
+impl OutputDeclaration {
+    /// The path or pattern without the `/` at the end that a directory may be written with.
+    pub fn place(&self) -> &str {
+        self.pattern.trim_end_matches('/')
+    }
+}
+
 /// A command with its inputs: all that the key depends on, and nothing else.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Action {

@@ -200,6 +200,7 @@ fn every_mistake_in_a_task_has_its_code_and_hint() {
         (r#"{"command":"x","sandbox":|{"fallback":true}}"#, "G032", "without `level`", ""),
         (r#"{"command":"x","sandbox":{"level":"ns",|"levle":"ns"}}"#, "G002", "`levle`", "`level`"),
         (r#"{"command":"x","sandbox":|"ns","persistent":true}"#, "G031", "tasks that end", ""),
+        (r#"{"command":"x","sandbox":|"loose","persistent":true}"#, "G031", "run at \"env\"", ""),
         (
             r#"{"command":"x","sandbox":|"stage","inputs":[],"dep_file":"d"}"#,
             "G031",

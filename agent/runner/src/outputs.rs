@@ -54,7 +54,7 @@ pub(crate) fn collect(
     let mut collector = Collector { table, workspace, collected: Collected::default() };
     let mut single = Vec::new();
     for declaration in declared {
-        let path = declaration.pattern.trim_end_matches('/').as_bytes();
+        let path = declaration.place().as_bytes();
         match declaration.shape {
             OutputShape::Path => collector.path(path, declaration.optional, &mut single)?,
             OutputShape::Tree => collector.tree(path, declaration.optional)?,

@@ -23,6 +23,8 @@ mod landlock;
 mod namespaces;
 mod start;
 
+pub(crate) use audit::USED_NETWORK;
+
 use crate::descriptors::Receiver;
 use between::Between;
 use descendants::{kill_descendants, signal_descendants};

@@ -12,7 +12,7 @@ use crate::{
     process::{Ending, Finished},
     restore,
     run::{Entries, Run},
-    sandbox::{self, Findings, Ground, Stage, StageError},
+    sandbox::{self, Findings, Ground, Stage, StageError, declared},
     tools::ToolError,
 };
 use memchr::memmem::Finder;
@@ -308,10 +308,6 @@ fn prepare(
     Ok(Prepared { id, environment, inputs, discovered, action, key })
 }
 
-fn declared(task: &Task) -> &[OutputDeclaration] {
-    task.outputs.as_deref().unwrap_or_default()
-}
-
 /// Outputs that are removed before the command runs.
 fn cleaned(task: &Task) -> &[OutputDeclaration] {
     if task.clean { declared(task) } else { &[] }
@@ -433,9 +429,15 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, 
         if execution.bound_to.is_some_and(|id| id != run.workspace.id) {
             return Ok(Found::Miss(Cause::BoundElsewhere));
         }
-        let too_open = execution.sandbox_obtained < run.accept_from;
-        if too_open || hit.record.result.exit_code != 0 {
-            return Ok(Found::Miss(Cause::NoRecord));
+        if execution.sandbox_obtained < run.accept_from {
+            let (made_at, least) = (execution.sandbox_obtained.as_str(), run.accept_from.as_str());
+            let why =
+                format!("it was made at level `{made_at}`, and `min_accept_level` is `{least}`");
+            return Ok(Found::Miss(Cause::NotRestored(why)));
+        }
+        if hit.record.result.exit_code != 0 {
+            let why = format!("its command ended with exit code {}", hit.record.result.exit_code);
+            return Ok(Found::Miss(Cause::NotRestored(why)));
         }
         let outputs = &hit.record.result.outputs;
         let restored = restore::expand(outputs, run.cache).and_then(|entries| {
@@ -800,7 +802,7 @@ fn make_way(run: &Run<'_>, task: &Task) -> Result<Vec<(Vec<u8>, PathBuf)>, TaskE
     let beneath = &run.workspace.beneath;
     let mut aside = Vec::new();
     for declaration in declared(task) {
-        let path = declaration.pattern.trim_end_matches('/').as_bytes();
+        let path = declaration.place().as_bytes();
         let earlier = match declaration.shape {
             OutputShape::Path | OutputShape::Tree => {
                 beneath.make_parent(path).map_err(fail)?;

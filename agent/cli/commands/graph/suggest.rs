@@ -8,16 +8,17 @@ use crate::{
     errors::{CliError, EXIT_FAILED},
     graph_file,
     progress::{Detail, Progress},
+    settings,
 };
 use netbuild_core::{
     digest::Hash,
     graph::{self, Doings, Graph, TaskId},
     record::Sandbox,
 };
+use netbuild_node::config::Flags;
 use netbuild_runner::{Event, Link, Memory, NO_CACHE, Observation, Observer, Options, standing};
 use std::{
     collections::BTreeMap,
-    num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Mutex, PoisonError},
@@ -25,15 +26,21 @@ use std::{
 
 pub(crate) fn suggest(args: &SuggestArgs) -> Result<ExitCode, CliError> {
     let file = &args.graph.graph;
+    let not_editable = || {
+        let message = format!("`{}` cannot be edited", file.display());
+        CliError::wrong(message).hint("`netbuild graph import` makes a graph.json of other files")
+    };
+    if !graph_file::is_graph_json(file) {
+        return Err(not_editable());
+    }
     let text = String::from_utf8(graph_file::read(file)?).map_err(CliError::usage)?;
     let memory = Memory::recall(&graph_file::root_of(&args.graph)?);
     let loaded = graph_file::load(&args.graph)?;
     let graph = &loaded.graph;
     let targets = graph_file::targets(graph, &args.tasks)?;
-    let jobs = args
-        .jobs
-        .map(|jobs| jobs as usize)
-        .or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
+    let jobs = args.jobs.map(|jobs| jobs as usize);
+    let settings = settings(&Flags { jobs, ..Flags::default() })?;
+    let limit = graph.max_parallel().map_or(usize::MAX, |most| most as usize);
     let with_command = |id: &&TaskId| graph[**id].command.is_some();
     let commands = graph.closure(&targets).iter().filter(with_command).count();
     let watching =
@@ -44,7 +51,7 @@ pub(crate) fn suggest(args: &SuggestArgs) -> Result<ExitCode, CliError> {
         memory,
         graph,
         targets,
-        jobs: jobs.unwrap_or(1),
+        jobs: settings.jobs.get().min(limit),
         keep_going: true,
         caller: std::env::vars_os().collect(),
         executable: executable()?,
@@ -66,10 +73,7 @@ pub(crate) fn suggest(args: &SuggestArgs) -> Result<ExitCode, CliError> {
     let proposals = propose(graph, &loaded.root, &seen)?;
     let additions = proposals.iter().filter(|(_, proposal)| !proposal.is_empty());
     let additions = additions.map(|(id, proposal)| (graph[*id].name.as_str(), proposal));
-    let (edited, not_found) = graph::add(&text, additions).ok_or_else(|| {
-        let message = format!("`{}` cannot be edited", file.display());
-        CliError::wrong(message).hint("`netbuild graph import` makes a graph.json of other files")
-    })?;
+    let (edited, not_found) = graph::add(&text, additions).ok_or_else(not_editable)?;
     for name in not_found {
         tracing::warn!("task `{name}` does not stand in the file under this name");
     }

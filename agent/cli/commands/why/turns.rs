@@ -61,7 +61,7 @@ fn one(turns: &[Turn], at: usize, now_ms: u64, style: Style) -> String {
 }
 
 /// What is to be said of an earlier turn with the same key, if there is one: it did not leave a result,
-/// or that is gone.
+/// or that is gone or was not taken.
 fn same_key(turns: &[Turn], at: usize, now_ms: u64) -> Option<String> {
     let turn = &turns[at];
     let before = turns[..at].iter().rev().find(|before| before.key == turn.key)?;
@@ -76,7 +76,10 @@ fn same_key(turns: &[Turn], at: usize, now_ms: u64) -> Option<String> {
         (Deed::Ran { end: RunEnd::NotKept(_), .. }, _) => {
             format!("the same key as {when}; the result of that run was not kept")
         }
-        _ => format!("the same key as {when}; the cache of this run does not have that result"),
+        (_, Deed::Ran { cause: Cause::NoRecord, .. }) => {
+            format!("the same key as {when}; the cache of this run does not have that result")
+        }
+        _ => format!("the same key as {when}"),
     })
 }
 

@@ -145,7 +145,7 @@ fn is_pattern(path: &str) -> bool {
 
 fn has_output(task: &Task, path: &str) -> bool {
     task.outputs.iter().flatten().any(|output| {
-        let place = output.pattern.trim_end_matches('/');
+        let place = output.place();
         match output.shape {
             OutputShape::Path => path == place,
             OutputShape::Tree => path.strip_prefix(place).is_some_and(|rest| rest.starts_with('/')),

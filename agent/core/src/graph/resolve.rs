@@ -119,29 +119,31 @@ impl<'f> Names<'f> {
     }
 }
 
-/// The level that a task asks for. Services and tasks with a dep file run in the workspace; where they say so
-/// themselves, more is a mistake, and what `defaults` says is not for them.
+/// The level that a task asks for. Services run in the workspace with a clean environment, and tasks with a dep
+/// file in the workspace; where they say another level themselves it is a mistake, and one of `defaults` is not for
+/// them.
 fn sandbox(fields: &Fields<'_>, defaults: &Fields<'_>, report: &mut Report) -> SandboxWish {
-    let why = match (&fields.service, &fields.dep_file) {
-        (Some(_), _) => "is for tasks that end",
-        (None, Some(_)) => {
-            "needs all inputs before the command runs, and a dep file names some only afterwards"
+    let why_not = |level: Sandbox| match (&fields.service, &fields.dep_file) {
+        (Some(_), _) if level != Sandbox::Env => {
+            Some("is for tasks that end: services run at \"env\"")
         }
-        (None, None) => "",
+        (None, Some(_)) if level.is_staged() => Some(
+            "needs all inputs before the command runs, and a dep file names some only afterwards",
+        ),
+        _ => None,
     };
     match (fields.sandbox, defaults.sandbox) {
-        (Some(wish), _) if !why.is_empty() && wish.value.level > Sandbox::Env => {
-            let message = format!("level \"{}\" {why}", wish.value.level.as_str());
-            let hint = "leave `sandbox` out".to_owned();
-            report.error_with(wish.at, code::NOT_SUPPORTED, message, hint);
-            SandboxWish::default()
-        }
-        (Some(wish), _) => wish.value,
-        (None, Some(wish)) if why.is_empty() => wish.value,
-        (None, Some(wish)) => {
-            SandboxWish { level: wish.value.level.min(Sandbox::Env), fallback: false }
-        }
-        (None, None) => SandboxWish::default(),
+        (Some(wish), _) => match why_not(wish.value.level) {
+            Some(why) => {
+                let message = format!("level \"{}\" {why}", wish.value.level.as_str());
+                let hint = "leave `sandbox` out".to_owned();
+                report.error_with(wish.at, code::NOT_SUPPORTED, message, hint);
+                SandboxWish::default()
+            }
+            None => wish.value,
+        },
+        (None, Some(wish)) if why_not(wish.value.level).is_none() => wish.value,
+        (None, _) => SandboxWish::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     event::Observation,
     inputs::{EXTERNAL, Inputs},
     run::Run,
+    supervisor::USED_NETWORK,
     workspace::DIRECTORY,
 };
 use netbuild_core::{
@@ -74,7 +75,7 @@ impl Findings {
                 findings.programs.push(name);
             }
         }
-        let network = |why: &&String| !(task.network == Some(true) && why.contains("network"));
+        let network = |why: &&String| !(task.network == Some(true) && *why == USED_NETWORK);
         findings.unseen = observed.unseen.iter().filter(network).cloned().collect();
         findings
     }
@@ -124,9 +125,7 @@ impl<'a> Outputs<'a> {
     }
 
     fn places(&self) -> impl Iterator<Item = (&[u8], OutputShape)> {
-        self.declared
-            .iter()
-            .map(|output| (output.pattern.trim_end_matches('/').as_bytes(), output.shape))
+        self.declared.iter().map(|output| (output.place().as_bytes(), output.shape))
     }
 
     /// Whether a path is one of them.

@@ -100,7 +100,7 @@ impl Stage {
             stage.put_earlier_outputs(run, task)?;
         }
         for declaration in super::declared(task) {
-            let path = declaration.pattern.trim_end_matches('/').as_bytes();
+            let path = declaration.place().as_bytes();
             match declaration.shape {
                 OutputShape::Path | OutputShape::Tree => stage.beneath.make_parent(path)?,
                 OutputShape::Glob => {
@@ -150,7 +150,7 @@ impl Stage {
         let files = &run.workspace.files;
         let mut directories = Vec::new();
         for declaration in super::declared(task) {
-            let path = declaration.pattern.trim_end_matches('/').as_bytes();
+            let path = declaration.place().as_bytes();
             match declaration.shape {
                 OutputShape::Path => self.put_earlier(run, path)?,
                 OutputShape::Tree => directories.push(path.to_vec()),
@@ -279,24 +279,33 @@ impl Stage {
     }
 
     /// What the command left that is not declared, and which inputs it changed here, once the outputs are moved
-    /// away; sorted.
+    /// away; sorted. What cannot be looked at counts as such.
     pub(crate) fn strays(&self) -> Vec<String> {
         let mut found = Vec::new();
+        let mut stray = |path: &[u8]| {
+            if found.len() < MOST_STRAYS {
+                found.push(shown(path));
+            }
+        };
         let mut standing = 0;
         let mut directories = vec![Vec::new()];
         while let Some(directory) = directories.pop() {
-            let Ok(list) = fs::read_dir(self.absolute(&directory)) else { continue };
+            let Ok(list) = fs::read_dir(self.absolute(&directory)) else {
+                stray(if directory.is_empty() { b"." } else { &directory });
+                continue;
+            };
             for entry in list.flatten() {
                 let path = join(&directory, entry.file_name().as_bytes());
-                let Ok(metadata) = entry.metadata() else { continue };
-                if metadata.is_dir() {
+                let metadata = entry.metadata().ok();
+                if metadata.as_ref().is_some_and(fs::Metadata::is_dir) {
                     directories.push(path);
                     continue;
                 }
                 let was = self.put.get(&path);
                 standing += usize::from(was.is_some());
-                if was.is_none_or(|was| *was != stamp_of(&metadata)) && found.len() < MOST_STRAYS {
-                    found.push(shown(&path));
+                let is = metadata.as_ref().map(stamp_of);
+                if is.is_none() || is.as_ref() != was {
+                    stray(&path);
                 }
             }
         }

@@ -39,11 +39,12 @@ const ARCHITECTURE: u32 = 0xC000_00B7;
 #[cfg(target_arch = "x86_64")]
 const OTHER_TABLE: u32 = 0x4000_0000;
 
-/// Looks at a call of another architecture.
+/// Why a command may have done more than what is told of it.
 const FOREIGN: &str = "it made system calls of another architecture";
 const TOO_MANY: &str = "it used more files than can be told";
 const TALKED: &str = "it talked to a process that is not its own";
-const NETWORK: &str = "it used the network";
+/// The same; no reason for a task that is given the network.
+pub(crate) const USED_NETWORK: &str = "it used the network";
 const MOVED: &str = "it changed what paths lead to";
 
 /// How a call names files.
@@ -328,7 +329,7 @@ impl<'a> Tracer<'a> {
             libc::AF_INET6 if address[8..24] == std::net::Ipv6Addr::LOCALHOST.octets() => {
                 (!is_own).then_some(TALKED)
             }
-            libc::AF_INET | libc::AF_INET6 => Some(NETWORK),
+            libc::AF_INET | libc::AF_INET6 => Some(USED_NETWORK),
             _ => None,
         }
     }
