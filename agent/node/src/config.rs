@@ -372,7 +372,8 @@ pub struct Settings {
     pub jobs: NonZeroUsize,
     /// The level of hermeticity from which on other agents hear of results.
     pub publish_from: Sandbox,
-    /// The level from which on results of others and of earlier are taken.
+    /// The level from which on results are taken from a cache. Outputs that stand in the workspace count all the
+    /// same.
     pub accept_from: Sandbox,
     /// Directives for the log.
     pub log_filter: String,
