@@ -115,6 +115,28 @@ impl Beneath {
         result.map_err(|error| wrap(path, error))
     }
 
+    /// Moves the file or link `path` of another such directory on the same file system to `path` here,
+    /// replacing whatever stands there.
+    pub(crate) fn place_from(&self, other: &Self, path: &[u8]) -> Result<(), BeneathError> {
+        let ((from, _), (parent, name)) = (other.parent(path)?, self.parent(path)?);
+        let result = match rustix::fs::renameat(&from, name, &parent, name) {
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => remove_in(parent.as_fd(), name)
+                .and_then(|()| rustix::fs::renameat(&from, name, &parent, name)),
+            other => other,
+        };
+        result.map_err(|error| wrap(path, error))
+    }
+
+    /// Fails when a link leads from a directory, or from one above it, out of this one; that it is not there
+    /// is fine.
+    pub(crate) fn check(&self, directory: &[u8]) -> Result<(), BeneathError> {
+        let directory = if directory.is_empty() { b"." } else { directory };
+        match self.open_directory(directory) {
+            Err(error @ (Errno::XDEV | Errno::LOOP)) => Err(wrap(directory, error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Moves what stands at `path` to `to` (an absolute path on the same file system). Says
     /// whether there was anything.
     pub(crate) fn take(&self, path: &[u8], to: &Path) -> Result<bool, BeneathError> {

@@ -51,6 +51,8 @@ pub const NO_CACHE: Hash = Hash([0; 32]);
 
 /// What tells a make, and others that understand it, of the jobserver. Not part of the key.
 const MAKEFLAGS: &[u8] = b"MAKEFLAGS";
+/// Said of a command that was to be watched.
+const UNTOLD: &str = "what it did with files was not told";
 
 /// What a task has become, with what its dependents read.
 #[derive(Debug)]
@@ -522,14 +524,17 @@ fn execute(
         run.warn(task, why.to_owned());
     }
     if run.observe {
-        let observed = finished.observed.as_ref();
-        let observation = observed.map(|observed| sandbox::observation(run, task, observed));
-        let observation = observation.unwrap_or_default();
+        let Some(observed) = &finished.observed else {
+            return Err(with_log(TaskError::Unavailable(level, UNTOLD.into())));
+        };
+        let observation = sandbox::observation(run, task, observed);
         run.observer.event(Event::Observed { task: &task.name, observation });
         return Ok(done(RunEnd::NotKept("it was only watched".into())));
     }
     if !task.is_cacheable() {
-        if let Some(what) = judge(run, task, &prepared.inputs, &finished).map_err(with_log)? {
+        if let Some(what) =
+            judge(run, task, &prepared.inputs, &finished, level).map_err(with_log)?
+        {
             run.warn(task, what);
         }
         return Ok(done(RunEnd::NotKept("it is never cached".into())));
@@ -549,7 +554,7 @@ fn execute(
         },
     };
     let prepared = found.as_deref().unwrap_or(prepared);
-    if let Some(what) = judge(run, task, &prepared.inputs, &finished).map_err(with_log)? {
+    if let Some(what) = judge(run, task, &prepared.inputs, &finished, level).map_err(with_log)? {
         return Ok(not_kept(&what));
     }
     if let Some(why) = &collected.uncacheable {
@@ -611,8 +616,15 @@ fn judge(
     task: &Task,
     inputs: &Inputs,
     finished: &Finished,
+    level: Sandbox,
 ) -> Result<Option<String>, TaskError> {
-    let Some(observed) = &finished.observed else { return Ok(None) };
+    let Some(observed) = &finished.observed else {
+        return match (level, run.strict) {
+            (Sandbox::Audit, true) => Err(TaskError::Undeclared(UNTOLD.into())),
+            (Sandbox::Audit, false) => Ok(Some(UNTOLD.into())),
+            _ => Ok(None),
+        };
+    };
     let findings = Findings::new(run, task, inputs, observed);
     if let Some(programs) = findings.programs() {
         run.warn(task, programs);
@@ -721,7 +733,8 @@ fn attempt(
                 why
             }
         };
-        match level.fallback().filter(|_| task.sandbox.fallback) {
+        // Whoever asks what a task does is not served by not knowing it.
+        match level.fallback().filter(|_| task.sandbox.fallback && !run.observe) {
             Some(next) => {
                 let (asked, got) = (level.as_str(), next.as_str());
                 run.warn(task, format!("level {asked} cannot be had here ({why}); trying {got}"));

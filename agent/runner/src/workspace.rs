@@ -151,7 +151,10 @@ impl Workspace {
         let staging = self.ensure_staging()?;
         let number = staging.next.fetch_add(1, Ordering::Relaxed);
         let path = staging.sandboxes.join(number.to_string());
-        fs::create_dir_all(&path).map_err(at(&path))?;
+        for own in [staging.sandboxes.parent(), Some(&*staging.sandboxes)] {
+            own.map_or(Ok(()), own_directory)?;
+        }
+        fs::create_dir(&path).map_err(at(&path))?;
         Ok(path)
     }
 
@@ -300,9 +303,8 @@ impl Staging {
             let lock = open_own(&lock_path).map_err(at(&lock_path))?;
             if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 let sandboxes = sandboxes_of(&directory);
-                for left in [&directory, &sandboxes] {
-                    remove_all(left).map_err(at(left))?;
-                }
+                remove_all(&directory).map_err(at(&directory))?;
+                remove_stages(&sandboxes).map_err(at(&sandboxes))?;
                 fs::create_dir(&directory).map_err(at(&directory))?;
                 let next = AtomicU64::new(0);
                 return Ok(Self { directory, sandboxes, next, lock_path, _lock: lock });
@@ -316,7 +318,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         // What cannot be removed now is removed by a later run.
         drop(remove_all(&self.directory));
-        drop(remove_all(&self.sandboxes));
+        drop(remove_stages(&self.sandboxes));
         drop(fs::remove_file(&self.lock_path));
     }
 }
@@ -325,6 +327,13 @@ impl Drop for Staging {
 fn sandboxes_of(directory: &Path) -> PathBuf {
     let tmp = directory.parent().and_then(Path::parent).unwrap_or(directory);
     tmp.join("sandbox").join(directory.file_name().unwrap_or_default())
+}
+
+/// Removes the stages of a run; nothing where a link stands in the place of the directory of all stages,
+/// as they are not behind it.
+fn remove_stages(sandboxes: &Path) -> io::Result<()> {
+    let all = sandboxes.parent().and_then(|all| all.symlink_metadata().ok());
+    if all.is_some_and(|all| all.is_dir()) { remove_all(sandboxes) } else { Ok(()) }
 }
 
 /// Removes what runs left that were killed.
@@ -340,7 +349,7 @@ fn remove_dead(tmp: &Path) {
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             let directory = path.with_extension("");
             drop(remove_all(&directory));
-            drop(remove_all(&sandboxes_of(&directory)));
+            drop(remove_stages(&sandboxes_of(&directory)));
             drop(fs::remove_file(&path));
         }
     }

@@ -15,6 +15,7 @@ use netbuild_core::{
     key::ActionKey,
 };
 use netbuild_proto::{
+    DecodeError,
     data::{
         Accept, Coding, Described, HEARTBEAT, MAX_BASES, MAX_BITMAP, MAX_ITEMS, MAX_MANIFEST,
         MAX_PROBE, MAX_SKETCH, Priority, Request, RunHeader, decode_bitmap, decode_manifest,
@@ -215,8 +216,8 @@ impl Endpoint {
         for keys in keys.chunks(MAX_ITEMS) {
             for key in keys {
                 let content = answers.next(MAX_RECORD).await?;
-                let record = content.map(|content| open_record(key, &content));
-                records.push(record.transpose().map_err(|why| answers.malformed(why))?);
+                let record = content.map_or(Ok(None), |content| open_record(key, &content));
+                records.push(record.map_err(|why| answers.malformed(why))?);
             }
             answers.advance().await?;
         }
@@ -553,10 +554,18 @@ fn requests<'a, N: FnMut() -> Option<Order>>(
     })
 }
 
-fn open_record(key: &ActionKey, content: &[u8]) -> Result<SealedRecord, String> {
-    let record = SealedRecord::open(content).map_err(|error| error.to_string())?;
+/// A record of a newer netbuild is as good as none; nobody did anything wrong.
+fn open_record(key: &ActionKey, content: &[u8]) -> Result<Option<SealedRecord>, String> {
+    let record = match SealedRecord::open(content) {
+        Ok(record) => record,
+        Err(error @ DecodeError::Newer { .. }) => {
+            tracing::debug!(key = %key.short(), %error, "left alone");
+            return Ok(None);
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     if record.record().key == *key {
-        return Ok(record);
+        return Ok(Some(record));
     }
     Err(format!("record {} instead of {}", record.record().key.short(), key.short()))
 }

@@ -103,7 +103,7 @@ fn propose(
     for (name, observation) in seen {
         let Ok(id) = graph.find(name) else { continue };
         for why in &observation.unseen {
-            tracing::warn!("{name}: {why}; there may be more than what is proposed");
+            tracing::warn!("{name}: {why}");
         }
         for path in &observation.outside {
             tracing::warn!("{name}: it uses `{path}`, outside of the workspace");
@@ -113,6 +113,7 @@ fn propose(
             read: observation.read.clone(),
             written: observation.written.clone(),
             programs: names.collect(),
+            partly: !observation.unseen.is_empty(),
         };
         doings.insert(id, did);
     }

@@ -25,6 +25,8 @@ pub struct Doings {
     pub written: Vec<String>,
     /// Names of programs in `PATH` that it ran and that are not among its tools.
     pub programs: Vec<String>,
+    /// Whether it may have done more, so that nothing can be proposed.
+    pub partly: bool,
 }
 
 /// What is to be added to a task.
@@ -84,6 +86,10 @@ impl Standing<'_> {
     fn of(&self, graph: &Graph, id: TaskId, did: &Doings) -> Proposal {
         let task = &graph[id];
         let mut proposal = Proposal::default();
+        if did.partly {
+            proposal.notes.push("not all of what it did was seen; nothing is proposed".into());
+            return proposal;
+        }
         let written: BTreeSet<&str> = did.written.iter().map(String::as_str).collect();
         let read: BTreeSet<&str> = did
             .read
@@ -114,6 +120,14 @@ impl Standing<'_> {
             .collect();
         let outputs = directories(&left, &written, &self.standing);
         proposal.outputs = (task.outputs.is_none() || !outputs.is_empty()).then_some(outputs);
+        let always_runs = task.inputs.is_none() && task.outputs.is_none();
+        if always_runs && proposal.outputs.as_ref().is_some_and(Vec::is_empty) {
+            // What it does elsewhere would be skipped the next time.
+            let what = "it makes nothing here; if it need not run again for the same inputs, declare \
+                        them and `\"outputs\": []`";
+            proposal.notes.push(what.into());
+            (proposal.inputs, proposal.outputs) = (None, None);
+        }
         let tools = did.programs.iter().filter(|name| !PLAIN.contains(&name.as_str()));
         proposal.tools = tools.cloned().collect();
         proposal.tools.sort();
@@ -312,6 +326,7 @@ mod tests {
                     read: texts(&["a.c", "b.h", "gen.h"]),
                     written: texts(&["a.o"]),
                     programs: texts(&["as", "cat"]),
+                    partly: false,
                 },
             ),
             (
@@ -327,5 +342,17 @@ mod tests {
         assert_eq!(cc.outputs.as_deref().unwrap(), ["a.o"]);
         assert_eq!((cc.tools.clone(), cc.deps.clone()), (texts(&["as"]), texts(&["gen"])));
         assert_eq!(found[&id("ld")].deps, ["cc"]);
+    }
+
+    #[test]
+    fn nothing_is_proposed_that_would_skip_what_was_not_seen() {
+        let graph =
+            load(br#"{"tasks": {"test": {"command": "t"}, "net": {"command": "n"}}}"#).unwrap();
+        let id = |name: &str| graph.find(name).unwrap();
+        let read = Doings { read: texts(&["a.c"]), ..Doings::default() };
+        let partly = Doings { written: texts(&["x"]), partly: true, ..read.clone() };
+        let doings = BTreeMap::from([(id("test"), read), (id("net"), partly)]);
+        let found = propose(&graph, &doings, &standing(&["a.c", "x"]));
+        assert!(found.values().all(|proposal| proposal.is_empty() && proposal.notes.len() == 1));
     }
 }

@@ -67,7 +67,7 @@ impl Findings {
             if (how.read || how.executed && inside.is_some()) && !is_input && !is_output {
                 findings.read.push(name.clone());
             }
-            let leads_there = bytes.is_some_and(|path| outputs.is_below(path));
+            let leads_there = path.is_dir() && bytes.is_some_and(|path| outputs.is_below(path));
             if how.written && !is_output && !leads_there {
                 findings.written.push(name.clone());
             }

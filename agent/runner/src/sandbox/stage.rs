@@ -248,6 +248,18 @@ impl Stage {
         declared: &[OutputDeclaration],
         workspace: &Finder<'_>,
     ) -> Result<Collected, StageError> {
+        // The command may have put links in the place of directories: what is behind them is not its.
+        for declaration in declared {
+            let path = declaration.pattern.trim_end_matches('/');
+            match declaration.shape {
+                OutputShape::Path => self.beneath.check(parent_of(path))?,
+                OutputShape::Tree => self.beneath.check(path.as_bytes())?,
+                OutputShape::Glob => {
+                    let glob = Glob::new(&declaration.pattern).map_err(OutputError::from)?;
+                    self.beneath.check(glob.literal_prefix().as_bytes())?;
+                }
+            }
+        }
         let table = FileTable::new(&self.root, Vec::new())
             .map_err(|error| StageError::Copy(Vec::new(), error))?;
         Ok(outputs::collect(&table, declared, workspace)?)
@@ -265,9 +277,9 @@ impl Stage {
         for (path, entry) in entries {
             match entry {
                 Entry::Directory => workspace.beneath.make_directory(path)?,
-                Entry::Symlink { .. } => workspace.beneath.place(&self.absolute(path), path)?,
+                Entry::Symlink { .. } => workspace.beneath.place_from(&self.beneath, path)?,
                 Entry::File { digest, .. } => {
-                    workspace.beneath.place(&self.absolute(path), path)?;
+                    workspace.beneath.place_from(&self.beneath, path)?;
                     workspace.files.learn(path, *digest);
                 }
             }
@@ -317,6 +329,11 @@ impl Stage {
         found.sort();
         found
     }
+}
+
+/// The directory that holds a path.
+fn parent_of(path: &str) -> &[u8] {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent).as_bytes()
 }
 
 /// Copies all of a file, sharing its blocks where the file system can; how much it was.

@@ -19,7 +19,7 @@ use rustix::{
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ffi::OsStr,
-    fs,
+    fs, io,
     os::{fd::AsFd as _, fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Component, Path, PathBuf},
     ptr,
@@ -45,6 +45,7 @@ const TOO_MANY: &str = "it used more files than can be told";
 const TALKED: &str = "it talked to a process that is not its own";
 /// The same; no reason for a task that is given the network.
 pub(crate) const USED_NETWORK: &str = "it used the network";
+const HIDDEN: &str = "it ran a program that hides what it opens";
 const MOVED: &str = "it changed what paths lead to";
 
 /// How a call names files.
@@ -345,11 +346,22 @@ impl<'a> Tracer<'a> {
             }
             _ if result < 0 => {}
             Pending::Open { read, written } => {
-                let opened = fs::read_link(format!("/proc/{thread}/fd/{result}"));
+                let path = match fs::read_link(format!("/proc/{thread}/fd/{result}")) {
+                    Ok(path) => path,
+                    Err(error) => {
+                        // One that has ended meanwhile has read nothing; another one hides it.
+                        if error.kind() == io::ErrorKind::PermissionDenied {
+                            self.unseen.insert(HIDDEN);
+                        }
+                        return;
+                    }
+                };
+                let bytes = path.as_os_str().as_bytes();
+                // By another one, since it was opened.
+                let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+                let path = Path::new(OsStr::from_bytes(bytes));
                 // Pipes and the like have no path.
-                let Ok(path) = opened.as_ref().map(PathBuf::as_path) else { return };
-                let deleted = path.as_os_str().as_bytes().ends_with(b" (deleted)");
-                if path.is_absolute() && !deleted {
+                if path.is_absolute() && !bytes.starts_with(b"/memfd:") {
                     self.note(path.to_owned(), Use { read, written, executed: false });
                 }
             }

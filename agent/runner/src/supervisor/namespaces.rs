@@ -34,7 +34,18 @@ const INSIDE: u32 = 1000;
 /// The name of the machine inside.
 const HOST: &[u8] = b"netbuild";
 /// Entries of the root that are not those of the machine.
-const OURS: [&str; 3] = ["proc", "tmp", "netbuild"];
+const OURS: [&str; 4] = ["proc", "tmp", "netbuild", "dev"];
+/// Devices that a command finds. A mount that is read-only keeps nobody from writing to a disk through its
+/// device, so there is no other.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Links that stand beside them.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
 /// Directories for temporary files beside `/tmp`, made empty where they exist.
 const TEMPORARY: [&str; 2] = ["var/tmp", "dev/shm"];
 
@@ -131,7 +142,8 @@ impl Build {
         };
         let entries = entries().map_err(|error| refused("cannot list /", &error))?;
         self.tmpfs(Path::new(""), "mode=0755,size=1m", 0)?;
-        for directory in ["proc", "tmp", "netbuild", "netbuild/ws"] {
+        let devices = devices()?;
+        for directory in ["proc", "tmp", "dev", "netbuild", "netbuild/ws"] {
             self.directory(directory)?;
         }
         fs::write(self.at.join("netbuild/jobserver"), "")
@@ -150,8 +162,10 @@ impl Build {
                 }
             }
         }
-        set_attributes(&self.at, true, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)
+        let closed = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID;
+        set_attributes(&self.at, true, closed | libc::MOUNT_ATTR_NODEV)
             .map_err(|errno| Refused("cannot make the root read-only".into(), errno))?;
+        self.devices(&devices)?;
         let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         mount(Some(c"proc"), &self.at.join("proc"), Some(c"proc"), flags, None)
             .map_err(|errno| Refused("cannot mount /proc".into(), errno))?;
@@ -179,6 +193,30 @@ impl Build {
             .map_err(|errno| Refused("cannot enter the new root".into(), errno))
     }
 
+    /// Fills `/dev`: [`DEVICES`], terminals of its own, and room for shared memory.
+    fn devices(&self, devices: &[(&str, OwnedFd)]) -> Result<(), Refused> {
+        self.tmpfs(Path::new("dev"), "mode=0755,size=64k", 0)?;
+        let at = self.at.join("dev");
+        for (name, device) in devices {
+            let node = at.join(name);
+            fs::write(&node, "").map_err(|error| refused("cannot write to /dev", &error))?;
+            place(device, &node)
+                .map_err(|errno| Refused(format!("cannot mount {}", node.display()), errno))?;
+        }
+        for (name, target) in DEVICE_LINKS {
+            symlink(target, at.join(name))
+                .map_err(|error| refused("cannot make a link", &error))?;
+        }
+        self.directory("dev/shm")?;
+        self.directory("dev/pts")?;
+        set_attributes(&at, false, libc::MOUNT_ATTR_RDONLY)
+            .map_err(|errno| Refused("cannot make /dev read-only".into(), errno))?;
+        let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
+        let options = Some("newinstance,ptmxmode=0666,mode=620");
+        mount(Some(c"devpts"), &at.join("pts"), Some(c"devpts"), flags, options)
+            .map_err(|errno| Refused("cannot mount /dev/pts".into(), errno))
+    }
+
     fn directory(&self, name: impl AsRef<Path>) -> Result<(), Refused> {
         fs::DirBuilder::new()
             .mode(0o755)
@@ -193,6 +231,18 @@ impl Build {
         mount(Some(c"tmpfs"), &at, Some(c"tmpfs"), flags, Some(options))
             .map_err(|errno| Refused(format!("cannot mount a tmpfs at {}", at.display()), errno))
     }
+}
+
+/// Those of [`DEVICES`] that this machine has.
+fn devices() -> Result<Vec<(&'static str, OwnedFd)>, Refused> {
+    let there = DEVICES.map(|name| (name, Path::new("/dev").join(name)));
+    let there = there.into_iter().filter(|(_, path)| path.exists());
+    there
+        .map(|(name, path)| match tree(&path, false) {
+            Ok(device) => Ok((name, device)),
+            Err(errno) => Err(Refused(format!("cannot take {}", path.display()), errno)),
+        })
+        .collect()
 }
 
 fn refused(what: &str, error: &io::Error) -> Refused {
