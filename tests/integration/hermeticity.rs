@@ -150,7 +150,7 @@ fn what_is_behind_a_link_that_a_command_made_is_no_output_of_it() {
     fs::write(outside.join("precious"), "x").unwrap();
     for level in ["stage", "landlock", "ns"] {
         for (name, output) in [("path", "gen/precious"), ("glob", "gen/*"), ("tree", "gen/")] {
-            let command = format!("rmdir gen; ln -s {} gen", outside.display());
+            let command = format!("rm -rf gen; ln -s {} gen", outside.display());
             let task = json!({"command": command, "outputs": [output], "sandbox": level});
             let workspace = place.workspace(&format!("{level}-{name}"), &one(task), &[]);
             let run = workspace.run(&[]);
