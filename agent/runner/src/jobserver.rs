@@ -32,12 +32,12 @@ pub(crate) const INHERITED: [i32; 2] = [30, 31];
 pub(crate) enum JobServer {
     /// The run's own.
     Own(Tokens),
-    /// That of the make that started the run. Its first command has the run's own token.
+    /// That of the make that started the run. One command at a time has the run's own token.
     Parent {
         /// The pipe.
         client: jobserver::Client,
-        /// Commands that run.
-        running: Mutex<usize>,
+        /// Whether a command has the run's own.
+        own_taken: Mutex<bool>,
     },
 }
 
@@ -55,7 +55,7 @@ impl JobServer {
     pub(crate) fn of_parent() -> Option<Self> {
         // SAFETY: the crate checks that they are open pipes; make promises what they are.
         let client = unsafe { jobserver::Client::from_env_ext(true) }.client.ok()?;
-        Some(Self::Parent { client, running: Mutex::default() })
+        Some(Self::Parent { client, own_taken: Mutex::default() })
     }
 
     /// A token, once there is one. `None` when the run was cancelled meanwhile.
@@ -63,14 +63,16 @@ impl JobServer {
         loop {
             let taken = match self {
                 Self::Own(tokens) => tokens.try_take()?.then_some(None),
-                Self::Parent { client, running } => {
-                    let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-                    let taken = match *running {
-                        0 => Some(None),
-                        _ => client.try_acquire()?.map(Some),
-                    };
-                    *running += usize::from(taken.is_some());
-                    taken
+                Self::Parent { client, own_taken } => {
+                    let mut own_taken = own_taken.lock().unwrap_or_else(PoisonError::into_inner);
+                    match std::mem::replace(&mut *own_taken, true) {
+                        false => Some(None),
+                        true => match client.try_acquire() {
+                            // A pipe that can only be waited for: the run keeps to its own token.
+                            Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+                            taken => taken?.map(Some),
+                        },
+                    }
                 }
             };
             match taken {
@@ -109,11 +111,11 @@ pub(crate) fn pipe_of(flags: &str) -> Option<&str> {
 
 impl Drop for Token<'_> {
     fn drop(&mut self) {
-        drop(self.taken.take());
-        match self.server {
-            JobServer::Own(tokens) => tokens.put_back(),
-            JobServer::Parent { running, .. } => {
-                *running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        match (self.server, self.taken.take()) {
+            (JobServer::Own(tokens), _) => tokens.put_back(),
+            (JobServer::Parent { .. }, Some(taken)) => drop(taken),
+            (JobServer::Parent { own_taken, .. }, None) => {
+                *own_taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
             }
         }
     }
@@ -225,6 +227,25 @@ mod tests {
         ] {
             assert_eq!(knows_named_pipes(version.as_bytes()), named, "{version}");
         }
+    }
+
+    #[test]
+    fn the_runs_own_token_is_used_again_while_others_keep_those_of_the_make() {
+        let client = jobserver::Client::new(1).unwrap();
+        let others = client.acquire().unwrap();
+        let server = JobServer::Parent { client, own_taken: Mutex::default() };
+        let others = Token { server: &server, taken: Some(others) };
+        let cancel = Cancel::default();
+        cancel.request();
+        let take = || server.acquire(&cancel).unwrap();
+        let own = take().unwrap();
+        assert!(take().is_none());
+        drop(own);
+        let own = take().unwrap();
+        drop(others);
+        assert!(take().is_none(), "it is still taken");
+        drop(own);
+        assert!(take().is_some());
     }
 
     #[test]
