@@ -144,8 +144,9 @@ pub struct Estimate {
     goodput: Option<Decayed>,
     /// The last goodput sample when it was far from the estimate.
     odd: Option<f64>,
-    /// The round-trip time when goodput was measured last, in seconds.
+    /// The round-trip time when goodput was measured last, in seconds, and what was believed of it then.
     rtt_at_goodput: Option<f64>,
+    measured: Option<f64>,
 }
 
 impl Estimate {
@@ -183,8 +184,10 @@ impl Estimate {
             (self.jitter, self.odd_rtt) = (None, None);
             if let Some(goodput) = &mut self.goodput {
                 // By Little's law, what was under way in one round trip takes a longer one now. That
-                // is a guess, which the next sample replaces.
-                goodput.mean = (goodput.mean * (before / value).min(1.0)).max(1.0);
+                // is a guess, which the next sample replaces, or the end of the detour.
+                let then = self.rtt_at_goodput.unwrap_or(before);
+                let measured = self.measured.unwrap_or(goodput.mean);
+                goodput.mean = (measured * (then / value).min(1.0)).max(1.0);
                 goodput.weight = 0.0;
                 self.odd = None;
             }
@@ -217,6 +220,7 @@ impl Estimate {
         self.rtt_at_goodput = self.rtt.map(|rtt| rtt.mean);
         let Some(known) = &mut self.goodput else {
             self.goodput = Some(Decayed::new(goodput, now));
+            self.measured = Some(goodput);
             return;
         };
         let same_side = |odd: f64| (odd > known.mean) == (goodput > known.mean);
@@ -230,6 +234,7 @@ impl Estimate {
             self.odd = Some(goodput);
             known.take(goodput, now, GOODPUT_MEMORY, GOODPUT_INERTIA);
         }
+        self.measured = Some(known.mean);
     }
 
     /// What is believed now; the basis is [`Basis::Measured`] once there is a round trip.
@@ -274,6 +279,7 @@ impl Estimate {
             rtt: rtt.map(|rtt| Decayed::new(rtt.as_secs_f64(), then)),
             goodput: goodput.map(|goodput| Decayed::new(goodput, then)),
             rtt_at_goodput: rtt.map(|rtt| rtt.as_secs_f64()),
+            measured: goodput,
             ..Self::default()
         }
     }
@@ -358,6 +364,20 @@ mod tests {
         let (estimate, now) = after(&[(0, loss(1000, 100)), (300, loss(1000, 10))]);
         let share = estimate.belief(now).loss.unwrap();
         assert!((share - 0.01).abs() < 0.001, "{share}");
+    }
+
+    #[test]
+    fn a_link_that_is_as_short_again_as_it_was_carries_what_it_did() {
+        let (mut estimate, mut now) = after(&[(0, Sample::Rtt(ms(50.0))), (1, goodput(12))]);
+        let before = estimate.belief(now).goodput.unwrap();
+        for (rtt, share) in [(600.0, 1.0 / 12.0), (50.0, 1.0), (150.0, 1.0 / 3.0), (20.0, 1.0)] {
+            for _ in 0..3 {
+                now += SECOND;
+                estimate.handle_sample(Sample::Rtt(ms(rtt)), now);
+            }
+            let believed = estimate.belief(now).goodput.unwrap();
+            assert!((believed / before - share).abs() < 0.02, "{rtt} ms: {believed}");
+        }
     }
 
     #[test]
