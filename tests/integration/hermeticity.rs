@@ -173,7 +173,7 @@ fn stages_are_neither_made_nor_removed_behind_a_link_of_the_repository() {
         // As if a run called `left` had been killed there.
         fs::create_dir_all(workspace.root.join(".netbuild/tmp")).unwrap();
         fs::write(workspace.root.join(".netbuild/tmp/left.lock"), "").unwrap();
-        std::os::unix::fs::symlink(&outside, workspace.root.join(".netbuild/sandbox")).unwrap();
+        symlink(&outside, workspace.root.join(".netbuild/sandbox")).unwrap();
         let run = workspace.run(&[]);
         assert_eq!(run.status.success(), works, "{level}: {}", run.stderr);
         assert!(outside.join("left/precious").exists(), "{level}");
@@ -573,6 +573,12 @@ fn results_of_loose_tasks_see_the_callers_environment_and_stay_here() {
     let told = String::from_utf8(why.output().expect("netbuild runs").stdout).expect("text");
     let refused = "it was made at level `loose`, and `min_accept_level` is `stage`";
     assert!(told.contains(refused) && !told.contains("does not have that result"), "{told}");
+    // A task that is closed now does not take what it saw when it was open.
+    here.remove("loose");
+    let graph_file = here.read("graph.json");
+    here.write("graph.json", &graph_file.replace("\"sandbox\":\"loose\"", "\"sandbox\":\"env\""));
+    let run = Run::of(here.command(&["--json"]).env("FROM_CALLER", "x")).expect_success();
+    assert_eq!((run.executed(), here.read("loose")), (1, "\n".to_owned()));
 }
 
 #[test]
@@ -777,7 +783,6 @@ fn what_a_task_was_seen_to_use_is_proposed_and_written() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn nothing_runs_to_propose_for_a_file_that_cannot_be_edited() {
     let place = Place::new();
     let workspace = place.workspace("w", &Value::Null, &[]);
@@ -789,7 +794,9 @@ fn nothing_runs_to_propose_for_a_file_that_cannot_be_edited() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("`build.ninja` cannot be edited"), "{said}");
     assert!(!workspace.exists("made"));
-=======
+}
+
+#[test]
 fn a_task_that_makes_nothing_is_not_proposed_to_be_skipped() {
     let place = Place::new();
     let files = [("in", "x")];
@@ -801,5 +808,4 @@ fn a_task_that_makes_nothing_is_not_proposed_to_be_skipped() {
     assert!(output.status.success() && stderr.contains("it makes nothing here"), "{stderr}");
     assert_eq!(workspace.run(&[]).expect_success().executed(), 1);
     assert_eq!(workspace.run(&[]).expect_success().executed(), 1);
->>>>>>> e2ccb74 (runner, core, transfer: nothing is taken or removed behind a link, no disk at ns, and nothing is proposed that was not seen)
 }

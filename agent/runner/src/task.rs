@@ -437,6 +437,11 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, 
                 format!("it was made at level `{made_at}`, and `min_accept_level` is `{least}`");
             return Ok(Found::Miss(Cause::NotRestored(why)));
         }
+        // It saw an environment that the task does not have any more.
+        if execution.sandbox_obtained == Sandbox::Loose && task.sandbox.level != Sandbox::Loose {
+            let why = "it was made at level `loose`, which the task has no more".to_owned();
+            return Ok(Found::Miss(Cause::NotRestored(why)));
+        }
         if hit.record.result.exit_code != 0 {
             let why = format!("its command ended with exit code {}", hit.record.result.exit_code);
             return Ok(Found::Miss(Cause::NotRestored(why)));
