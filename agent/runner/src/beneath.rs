@@ -106,22 +106,20 @@ impl Beneath {
     /// Moves the file or link `from` (an absolute path on the same file system) to `path`,
     /// replacing whatever stands there.
     pub(crate) fn place(&self, from: &Path, path: &[u8]) -> Result<(), BeneathError> {
-        let (parent, name) = self.parent(path)?;
-        let result = match rustix::fs::renameat(CWD, from, &parent, name) {
-            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => remove_in(parent.as_fd(), name)
-                .and_then(|()| rustix::fs::renameat(CWD, from, &parent, name)),
-            other => other,
-        };
-        result.map_err(|error| wrap(path, error))
+        self.bring(CWD, from.as_os_str(), path)
     }
 
-    /// Moves the file or link `path` of another such directory on the same file system to `path` here,
-    /// replacing whatever stands there.
+    /// The same with the file or link `path` of another such directory.
     pub(crate) fn place_from(&self, other: &Self, path: &[u8]) -> Result<(), BeneathError> {
-        let ((from, _), (parent, name)) = (other.parent(path)?, self.parent(path)?);
-        let result = match rustix::fs::renameat(&from, name, &parent, name) {
+        let (from, name) = other.parent(path)?;
+        self.bring(from.as_fd(), name, path)
+    }
+
+    fn bring(&self, from: BorrowedFd<'_>, source: &OsStr, path: &[u8]) -> Result<(), BeneathError> {
+        let (parent, name) = self.parent(path)?;
+        let result = match rustix::fs::renameat(from, source, &parent, name) {
             Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => remove_in(parent.as_fd(), name)
-                .and_then(|()| rustix::fs::renameat(&from, name, &parent, name)),
+                .and_then(|()| rustix::fs::renameat(from, source, &parent, name)),
             other => other,
         };
         result.map_err(|error| wrap(path, error))
