@@ -33,6 +33,9 @@ fn is_far(value: f64, from: f64) -> bool {
 const MIN_PACKETS: f64 = 50.0;
 /// After this, an idle link may have changed and its goodput is worth a probe.
 pub const STALE_GOODPUT: Duration = Duration::from_secs(60);
+/// After this, an idle link that was measured once only is worth another probe: on a busy machine a
+/// single one may be far off.
+const UNCONFIRMED_GOODPUT: Duration = Duration::from_secs(10);
 /// After this, the round-trip time of a link is a guess.
 pub const STALE_RTT: Duration = Duration::from_secs(10);
 /// Longest round trip and greatest goodput (bytes per second) that are believed from anybody.
@@ -59,6 +62,19 @@ pub enum Sample {
         /// From the first of them to the last.
         elapsed: Duration,
     },
+    /// Payload arrived at this pace before it was that of the link: it carries at least this.
+    AtLeast {
+        /// Payload bytes.
+        bytes: u64,
+        /// From the first of them to the last.
+        elapsed: Duration,
+    },
+}
+
+/// Bytes per second, if that can be a goodput.
+fn rate(bytes: u64, elapsed: Duration) -> Option<f64> {
+    let rate = bytes as f64 / elapsed.as_secs_f64();
+    (rate.is_finite() && (1.0..=MAX_GOODPUT).contains(&rate)).then_some(rate)
 }
 
 /// What one agent tells the others of its link to a peer.
@@ -157,8 +173,15 @@ impl Estimate {
             Sample::Rtt(rtt) => return self.handle_rtt(rtt, now),
             Sample::Loss { sent, lost } => self.handle_loss(sent, lost, now),
             Sample::Goodput { bytes, elapsed } => {
-                let goodput = bytes as f64 / elapsed.as_secs_f64();
-                if goodput.is_finite() && (1.0..=MAX_GOODPUT).contains(&goodput) {
+                if let Some(goodput) = rate(bytes, elapsed) {
+                    self.handle_goodput(goodput, now);
+                }
+            }
+            // A sample that was not limited by the link counts when it is more than is believed
+            // all the same: the rule of BBR for senders that had nothing more to send.
+            Sample::AtLeast { bytes, elapsed } => {
+                let believed = crate::score::goodput(&self.belief(now));
+                if let Some(goodput) = rate(bytes, elapsed).filter(|rate| *rate > believed) {
                     self.handle_goodput(goodput, now);
                 }
             }
@@ -258,11 +281,12 @@ impl Estimate {
         self.goodput.map(|goodput| goodput.mean)
     }
 
-    /// Whether the goodput is worth a probe: never measured, too old, or measured when the link had
-    /// another length.
+    /// Whether the goodput is worth a probe: never measured, measured once, too old, or measured when
+    /// the link had another length.
     pub fn wants_probe(&self, now: Instant) -> bool {
         let Some(goodput) = &self.goodput else { return true };
-        if now.saturating_duration_since(goodput.at) >= STALE_GOODPUT {
+        let lasts = if goodput.weight > 1.0 { STALE_GOODPUT } else { UNCONFIRMED_GOODPUT };
+        if now.saturating_duration_since(goodput.at) >= lasts {
             return true;
         }
         let (Some(then), Some(rtt)) = (self.rtt_at_goodput, &self.rtt) else { return false };
@@ -357,6 +381,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_link_carries_at_least_raises_what_is_believed_and_never_lowers_it() {
+        let at_least = |mbytes: u64| Sample::AtLeast { bytes: mbytes * 1_000_000, elapsed: SECOND };
+        let rtt = (0, Sample::Rtt(ms(50.0)));
+        // 5 MB/s are what an untried link of this length is trusted to carry.
+        let (estimate, now) = after(&[rtt, (1, at_least(4))]);
+        assert_eq!(estimate.belief(now).goodput, None);
+        let (estimate, now) = after(&[rtt, (1, at_least(9))]);
+        assert_eq!(estimate.belief(now).goodput, Some(9e6));
+        let (estimate, now) = after(&[rtt, (1, goodput(3)), (2, at_least(2))]);
+        assert_eq!(estimate.belief(now).goodput, Some(3e6));
+        let (estimate, now) = after(&[rtt, (1, goodput(3)), (2, at_least(5))]);
+        assert!(estimate.belief(now).goodput.unwrap() > 3.5e6);
+    }
+
+    #[test]
     fn loss_is_a_share_of_recent_packets() {
         let loss = |sent, lost| Sample::Loss { sent, lost };
         let (estimate, now) = after(&[(0, loss(10, 1))]);
@@ -386,6 +425,10 @@ mod tests {
         assert!(estimate.wants_probe(now));
         estimate.handle_sample(goodput(10), now);
         assert!(!estimate.wants_probe(now + SECOND));
+        let now = now + UNCONFIRMED_GOODPUT;
+        assert!(estimate.wants_probe(now));
+        estimate.handle_sample(goodput(10), now);
+        assert!(!estimate.wants_probe(now + UNCONFIRMED_GOODPUT));
         assert!(estimate.wants_probe(now + STALE_GOODPUT));
         for second in 1..4 {
             estimate.handle_sample(Sample::Rtt(ms(600.0)), now + second * SECOND);
@@ -423,6 +466,7 @@ mod tests {
             let mut estimate = Estimate::default();
             let elapsed = Duration::from_nanos(nanos);
             estimate.handle_sample(Sample::Goodput { bytes, elapsed }, now);
+            estimate.handle_sample(Sample::AtLeast { bytes, elapsed }, now);
             estimate.handle_sample(Sample::Rtt(Duration::MAX), now);
             let belief = estimate.belief(now);
             prop_assert!(belief.goodput.is_none_or(|g| g.is_finite() && g <= MAX_GOODPUT));

@@ -34,12 +34,12 @@ const PROBE_BYTES: u32 = MAX_PROBE;
 const PROBE_STEPS: [usize; 2] = [1, 3];
 /// Bytes of a probe that only shows whether a peer answers.
 const GREETING_BYTES: u32 = 1024;
-/// Full probes that may be made at once, as many as the peers that are all probed in a small mesh.
-const PROBES_SAVED: f64 = 32.0;
+/// Requests of probes that may be made at once: full probes of all peers that are probed in a small mesh.
+const REQUESTS_SAVED: f64 = 128.0;
 /// Time after which one more may be made. An agent that does nothing takes 60 MiB of probes in an
 /// hour, however many others there are, as bytes between regions are paid for; what is used shows
 /// its goodput without them.
-const PROBE_EARNED: Duration = Duration::from_secs(60);
+const REQUEST_EARNED: Duration = Duration::from_secs(60);
 /// Probes at once. Two on one thin access line would measure each other.
 const MAX_PROBES: usize = 2;
 /// Longest time of a probe; at its end, a link is known to be slower than that.
@@ -65,9 +65,11 @@ struct Probed {
     peer: PeerId,
     over: Over,
     fruitful: bool,
+    /// How many requests were made.
+    requests: usize,
 }
 
-/// How many full probes may be made: a token bucket.
+/// How many requests of [`PROBE_BYTES`] may be made: a token bucket.
 #[derive(Debug)]
 struct Budget {
     left: f64,
@@ -76,19 +78,24 @@ struct Budget {
 
 impl Budget {
     fn new(now: Instant) -> Self {
-        Self { left: PROBES_SAVED, at: now }
+        Self { left: REQUESTS_SAVED, at: now }
     }
 
-    /// Bytes of the next probe.
+    /// Bytes of the first request of the next probe, which is taken from what is left.
     fn next_probe(&mut self, now: Instant) -> u32 {
-        let earned = (now - self.at).as_secs_f64() / PROBE_EARNED.as_secs_f64();
-        self.left = (self.left + earned).min(PROBES_SAVED);
+        let earned = (now - self.at).as_secs_f64() / REQUEST_EARNED.as_secs_f64();
+        self.left = (self.left + earned).min(REQUESTS_SAVED);
         self.at = now;
         if self.left < 1.0 {
             return GREETING_BYTES;
         }
         self.left -= 1.0;
         PROBE_BYTES
+    }
+
+    /// A probe is over, which made so many requests.
+    fn handle_probed(&mut self, requests: usize) {
+        self.left -= requests.saturating_sub(1) as f64;
     }
 }
 
@@ -105,7 +112,7 @@ impl Measuring {
                 Some((peer, sample)) = self.samples.recv() => {
                     self.view.peers(|peers, now| peers.handle_sample(&peer, sample, now));
                 }
-                Some(probed) = probes.join_next() => self.take(probed),
+                Some(probed) = probes.join_next() => self.take(probed, &mut budget),
                 _ = ticks.tick() => {
                     let switched = self.tick(&mut probes, &mut budget);
                     if switched || reported.elapsed() >= REPORT {
@@ -144,9 +151,10 @@ impl Measuring {
         switched.is_some()
     }
 
-    fn take(&self, probed: Result<Probed, tokio::task::JoinError>) {
+    fn take(&self, probed: Result<Probed, tokio::task::JoinError>, budget: &mut Budget) {
         match probed {
-            Ok(Probed { peer, over, fruitful }) => {
+            Ok(Probed { peer, over, fruitful, requests }) => {
+                budget.handle_probed(requests);
                 let dice = crate::random::unit();
                 self.view.peers(|peers, now| {
                     peers.handle_probed(&peer, over, fruitful, dice, now);
@@ -174,12 +182,16 @@ impl Measuring {
 
 async fn probe(view: Arc<View>, endpoint: Endpoint, peer: PeerId, bytes: u32) -> Probed {
     let Some(whom) = view.whom(&peer) else {
-        return Probed { peer, over: Over::Dropped, fruitful: false };
+        return Probed { peer, over: Over::Dropped, fruitful: false, requests: 0 };
     };
     let holder = whom.holder();
+    let mut requests = 0;
     let probing = async {
-        for requests in PROBE_STEPS {
-            let answers = (0..requests).map(|_| endpoint.probe(&holder, bytes));
+        // A greeting is told by one answer.
+        let steps = if bytes == PROBE_BYTES { &PROBE_STEPS[..] } else { &PROBE_STEPS[..1] };
+        for step in steps {
+            requests += step;
+            let answers = (0..*step).map(|_| endpoint.probe(&holder, bytes));
             let probed = try_join_all(answers).await?;
             if probed.iter().any(|probed| probed.goodput.is_some()) {
                 return Ok(true);
@@ -187,13 +199,12 @@ async fn probe(view: Arc<View>, endpoint: Endpoint, peer: PeerId, bytes: u32) ->
         }
         Ok::<bool, FetchError>(false)
     };
-    match tokio::time::timeout(PROBE_LIMIT, probing).await {
-        Ok(answer) => {
-            Probed { peer, over: over_of(&answer), fruitful: answer.is_ok_and(|fruitful| fruitful) }
-        }
+    let (over, fruitful) = match tokio::time::timeout(PROBE_LIMIT, probing).await {
+        Ok(answer) => (over_of(&answer), answer.is_ok_and(|fruitful| fruitful)),
         // It answers, but slowly: what did arrive was measured all the same.
-        Err(_) => Probed { peer, over: Over::Answered, fruitful: false },
-    }
+        Err(_) => (Over::Answered, false),
+    };
+    Probed { peer, over, fruitful, requests }
 }
 
 #[cfg(test)]
@@ -207,14 +218,22 @@ mod tests {
         // Thirty peers, of which each wants a probe each minute, for a day.
         let mut bytes = 0;
         for _ in 0..24 * 60 {
-            bytes += (0..30).map(|_| u64::from(budget.next_probe(now))).sum::<u64>();
+            for _ in 0..30 {
+                let probe = budget.next_probe(now);
+                let requests = if probe == PROBE_BYTES { PROBE_STEPS.iter().sum() } else { 1 };
+                budget.handle_probed(requests);
+                bytes += requests as u64 * u64::from(probe);
+            }
             now += Duration::from_secs(60);
         }
         let greetings = 24 * 60 * 30 * u64::from(GREETING_BYTES);
-        let full = (24 * 60 + 32) * u64::from(PROBE_BYTES);
+        let full = (24 * 60 + 128 + 3) * u64::from(PROBE_BYTES);
         assert!(bytes <= full + greetings, "{bytes}");
-        // All are measured at first.
+        // All are measured at first, in full.
         let mut fresh = Budget::new(now);
-        assert!((0..32).all(|_| fresh.next_probe(now) == PROBE_BYTES));
+        for _ in 0..32 {
+            assert_eq!(fresh.next_probe(now), PROBE_BYTES);
+            fresh.handle_probed(PROBE_STEPS.iter().sum());
+        }
     }
 }

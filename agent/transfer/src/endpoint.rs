@@ -67,10 +67,10 @@ pub struct Options {
     /// - [`Sample::Loss`] once a second if packets were sent whose fate can be known: those that
     ///   hold more than acknowledgements.
     /// - [`Sample::Goodput`] of chunks and probes that arrive, all on the connection together: at
-    ///   the end of its first second, or of the transfer if that is earlier, the best window of
-    ///   at least 64 KiB and 20 ms, and from then on what arrives in each second. A transfer that
-    ///   is over before the rate has stopped to grow gives none, and windows count for nothing in
-    ///   which this end may have held the holder back.
+    ///   the end of its first second, or of the transfer if that is earlier, the mean since the rate
+    ///   has stopped to grow, and from then on what arrives in each second. A transfer that is over
+    ///   before gives [`Sample::AtLeast`]. Windows count for nothing in which this end may have held
+    ///   the holder back.
     pub samples: mpsc::Sender<(PeerId, Sample)>,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     counters::{Tally, add},
-    meter::{Arrivals, Goodput},
+    meter::{Arrivals, Goodput, Told},
     socket::STREAM_WINDOW,
 };
 use netbuild_core::{link::Sample, peer::PeerId};
@@ -96,11 +96,15 @@ impl Link {
         now.or(Some(self.reported.load(Ordering::Relaxed))).filter(|rate| *rate > 0)
     }
 
-    fn report(&self, goodput: Option<Goodput>) {
-        if let Some(goodput) = goodput {
-            self.reported.store(goodput.rate() as u64, Ordering::Relaxed);
-            self.samples.give(self.peer, goodput.into());
+    fn report(&self, told: Option<Told>) {
+        let Some(told) = told else { return };
+        match told {
+            Told::Full(goodput) => self.reported.store(goodput.rate() as u64, Ordering::Relaxed),
+            Told::AtLeast(goodput) => {
+                self.reported.fetch_max(goodput.rate() as u64, Ordering::Relaxed);
+            }
         }
+        self.samples.give(self.peer, told.into());
     }
 
     fn arrivals(&self) -> MutexGuard<'_, Arrivals> {

@@ -13,9 +13,11 @@
 //!
 //! A transfer lasts as long as any request is open on the connection. Its beginning is measured in
 //! rounds of a round trip or longer, made of short windows: a burst that was kept somewhere on its
-//! way makes a window fast, but hardly a round. The link is full once a round is not faster than
-//! what was best by a quarter (BBR tells a full pipe by the same growth), and gives the mean of the
-//! rounds from there on. A transfer that ends before that ended in slow start, and tells nothing.
+//! way makes a window fast, but hardly a round. The link is full once two rounds in a row are not
+//! faster than what was best by a quarter, and gives the mean of the rounds from there on. (BBR tells
+//! a full pipe by three such rounds. One is not enough: an end that got no processor for the length
+//! of one looks like a thin link.) A transfer that ends before that tells only what the link carried at
+//! least: the round before the fastest, or the mean from the fastest on.
 //! After a second the mean is reported, and from then on the rate of each second.
 
 use netbuild_core::link::Sample;
@@ -27,8 +29,10 @@ const SHORT_BYTES: u64 = 64 * 1024;
 const SHORT: Duration = Duration::from_millis(20);
 /// Length of the beginning of a transfer, and of the windows after it.
 const LONG: Duration = Duration::from_secs(1);
-/// Growth of the rate, from one round to the next, below which the link is full.
+/// Growth of the rate, from one round to the next, below which the link may be full, and how many
+/// rounds in a row have to show no more.
 const FULL: f64 = 1.25;
+const FULL_ROUNDS: u32 = 2;
 
 /// Payload between two marks.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -48,9 +52,21 @@ impl Goodput {
     }
 }
 
-impl From<Goodput> for Sample {
-    fn from(Goodput { bytes, elapsed }: Goodput) -> Self {
-        Self::Goodput { bytes, elapsed }
+/// What a transfer says of the link.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Told {
+    /// It carries this.
+    Full(Goodput),
+    /// It carried this before it was full.
+    AtLeast(Goodput),
+}
+
+impl From<Told> for Sample {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Full(Goodput { bytes, elapsed }) => Self::Goodput { bytes, elapsed },
+            Told::AtLeast(Goodput { bytes, elapsed }) => Self::AtLeast { bytes, elapsed },
+        }
     }
 }
 
@@ -71,10 +87,12 @@ impl Mark {
 /// What the rounds of a transfer have shown.
 #[derive(Clone, Copy, Debug)]
 struct Shown {
-    /// The fastest round, or all since the rate has stopped to grow.
+    /// The fastest round, and those after it.
     goodput: Goodput,
-    /// Whether it has.
-    settled: bool,
+    /// How many those are: none of them was clearly faster.
+    since: u32,
+    /// What was shown before the last growth.
+    before: Option<Goodput>,
 }
 
 /// The state of one transfer.
@@ -136,18 +154,18 @@ impl Arrivals {
         now: Instant,
         bytes: u64,
         rtt: impl FnOnce() -> Duration,
-    ) -> Option<Goodput> {
+    ) -> Option<Told> {
         self.waiting -= 1;
         self.transfer.total += bytes;
         // Somebody is busy with what came before, or has not yet read it.
         if self.waiting + 1 < self.open {
             return None;
         }
-        self.transfer.mark(now, rtt)
+        self.transfer.mark(now, rtt).map(Told::Full)
     }
 
     /// A request is over; returns what is to be reported.
-    pub(crate) fn close(&mut self, waiting: bool) -> Option<Goodput> {
+    pub(crate) fn close(&mut self, waiting: bool) -> Option<Told> {
         self.open -= 1;
         self.waiting -= usize::from(waiting);
         if self.open > 0 {
@@ -155,7 +173,7 @@ impl Arrivals {
         }
         let transfer = std::mem::take(&mut self.transfer);
         let last = transfer.last;
-        if transfer.long { last } else { transfer.settled() }
+        if transfer.long { last.map(Told::Full) } else { transfer.told() }
     }
 
     /// What the current transfer has shown of the link.
@@ -165,8 +183,17 @@ impl Arrivals {
 }
 
 impl Transfer {
+    fn told(&self) -> Option<Told> {
+        let Shown { goodput, since, before } = self.shown?;
+        match since {
+            0 => before.map(Told::AtLeast),
+            FULL_ROUNDS.. => Some(Told::Full(goodput)),
+            _ => Some(Told::AtLeast(goodput)),
+        }
+    }
+
     fn settled(&self) -> Option<Goodput> {
-        self.shown.filter(|shown| shown.settled).map(|shown| shown.goodput)
+        self.shown.filter(|shown| shown.since >= FULL_ROUNDS).map(|shown| shown.goodput)
     }
 
     fn mark(&mut self, now: Instant, rtt: impl FnOnce() -> Duration) -> Option<Goodput> {
@@ -206,15 +233,19 @@ impl Transfer {
 
 impl Shown {
     fn first(round: Goodput) -> Self {
-        Self { goodput: round, settled: false }
+        Self { goodput: round, since: 0, before: None }
     }
 
     fn then(self, round: Goodput) -> Self {
         if round.rate() >= self.goodput.rate() * FULL {
             // If the link looked full before, it was not.
-            return Self::first(round);
+            return Self { before: Some(self.goodput), ..Self::first(round) };
         }
-        Self { goodput: self.goodput.and(round), settled: true }
+        Self {
+            goodput: self.goodput.and(round),
+            since: self.since.saturating_add(1),
+            before: self.before,
+        }
     }
 }
 
@@ -230,7 +261,7 @@ mod tests {
         arrivals: Arrivals,
         now: Instant,
         rtt: Duration,
-        reported: Vec<Goodput>,
+        reported: Vec<Told>,
     }
 
     impl Link {
@@ -247,21 +278,33 @@ mod tests {
             self.reported.extend(self.arrivals.arrived(self.now, bytes, || rtt));
         }
 
-        fn end(mut self) -> Vec<Goodput> {
+        fn end(mut self) -> Vec<Told> {
             self.reported.extend(self.arrivals.close(false));
             self.reported
         }
     }
 
-    fn rates(reported: &[Goodput]) -> Vec<u64> {
-        reported.iter().map(|goodput| goodput.rate().round() as u64).collect()
+    /// What full links were told to carry.
+    fn rates(told: &[Told]) -> Vec<u64> {
+        let full = |told: &Told| match told {
+            Told::Full(goodput) => Some(goodput.rate().round() as u64),
+            Told::AtLeast(_) => None,
+        };
+        told.iter().filter_map(full).collect()
+    }
+
+    fn at_least(told: &[Told]) -> u64 {
+        match told {
+            [Told::AtLeast(goodput)] => goodput.rate().round() as u64,
+            _ => panic!("{told:?}"),
+        }
     }
 
     #[test]
     fn a_short_transfer_tells_the_link_once_at_its_end() {
         let mut link = Link::new(MILLISECOND);
         link.feed(10_000, MILLISECOND * 80);
-        (0..50).for_each(|_| link.feed(10_000, MILLISECOND));
+        (0..100).for_each(|_| link.feed(10_000, MILLISECOND));
         assert!(link.reported.is_empty());
         assert_eq!(rates(&link.end()), [10_000_000]);
     }
@@ -273,7 +316,22 @@ mod tests {
         for round in 0..7 {
             (0..100).for_each(|_| link.feed(140 << round, MILLISECOND));
         }
-        assert!(link.end().is_empty());
+        // It carries at least a quarter of what it did in the last round.
+        let told = at_least(&link.end());
+        assert!(((140 << 4) * 1000..(140 << 6) * 1000).contains(&told), "{told}");
+    }
+
+    #[test]
+    fn an_end_that_was_held_up_in_slow_start_is_no_thin_link() {
+        let mut link = Link::new(MILLISECOND * 50);
+        for round in 0..6 {
+            (0..50).for_each(|_| link.feed(2800 << round, MILLISECOND));
+            if round == 1 {
+                link.feed(2800, MILLISECOND * 120);
+            }
+        }
+        let told = at_least(&link.end());
+        assert!(((2800 << 3) * 1000..(2800 << 5) * 1000).contains(&told), "{told}");
     }
 
     #[test]
@@ -282,7 +340,7 @@ mod tests {
         for round in 0..6 {
             (0..50).for_each(|_| link.feed(280 << round, MILLISECOND));
         }
-        (0..100).for_each(|_| link.feed(280 << 5, MILLISECOND));
+        (0..150).for_each(|_| link.feed(280 << 5, MILLISECOND));
         assert_eq!(rates(&link.end()), [(280 << 5) * 1000]);
     }
 
@@ -376,7 +434,7 @@ mod tests {
             assert_eq!(arrivals.arrived(now, 5000, || MILLISECOND), None);
         }
         assert_eq!(arrivals.close(false), None);
-        assert_eq!(rates(&arrivals.close(false).into_iter().collect::<Vec<_>>()), [10_000_000]);
+        assert_eq!(rates(&Vec::from_iter(arrivals.close(false))), [10_000_000]);
         assert_eq!(arrivals.so_far(), None);
     }
 }
