@@ -135,8 +135,8 @@ install_docker() {
 regions() {
     docker-compose config -q &&
         scripts/build-images.sh --debug &&
-        scripts/lib/scenario.sh network-failure multi-region-sync bandwidth-optimization --docker --debug &&
-        scripts/lib/scenario.sh network-failure --debug
+        scripts/lib/scenario.sh network-failure multi-region-sync --docker --debug &&
+        scripts/lib/scenario.sh network-failure bandwidth-optimization --debug
 }
 
 step() {
@@ -183,5 +183,9 @@ step 'tools of the tests' install_tools
 step 'lints of the scripts' scripts
 step 'servers of the tests' install_servers
 step tests run_tests
+if ! $fast && [[ ${#filter[@]} -eq 0 ]]; then
+    step 'docker for the regions' install_docker
+    step 'regions in containers' regions
+fi
 
 echo "== all checks passed in $SECONDS s"

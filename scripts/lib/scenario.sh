@@ -57,9 +57,9 @@ tell() {
         for region in "${REGIONS[@]}"; do
             say "-- the log of $region:"
             if [[ $place == docker ]]; then
-                compose logs --no-color --tail=30 "$region" >&2 || true
+                compose logs --no-color --tail=10 "$region" >&2 || true
             else
-                tail -n 30 "$state/$region/data/agent.log" >&2 || true
+                tail -n 10 "$state/$region/data/agent.log" >&2 || true
             fi
         done
     fi

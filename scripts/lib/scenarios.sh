@@ -29,7 +29,7 @@ multi_region_sync() {
 
     for region in "${REGIONS[@]}"; do
         sync "$region"
-        expect "$region gets what the others built" 'v["artifacts"] == 10'
+        expect "$region gets what the others built" 'v["artifacts"] >= 10'
         row "copied to $region" "$(copied)"
     done
     for region in "${REGIONS[@]}"; do
