@@ -94,22 +94,16 @@ if [[ -z $bin_dir ]]; then
     build_programs "$profile"
     bin_dir=$(program_dir "$profile")
 fi
-for program in netbuild netbuild-agent; do
-    [[ -x $bin_dir/$program ]] || fail "there is no program $program in $bin_dir"
-done
+[[ -x $bin_dir/netbuild ]] || fail "there is no program netbuild in $bin_dir"
 make_base
 
 # The build context: the few files that the images are made of.
 context=$scratch/context
 mkdir -p "$context/scripts/docker"
 cp "$repository"/scripts/docker/*.sh "$context/scripts/docker/"
-for program in netbuild netbuild-agent; do
-    # Debug information would be most of the image.
-    strip -o "$context/$program" "$bin_dir/$program"
-done
-weed=$(weed)
-# The wheel's script starts the program that lies beside it.
-cp -L "$weed" "$context/weed"
+# Debug information would be most of the image.
+strip -o "$context/netbuild" "$bin_dir/netbuild"
+cp -L "$(weed)" "$context/"
 
 for target in "${targets[@]}"; do
     say "building netbuild-$target:$tag"
@@ -117,6 +111,6 @@ for target in "${targets[@]}"; do
         --build-arg DEBIAN="$base" --build-arg PROGRAMS=given --tag "netbuild-$target:$tag" "$context" >/dev/null
 done
 
-"$docker" run --rm --entrypoint netbuild "netbuild-agent:$tag" --version >/dev/null ||
+"$docker" run --rm "netbuild-agent:$tag" --version >/dev/null ||
     fail "the programs in $bin_dir do not run on Debian bookworm: build them there, or use \`docker compose build\`"
 "$docker" image ls --filter "reference=netbuild-*:$tag" --format 'table {{.Repository}}:{{.Tag}}\t{{.Size}}'

@@ -23,13 +23,17 @@ use netbuild_node::{
     config::{Settings, resolve},
     hush_contained_panics,
 };
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-/// The program `netbuild`.
+/// The program `netbuild`; under the name `netbuild-agent`, that one: an image needs one file for both.
 pub fn netbuild_main() -> ExitCode {
     // Before anything that could start a thread, see `supervisor`.
     if std::env::args_os().nth(1).is_some_and(|arg| arg == netbuild_runner::SPAWN_COMMAND) {
         return ExitCode::from(u8::from(netbuild_runner::spawner_main() != 0));
+    }
+    let name = std::env::args_os().next().map(PathBuf::from);
+    if name.is_some_and(|path| path.ends_with("netbuild-agent")) {
+        return agent_main();
     }
     hush_contained_panics();
     let args = Args::parse();

@@ -354,6 +354,23 @@ fn status_tells_what_there_is_with_an_agent_and_without() {
 }
 
 #[test]
+fn the_one_program_is_the_other_by_its_name() {
+    let place = Place::new();
+    let (data_dir, link) = (place.path("data"), place.path("netbuild-agent"));
+    std::os::unix::fs::symlink(netbuild().get_program(), &link).expect("a link");
+    let mut agent = Command::new(&link);
+    agent.env_clear().arg("--data-dir").arg(&data_dir);
+    agent.args(["--listen", "127.0.0.1:0", "--detach"]);
+    // Its log goes on; only its first line is waited for.
+    let ticket = agent.stderr(Stdio::null()).output().expect("it runs").stdout;
+    let stop = || netbuild_on(&data_dir, &["stop"]).status().expect("netbuild runs");
+    let told = netbuild_on(&data_dir, &["ticket"]).output().expect("netbuild runs").stdout;
+    assert!(stop().success());
+    assert!(!ticket.is_empty());
+    assert_eq!(ticket, told);
+}
+
+#[test]
 fn help_and_completions_are_there() {
     let commands = ["run", "status", "put", "get", "ticket", "completions"];
     let help = netbuild().arg("--help").output().expect("netbuild runs");

@@ -54,6 +54,8 @@ fn detach(settings: &Settings) -> Result<ExitCode, CliError> {
     let mut log = opened.map_err(|error| CliError::io("write", &path, &error))?;
     let start = |error| CliError::io("start", Path::new("netbuild-agent"), &error);
     let mut child = Command::new(std::env::current_exe().map_err(start)?)
+        // The file may be that of `netbuild`, which goes by its name.
+        .arg0("netbuild-agent")
         .args(std::env::args_os().skip(1).filter(|arg| arg != "--detach"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
