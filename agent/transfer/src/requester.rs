@@ -586,8 +586,8 @@ mod tests {
         codec::{coding, encode},
         error::code,
         fixture::{
-            Coded, Report, Rogue, Shelf, agent, chunk, everyone, gather, identity, no_base, orders,
-            prose, rogue, run_frame, sealed, soon,
+            Coded, Report, Rogue, Shelf, agent, chunk, everyone, gather, holder, identity, no_base,
+            orders, prose, rogue, run_frame, sealed, soon,
         },
     };
     use netbuild_core::{codec::Codec, peer::PeerId};
@@ -837,6 +837,23 @@ mod tests {
         let records =
             soon(endpoint.records(&from.holder, &[asked], Patience::default())).await.unwrap();
         assert_eq!(records, [Some(sealed(3, asked))]);
+    }
+
+    #[tokio::test]
+    async fn a_record_of_a_newer_version_is_as_good_as_none_and_those_behind_it_come() {
+        let keys = [1, 2, 3].map(|number| ActionKey([number; 32]));
+        let mut shelf = Shelf::default();
+        for key in keys {
+            shelf.records.insert(key, sealed(1, key).as_bytes().to_vec());
+        }
+        shelf.records.get_mut(&keys[1]).unwrap()[0] = u8::MAX;
+        let (from, endpoint) =
+            (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
+        let at = holder(1, &from);
+        for _ in 0..2 {
+            let records = soon(endpoint.records(&at, &keys, Patience::default())).await.unwrap();
+            assert_eq!(records, [Some(sealed(1, keys[0])), None, Some(sealed(1, keys[2]))]);
+        }
     }
 
     #[tokio::test]
