@@ -14,6 +14,8 @@ Graphs of N tasks `cat in_i > out/o_i`, run by `netbuild run` without an agent a
   tree      one task with 1 GiB in 10,000 files as its output, deleted; beside `cp -r` of the same files
   load      a graph of 88,000 tasks is loaded, and one task of it planned; beside ninja loading as many
   memory    100,000 tasks are loaded, planned and found undone
+  large     a task with 100,000 inputs, one with an output of 5 GiB, a chain of 100,000 tasks, a build.ninja of
+            200,000 statements: each once, time and memory (needs 12 GiB)
 
   --only PART,...  these parts (all)
   --runs N         runs of each cold, restore, tree and load measurement (5); no-op takes four times as many
@@ -44,7 +46,7 @@ value() {
     echo "$2"
 }
 
-parts=no-op,cold,restore,tree,load,memory
+parts=no-op,cold,restore,tree,load,memory,large
 runs=5
 jobs=$(getconf _NPROCESSORS_ONLN)
 binary=$repository/target/release/netbuild
@@ -65,7 +67,7 @@ while [[ $# -gt 0 ]]; do
     shift 2
 done
 for part in ${parts//,/ }; do
-    [[ " no-op cold restore tree load memory " == *" $part "* ]] || fail "there is no part '$part' (see --help)"
+    [[ " no-op cold restore tree load memory large " == *" $part "* ]] || fail "there is no part '$part' (see --help)"
 done
 
 # Installs the packages of missing tools where that needs no question, else names them.
@@ -167,6 +169,43 @@ memory() {
         fail "the measured command failed: $2"
     }
     awk '{ printf "%.1f\n", $1 / 1000 }' "$work/memory"
+}
+
+# large NAME COMMAND: the time and the memory of one run in a workspace of netbuild's.
+large() {
+    local megabytes seconds
+    read -r megabytes seconds <<<"$(memory_and_time "$2")"
+    row "$1" ms "$(ms "$seconds")" 0 '' ''
+    row "$1 MB" MB "$megabytes" 0 '' ''
+}
+
+memory_and_time() {
+    (cd "$work/netbuild" && /usr/bin/time -f '%M %e' -o "$work/memory" $1 >"$work/log" 2>&1) || {
+        cat "$work/log" >&2
+        fail "the measured command failed: $1"
+    }
+    awk '{ printf "%.1f %s\n", $1 / 1000, $2 }' "$work/memory"
+}
+
+generate_large() {
+    rm -rf "$work"/{netbuild,data}
+    mkdir -p "$work/netbuild/in"
+    awk -v dir="$work/netbuild" 'BEGIN {
+        for (i = 0; i < 100000; i++) { file = dir "/in/" i; print i >file; close(file) }
+        graph = dir "/graph.json"
+        print "{ \"tasks\": {" >graph
+        print "\"inputs\": { \"command\": \"ls in | wc -l >n\", \"inputs\": [\"in/**\"], \"outputs\": [\"n\"] }," >graph
+        print "\"output\": { \"command\": \"head -c 5G /dev/zero >big\", \"inputs\": [], \"outputs\": [\"big\"] } } }" >graph
+        chain = dir "/chain.json"
+        print "{ \"tasks\": {" >chain
+        for (i = 0; i < 100000; i++)
+            printf "\"t%d\": { \"command\": \"true\", \"outputs\": [], \"deps\": [%s] }%s\n", i,
+                (i ? "\"t" i - 1 "\"" : ""), (i < 99999 ? "," : " } }") >chain
+        ninja = dir "/build.ninja"
+        print "rule cc\n  command = cat $in > $out\n  depfile = $out.d" >ninja
+        for (i = 0; i < 200000; i++)
+            printf "build obj/%d/file_%d.o: cc src/%d/file_%d.c | in/%d\n", i % 1000, i, i % 1000, i, i % 100 >ninja
+    }'
 }
 
 # Numbers count only when the outputs are right and a restore has really run nothing.
@@ -285,6 +324,15 @@ fi
 if wants memory; then
     generate 100000
     row 'plan 100000 MB' MB "$(memory netbuild "$plan")" 0 'at most 400 MB' 400
+fi
+
+if wants large; then
+    generate_large
+    large '100000 inputs' "$netbuild_command inputs"
+    large 'and again' "$netbuild_command inputs"
+    large 'output of 5 GiB' "$netbuild_command output"
+    large 'chain of 100000' "$plan --graph chain.json"
+    large 'ninja of 200000' "$environment $binary graph list --names --graph build.ninja"
 fi
 
 if [[ -n $json ]]; then
