@@ -4,8 +4,8 @@ mod graph;
 mod wan;
 
 pub(crate) use graph::{
-    ExportArgs, ExportFormat, FmtArgs, GraphCommand, GraphFileArgs, ImportArgs, ListArgs, ShowArgs,
-    SuggestArgs,
+    CheckArgs, ExportArgs, ExportFormat, FmtArgs, GraphCommand, GraphFileArgs, ImportArgs,
+    ListArgs, ShowArgs, SuggestArgs,
 };
 
 pub(crate) use wan::{
@@ -281,6 +281,8 @@ pub(crate) struct ConflictsArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) graph: GraphFileArgs,
+    #[command(flatten)]
     pub(crate) common: Common,
 }
 
@@ -360,6 +362,8 @@ pub(crate) struct PinArgs {
     #[arg(long, conflicts_with = "what")]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) graph: GraphFileArgs,
+    #[command(flatten)]
     pub(crate) common: Common,
 }
 
@@ -368,6 +372,8 @@ pub(crate) struct UnpinArgs {
     /// Digests, action keys, or tasks
     #[arg(value_name = "DIGEST|KEY|TASK", required = true)]
     pub(crate) what: Vec<String>,
+    #[command(flatten)]
+    pub(crate) graph: GraphFileArgs,
     #[command(flatten)]
     pub(crate) common: Common,
 }

@@ -40,7 +40,11 @@ pub(crate) use verify::verify;
 pub(crate) use wan::wan;
 pub(crate) use why::why;
 
-use crate::{args::Args, errors::CliError};
+use crate::{
+    args::{Args, GraphFileArgs},
+    errors::CliError,
+    graph_file,
+};
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 use netbuild_core::digest::{Digest, ParseDigestError};
@@ -58,10 +62,16 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+/// What completes the names of tasks, which the script of clap knows nothing of.
+const TASK_NAMES: &str = include_str!("completions.bash");
+
 /// Prints a completion script.
 pub(crate) fn completions(shell: Shell) -> Result<ExitCode, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "netbuild", &mut script);
+    if shell == Shell::Bash {
+        script.extend_from_slice(TASK_NAMES.as_bytes());
+    }
     print(&String::from_utf8_lossy(&script));
     Ok(ExitCode::SUCCESS)
 }
@@ -93,10 +103,10 @@ fn finish(session: &Session, going: &dyn Fn() -> bool) {
     }
 }
 
-/// Names and action keys of the tasks that were run in the workspace of the current directory.
-fn tasks_here() -> Vec<(String, String)> {
-    let tasks = tasks_in(Path::new("."));
-    tasks.into_iter().map(|(name, task)| (name, task.key.to_string())).collect()
+/// Names and action keys of the tasks that were run in the workspace of a graph.
+fn keys_in(graph: &GraphFileArgs) -> Result<Vec<(String, String)>, CliError> {
+    let tasks = tasks_in(&graph_file::root_of(graph)?).into_iter();
+    Ok(tasks.map(|(name, task)| (name, task.key.to_string())).collect())
 }
 
 /// What the tasks that were run in a workspace left last, by name.

@@ -2,6 +2,7 @@
 //! that is a view that is drawn again and again, elsewhere a line from time to time.
 
 mod heart;
+mod held;
 mod view;
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     trace::critical_path,
 };
 use heart::Heart;
+use held::Held;
 use indicatif::{ProgressBar, ProgressStyle};
 use netbuild_core::{
     cache::Source,
@@ -64,6 +66,8 @@ struct Inner {
     /// Columns and rows of the view, 16 bits each.
     size: AtomicUsize,
     state: Mutex<State>,
+    /// What is to be printed when no command has the terminal any more.
+    held: Mutex<Option<Held>>,
 }
 
 impl Progress {
@@ -82,6 +86,7 @@ impl Progress {
             bar,
             size: AtomicUsize::new((USUAL.0 - 1) << 16 | USUAL.1),
             state: Mutex::new(State::new(tasks, Instant::now())),
+            held: Mutex::default(),
         });
         let shown = Arc::clone(&inner);
         let heart = match (live, detail) {
@@ -110,8 +115,31 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves the terminal to a command, or goes on with it.
+    fn lend(&self, lent: bool) {
+        let mut held = self.held();
+        if lent {
+            self.bar.finish_and_clear();
+            *held = Some(Held::default());
+            return;
+        }
+        let parts = held.take().map(Held::finish).unwrap_or_default();
+        self.bar.reset();
+        self.write(&[&parts]);
+    }
+
     /// Draws the view.
     fn draw(&self) {
+        let state = self.state();
+        // Kept to the end, so that nothing is drawn after the terminal is lent.
+        let held = self.held();
+        if held.is_some() {
+            return;
+        }
         let (columns, rows) = match rustix::termios::tcgetwinsize(std::io::stderr()) {
             Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
                 (usize::from(size.ws_col), usize::from(size.ws_row))
@@ -120,7 +148,7 @@ impl Inner {
         };
         // At the border the cursor would go on to the next line.
         self.size.store(columns.saturating_sub(1) << 16 | rows, Ordering::Relaxed);
-        self.refresh(&self.state());
+        self.refresh(&state);
         self.bar.tick();
     }
 
@@ -134,16 +162,26 @@ impl Inner {
         self.bar.set_message(lines.join("\n"));
     }
 
-    /// Says that the run goes on.
+    /// Says that the run goes on, which whoever has the terminal can see.
     fn sign(&self) {
+        if self.held().is_some() {
+            return;
+        }
         let sign = self.state().sign(Instant::now());
         if let Some(sign) = sign {
             self.print(&[sign.as_bytes()]);
         }
     }
 
-    /// Prints lines above the view, each ended.
+    /// Prints lines above the view, each ended; later, while a command has the terminal.
     fn print(&self, parts: &[&[u8]]) {
+        match &mut *self.held() {
+            Some(held) => held.take(parts),
+            None => self.write(parts),
+        }
+    }
+
+    fn write(&self, parts: &[&[u8]]) {
         self.bar.suspend(|| {
             let mut stderr = std::io::stderr().lock();
             for part in parts {
@@ -179,6 +217,7 @@ impl Observer for Progress {
                 inner.print(&[format!("warning: {task}{message}").as_bytes()]);
             }
             Event::Observed { .. } => {}
+            Event::Terminal { lent } => inner.lend(lent),
             Event::Finished { task, ended, took, log, log_policy, levels } => {
                 state.finished(task, &ended);
                 // What is printed above the view must not contradict it.

@@ -99,8 +99,8 @@ impl<'g> Recorder<'g> {
             Event::Warning { task, message } => {
                 state.write(now, "warning", json!({"task": task, "message": message}));
             }
-            // Nobody records a run that only watches.
-            Event::Observed { .. } => {}
+            // Nobody records a run that only watches; and whoever has the terminal has started.
+            Event::Observed { .. } | Event::Terminal { .. } => {}
             Event::Finished { task, ended, took, log, levels, .. } => {
                 let how = Self::how(ended);
                 state.end_transfer(task, now, how);

@@ -27,7 +27,7 @@ pub use verify::{MAX_FINDINGS, VerifyFinding, VerifyOrder, VerifyProgress, Verif
 use crate::{
     codec::{self, DecodeError},
     frame::{self, invalid},
-    record::{DigestV1, MAX_RECORD, NewRecordV1, SealedRecord, check_region},
+    record::{DigestV1, MAX_RECORD, NewRecordV1, SandboxV1, SealedRecord, check_region},
 };
 use bincode::{Decode, Encode};
 use moved::{MovementV3, ProgressV3, SourceV4, check_figure};
@@ -37,12 +37,13 @@ use netbuild_core::{
     evict::Pin,
     key::ActionKey,
     moved::{Movement, Progress},
+    record::Sandbox,
 };
 use std::io::{self, Read, Write};
 
 /// Version of the protocol. Both ends come from one installation, but an agent may outlive an
 /// upgrade of the command next to it.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Most blobs of one [`Request::Fetch`]; of more, each so many are a request. The files of a large
 /// tree of outputs are fewer, and their digests fit into a few megabytes.
 pub const MAX_FETCH: usize = 100_000;
@@ -64,6 +65,8 @@ pub enum Request {
     },
     /// `Cache::lookup`.
     Lookup(ActionKey),
+    /// The same, of who uses no result that obtained less than this level.
+    LookupFrom(ActionKey, Sandbox),
     /// `Cache::fetch_all`, at most [`MAX_FETCH`].
     Fetch(Vec<Digest>),
     /// `Cache::open`: content frames follow the answer.
@@ -219,6 +222,7 @@ enum RequestV4 {
     Unpin(PinV4),
     Pins,
     Share(DigestV1),
+    LookupFrom([u8; 32], SandboxV1),
 }
 
 #[derive(Encode, Decode)]
@@ -277,6 +281,7 @@ impl Request {
         let wire = match self {
             Self::Hello { version } => RequestV4::Hello { version: *version },
             Self::Lookup(key) => RequestV4::Lookup(key.0),
+            Self::LookupFrom(key, least) => RequestV4::LookupFrom(key.0, (*least).into()),
             Self::Fetch(blobs) => {
                 RequestV4::Fetch(blobs.iter().map(|blob| (*blob).into()).collect())
             }
@@ -309,6 +314,7 @@ impl Request {
         Ok(Some(match wire {
             RequestV4::Hello { version } => Self::Hello { version },
             RequestV4::Lookup(key) => Self::Lookup(ActionKey(key)),
+            RequestV4::LookupFrom(key, least) => Self::LookupFrom(ActionKey(key), least.into()),
             RequestV4::Fetch(blobs) => {
                 let (len, limit) = (blobs.len(), MAX_FETCH);
                 if len > limit {
@@ -464,6 +470,7 @@ mod tests {
             Request::Sync(SyncOrder { from: Some("us-east".into()), force: true, ..order() }),
             Request::Monitor,
             Request::Share(Digest::of(b"shared")),
+            Request::LookupFrom(ActionKey([7; 32]), Sandbox::Landlock),
             Request::Verify(VerifyOrder { deep: true, repair: false }),
         ];
         requests.iter().for_each(|request| request.write(&mut bytes).unwrap());

@@ -63,7 +63,7 @@ pub(crate) struct OutputV1 {
 }
 
 #[derive(Encode, Decode)]
-enum SandboxV1 {
+pub(crate) enum SandboxV1 {
     Env,
     // Since version 2.
     Loose,

@@ -20,6 +20,8 @@ pub struct Command {
     pub jobserver: Option<Vec<u8>>,
     /// What keeps the command in, or watches it.
     pub confinement: Option<Confinement>,
+    /// Whether it has the terminal: what it reads from comes with it, and it becomes the one whom keys reach.
+    pub has_terminal: bool,
 }
 
 /// What keeps a command in, or watches it. Paths are absolute.
@@ -38,6 +40,8 @@ pub enum Confinement {
 pub struct Audit {
     /// Files and directories, with all below them, that may be used without being told.
     pub untold: Vec<Vec<u8>>,
+    /// Those that may be read so.
+    pub readable: Vec<Vec<u8>>,
 }
 
 /// What the kernel allows a command. A path that does not exist is left out.
@@ -82,9 +86,11 @@ pub enum Signal {
     Terminate,
     /// SIGKILL to every process of the task.
     Kill,
+    /// SIGCONT to every process of the task.
+    Continue,
 }
 
-/// How a command ended.
+/// How a command ended, or that it rests.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub enum Exit {
     /// It could not be started: the operating system's error number.
@@ -95,6 +101,8 @@ pub enum Exit {
     Signal(i32),
     /// It was not started, since it could not be confined: what failed, and the error number, 0 for none.
     Refused(String, i32),
+    /// Not an end: it has the terminal and was stopped, as by Ctrl-Z, until it is told to continue.
+    Stopped,
 }
 
 /// What a command did with one file.

@@ -4,19 +4,19 @@
 use crate::{
     codec::{self, DecodeError},
     listing::EntryV1,
-    record::{DigestV1, OutputV1, output_from_wire, output_to_wire},
+    record::{DigestV1, OutputV1, SandboxV1, output_from_wire, output_to_wire},
 };
 use bincode::{Decode, Encode};
 use netbuild_core::{
     digest::{Digest, Hash},
     key::ActionKey,
-    record::Output,
+    record::{Output, Sandbox},
     tree::Entry,
 };
 use std::sync::Arc;
 
 /// First bytes of the file; the number is the format's.
-const MAGIC: &[u8; 16] = b"netbuild state 4";
+const MAGIC: &[u8; 16] = b"netbuild state 5";
 /// Most bytes of the file: some millions of files.
 const MAX_STATE: usize = 1 << 30;
 
@@ -59,6 +59,10 @@ pub struct TaskState {
     pub cache: Hash,
     /// How long the command took, in milliseconds, wherever it ran.
     pub duration_ms: u64,
+    /// The level of hermeticity that the task asked for.
+    pub sandbox_asked: Sandbox,
+    /// The one that it obtained.
+    pub sandbox_obtained: Sandbox,
     /// Its outputs.
     pub outputs: Vec<Output>,
     /// Every file, link and directory of its outputs, with paths relative to the workspace.
@@ -90,6 +94,8 @@ struct TaskV1 {
     key: [u8; 32],
     cache: [u8; 32],
     duration_ms: u64,
+    sandbox_asked: SandboxV1,
+    sandbox_obtained: SandboxV1,
     outputs: Vec<OutputV1>,
     entries: Vec<(Vec<u8>, EntryV1)>,
     discovered: Vec<Vec<u8>>,
@@ -115,6 +121,8 @@ impl State {
             key: task.key.0,
             cache: task.cache.0,
             duration_ms: task.duration_ms,
+            sandbox_asked: task.sandbox_asked.into(),
+            sandbox_obtained: task.sandbox_obtained.into(),
             outputs: task.outputs.iter().map(output_to_wire).collect(),
             entries: Arc::unwrap_or_clone(task.entries)
                 .into_iter()
@@ -150,9 +158,16 @@ impl State {
             let entries = Arc::new(entries.collect());
             let outputs = task.outputs.into_iter().map(output_from_wire);
             let outputs = outputs.collect::<Result<_, _>>()?;
-            let (key, cache) = (ActionKey(task.key), Hash(task.cache));
-            let (duration_ms, discovered) = (task.duration_ms, task.discovered);
-            let state = TaskState { key, cache, duration_ms, outputs, entries, discovered };
+            let state = TaskState {
+                key: ActionKey(task.key),
+                cache: Hash(task.cache),
+                duration_ms: task.duration_ms,
+                sandbox_asked: task.sandbox_asked.into(),
+                sandbox_obtained: task.sandbox_obtained.into(),
+                outputs,
+                entries,
+                discovered: task.discovered,
+            };
             Ok((task.name, state))
         };
         Ok(Self {
@@ -180,6 +195,8 @@ mod tests {
                     key: ActionKey([8; 32]),
                     cache: Hash([9; 32]),
                     duration_ms: 10,
+                    sandbox_asked: Sandbox::Ns,
+                    sandbox_obtained: Sandbox::Landlock,
                     outputs: vec![Output { path: b"d".to_vec(), kind: OutputKind::Absent }],
                     entries: vec![(b"d/e".to_vec(), entry)].into(),
                     discovered: vec![b"x.h".to_vec()],

@@ -809,3 +809,113 @@ fn a_task_that_makes_nothing_is_not_proposed_to_be_skipped() {
     assert_eq!(workspace.run(&[]).expect_success().executed(), 1);
     assert_eq!(workspace.run(&[]).expect_success().executed(), 1);
 }
+
+#[test]
+fn a_strict_run_leaves_the_workspace_as_it_was_when_a_staged_task_leaves_strays() {
+    let place = Place::new();
+    for level in STAGED {
+        let task = json!({"command": "echo new > out; echo x > stray", "inputs": [],
+                          "outputs": ["out"], "sandbox": level});
+        let workspace = place.workspace(level, &one(task), &[("out", "old\n")]);
+        fails(&workspace.run(&["--strict"]), &["it wrote `stray`, undeclared"]);
+        assert_eq!(workspace.read("out"), "old\n", "{level}");
+        says(&workspace.run(&[]).expect_success(), &["it wrote `stray`, undeclared"]);
+        assert_eq!(workspace.read("out"), "new\n", "{level}");
+        assert!(!workspace.exists("stray"), "{level}");
+    }
+}
+
+#[test]
+fn an_output_that_names_its_stage_is_told_and_stays_here() {
+    let place = Place::new();
+    for (level, told) in [("stage", true), ("landlock", true), ("ns", false), ("env", false)] {
+        let task = json!({"command": "pwd > out", "inputs": [], "outputs": ["out"],
+                          "sandbox": level});
+        let [here, there] = ["here", "there"]
+            .map(|name| place.workspace(&format!("{level}-{name}"), &one(task.clone()), &[]));
+        let there = there.with_data_dir(&here.data_dir);
+        let run = here.run(&[]).expect_success();
+        let message = "output `out` contains the path of its stage, which is gone";
+        assert_eq!(run.stderr.contains(message), told, "{level}: {}", run.stderr);
+        assert_eq!(here.run(&[]).expect_success().executed(), 0, "{level}");
+        let elsewhere = there.run(&[]).expect_success().executed();
+        assert_eq!(elsewhere, u64::from(level != "ns"), "{level}");
+    }
+}
+
+#[test]
+fn what_stands_at_a_level_that_is_not_taken_any_more_is_made_again() {
+    let place = Place::new();
+    let config = place.path("strict.toml");
+    fs::write(&config, "[run]\nmin_accept_level = \"stage\"\n").unwrap();
+    let strict = ["--config", config.to_str().unwrap()];
+    for (level, executed) in [("env", 1), ("stage", 0)] {
+        let task = json!({"command": "echo x > out", "inputs": [], "outputs": ["out"],
+                          "sandbox": level});
+        let workspace = place.workspace(level, &one(task), &[]);
+        workspace.run(&[]).expect_success();
+        assert_eq!(workspace.run(&[]).expect_success().executed(), 0, "{level}");
+        assert_eq!(workspace.run(&strict).expect_success().executed(), executed, "{level}");
+    }
+}
+
+#[test]
+fn what_a_result_below_the_level_names_is_not_fetched() {
+    let place = Place::new();
+    let task = json!({"command": "seq 200000 > out", "inputs": [], "outputs": ["out"]});
+    let [here, there] =
+        ["here", "there"].map(|name| place.workspace(name, &one(task.clone()), &[]));
+    let first = Agent::start("one", &here.data_dir, &[]);
+    let second = Agent::start("two", &there.data_dir, &[&first.ticket]);
+    here.run(&[]).expect_success();
+    second.wait_for_members(1, 1);
+    let config = place.path("strict.toml");
+    fs::write(&config, "[run]\nmin_accept_level = \"ns\"\n").unwrap();
+    let blobs = || second.status()["store"]["blobs"].as_u64().expect("a number");
+    assert_eq!(blobs(), 0);
+    // So nothing of its own comes into the store.
+    let mut reads = one(task);
+    reads["tasks"]["t"]["cache"] = "read-only".into();
+    there.write("graph.json", &reads.to_string());
+    let run = there.run(&["--config", config.to_str().unwrap()]).expect_success();
+    assert_eq!(run.executed(), 1, "{}", run.stderr);
+    assert_eq!(blobs(), 0, "{}", run.stderr);
+    // The same with a level that will do.
+    there.remove("out");
+    assert_eq!(there.run(&[]).expect_success().count("/hits/peer"), 1);
+    assert!(blobs() > 0);
+}
+
+#[test]
+fn what_a_watched_command_makes_and_moves_or_removes_is_its_own() {
+    let place = Place::new();
+    let command = "mkdir tmp; echo x > tmp/a; mv tmp gone; mv gone/a out.tmp; mv out.tmp out; \
+                   echo 'echo y' > probe; sh probe > sub.tmp; rm probe; mv sub.tmp sub/y; rmdir gone";
+    let task = json!({"command": command, "inputs": [], "outputs": ["out", "sub/y"],
+                      "sandbox": "audit"});
+    let workspace = place.workspace("own", &one(task), &[]);
+    workspace.run(&["--strict"]).expect_success();
+    assert_eq!((workspace.read("out"), workspace.read("sub/y")), ("x\n".into(), "y\n".into()));
+    assert_eq!(workspace.run(&[]).expect_success().executed(), 0);
+
+    let task = json!({"command": "mv source out", "inputs": [], "outputs": ["out"],
+                      "sandbox": "audit"});
+    let workspace = place.workspace("other", &one(task), &[("source", "")]);
+    fails(&workspace.run(&["--strict"]), &["it wrote `source`, undeclared"]);
+}
+
+#[test]
+fn what_a_watched_command_writes_to_the_system_is_told() {
+    let place = Place::new();
+    let name = format!("/run/netbuild-test-{}", std::process::id());
+    let command = format!("echo x > {name}; cat {name} > out; rm {name}; echo x >/dev/null");
+    let task = |command: &str| {
+        one(json!({"command": command, "inputs": [], "outputs": ["out"], "sandbox": "audit"}))
+    };
+    // What is gone in the end is nothing.
+    place.workspace("gone", &task(&command), &[]).run(&["--strict"]).expect_success();
+    let workspace = place.workspace("stays", &task(&format!("echo x > {name}; echo x > out")), &[]);
+    let run = workspace.run(&[]).expect_success();
+    fs::remove_file(&name).unwrap();
+    says(&run, &[&format!("it wrote `{name}`, undeclared"), "its result is not kept"]);
+}

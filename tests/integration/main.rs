@@ -17,6 +17,7 @@ mod running;
 mod sample;
 mod shared;
 mod support;
+mod terminal;
 mod transfers;
 mod upkeep;
 mod wan;

@@ -618,3 +618,36 @@ fn a_command_that_fills_the_disk_fails_and_leaves_no_result() {
     }
     drop(mount);
 }
+
+#[test]
+fn a_file_of_a_terabyte_is_not_read_and_what_depends_on_it_follows_it() {
+    let place = Place::new();
+    let graph = json!({"tasks": {
+        "big": {"command": "truncate -s 1T big; cat version", "inputs": ["version"], "outputs": ["big"]},
+        "after": {"command": "stat -c %s big > size; echo x >> ../runs", "deps": ["big"],
+                  "outputs": ["size"]}}});
+    let workspace = place.workspace("w", &graph, &[("version", "1")]);
+    for runs in 1..=2 {
+        let run = workspace.run(&[]).expect_success();
+        let told = "output `big` has more than the 64 GiB that are read of a file";
+        assert!(run.stderr.contains(told), "{}", run.stderr);
+        assert_eq!(workspace.read("size"), "1099511627776\n");
+        // It is made anew each time, and so another one.
+        assert_eq!(workspace.read("../runs").lines().count(), runs);
+    }
+    // As an input it is the same until it changes.
+    let graph = json!({"tasks": {
+        "t": {"command": "stat -c %s big > size", "inputs": ["big"], "outputs": ["size"]}}});
+    workspace.write("graph.json", &graph.to_string());
+    for executed in [1, 0] {
+        assert_eq!(workspace.run(&[]).expect_success().executed(), executed);
+    }
+    fs::OpenOptions::new()
+        .write(true)
+        .open(workspace.root.join("big"))
+        .unwrap()
+        .set_len(2 << 40)
+        .unwrap();
+    assert_eq!(workspace.run(&[]).expect_success().executed(), 1);
+    assert_eq!(workspace.read("size"), format!("{}\n", 2_u64 << 40));
+}

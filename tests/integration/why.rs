@@ -242,3 +242,35 @@ fn what_a_command_printed_comes_back_byte_for_byte() {
     let unknown = output(&workspace, "log", &["nothing"]);
     assert_eq!(unknown.status.code(), Some(1));
 }
+
+#[test]
+fn a_task_that_never_ran_has_nothing_of_others_and_results_are_pinned_from_elsewhere() {
+    let place = Place::new();
+    let graph = json!({"tasks": {
+        "t": {"command": "echo x > out", "inputs": [], "outputs": ["out"]},
+        "a": {"command": "true"}, "blob": {"command": "true"}}});
+    let workspace = place.workspace("w", &graph, &[]);
+    let _agent = Agent::start("one", &workspace.data_dir, &[]);
+    let mut run = workspace.command(&["t", "--json"]);
+    Run::of(&mut run).expect_success();
+    // What the agent decided about the result of `t` has these letters in it.
+    for task in ["a", "blob"] {
+        let output = output(&workspace, "why", &[task]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("did anything about the task `{task}`")), "{said}");
+    }
+    let file = workspace.root.join("graph.json").display().to_string();
+    let elsewhere = Workspace { root: place.path(""), data_dir: workspace.data_dir.clone() };
+    let pins = |args: &[&str]| {
+        let output = output(&elsewhere, "pin", args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert!(!output(&elsewhere, "pin", &["t"]).status.success());
+    pins(&["t", "--graph", &file]);
+    assert!(pins(&[]).contains("  t\n"), "{}", pins(&[]));
+    assert!(output(&elsewhere, "unpin", &["t", "--graph", &file]).status.success());
+    assert_eq!(pins(&[]), "");
+    assert!(output(&elsewhere, "conflicts", &["--graph", &file]).status.success());
+}

@@ -18,7 +18,7 @@ pub(crate) struct GraphFileArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum GraphCommand {
     /// Say all that is wrong with a graph
-    Check(ListArgs),
+    Check(CheckArgs),
     /// Name the tasks
     List(ListArgs),
     /// Show a task with everything that it takes from defaults, groups and tools
@@ -37,10 +37,22 @@ pub(crate) enum GraphCommand {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 fine, 2 not.")]
+pub(crate) struct CheckArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) graph: GraphFileArgs,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print the names only, one a line, and no warnings
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) names: bool,
     #[command(flatten)]
     pub(crate) graph: GraphFileArgs,
 }

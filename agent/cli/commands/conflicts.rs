@@ -1,6 +1,6 @@
 //! `netbuild conflicts`.
 
-use super::{agent_of, now_ms, print, print_rows, tasks_here};
+use super::{agent_of, keys_in, now_ms, print, print_rows};
 use crate::{
     args::ConflictsArgs,
     errors::{CliError, EXIT_FAILED},
@@ -19,7 +19,7 @@ pub(crate) fn conflicts(args: &ConflictsArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
     let (agent, _) = agent_of(&settings)?;
     let mut conflicts = agent.conflicts()?;
-    let tasks = tasks_here();
+    let tasks = keys_in(&args.graph)?;
     for row in conflicts.rows.iter_mut().filter(|row| row.task_hint.is_empty()) {
         if let Some((task, _)) = tasks.iter().find(|(_, key)| *key == row.key) {
             row.task_hint.clone_from(task);

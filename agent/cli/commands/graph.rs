@@ -5,7 +5,7 @@ mod suggest;
 
 use super::{print, print_json};
 use crate::{
-    args::{FmtArgs, GraphCommand, GraphFileArgs, ImportArgs, ListArgs, ShowArgs},
+    args::{CheckArgs, FmtArgs, GraphCommand, GraphFileArgs, ImportArgs, ListArgs, ShowArgs},
     errors::{CliError, EXIT_FAILED, EXIT_USAGE},
     graph_file::{self, Loaded},
     table::{Align, Style, Table},
@@ -34,7 +34,7 @@ pub(crate) fn graph(command: &GraphCommand) -> Result<ExitCode, CliError> {
 }
 
 /// Says everything that is wrong, on standard output as it is what was asked for.
-fn check(args: &ListArgs) -> Result<ExitCode, CliError> {
+fn check(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let path = &args.graph.graph;
     let file = path.display().to_string();
     let is_graph = path.extension().is_none_or(|extension| extension != "ninja")
@@ -87,6 +87,11 @@ fn problem_to_json(problem: &Problem) -> Value {
 }
 
 fn list(args: &ListArgs) -> Result<(), CliError> {
+    if args.names {
+        let graph = graph_file::load_quietly(&args.graph)?.graph;
+        print(&graph.tasks().iter().map(|task| format!("{}\n", task.name)).collect::<String>());
+        return Ok(());
+    }
     let graph = graph_file::load(&args.graph)?.graph;
     if args.json {
         let tasks: Vec<_> = graph.iter().map(|(id, _)| task_to_json(&graph, id)).collect();

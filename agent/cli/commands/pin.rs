@@ -1,8 +1,8 @@
 //! `netbuild pin` and `netbuild unpin`.
 
-use super::{existing, print, print_json_of, tasks_here};
+use super::{existing, keys_in, print, print_json_of};
 use crate::{
-    args::{PinArgs, UnpinArgs},
+    args::{GraphFileArgs, PinArgs, UnpinArgs},
     errors::CliError,
     settings,
     text::clean,
@@ -20,7 +20,7 @@ pub(crate) fn pin(args: &PinArgs) -> Result<ExitCode, CliError> {
     if args.what.is_empty() {
         return list(&existing(&settings)?, args.json);
     }
-    let pins = resolve(&args.what)?;
+    let pins = resolve(&args.what, &args.graph)?;
     let session = super::session(&settings)?;
     for (pin, label) in pins {
         session.pin(pin, &label)?;
@@ -38,7 +38,8 @@ pub(crate) fn unpin(args: &UnpinArgs) -> Result<ExitCode, CliError> {
         let named = rows.iter().filter(|row| row.label == *text || row.what == *text);
         let mut pins: Vec<Pin> = named.filter_map(|row| row.what.parse().ok()).collect();
         if pins.is_empty() {
-            pins.extend(resolve(std::slice::from_ref(text))?.into_iter().map(|(pin, _)| pin));
+            let resolved = resolve(std::slice::from_ref(text), &args.graph)?;
+            pins.extend(resolved.into_iter().map(|(pin, _)| pin));
         }
         for pin in pins {
             pinned |= session.unpin(pin)?;
@@ -70,8 +71,8 @@ fn list(session: &Session, json: bool) -> Result<ExitCode, CliError> {
 }
 
 /// What is meant: the digest of a blob, an action key, or a task that was run here.
-fn resolve(what: &[String]) -> Result<Vec<(Pin, String)>, CliError> {
-    let tasks = tasks_here();
+fn resolve(what: &[String], graph: &GraphFileArgs) -> Result<Vec<(Pin, String)>, CliError> {
+    let tasks = keys_in(graph)?;
     what.iter().map(|text| one(text, &tasks)).collect()
 }
 
@@ -90,7 +91,7 @@ fn one(text: &str, tasks: &[(String, String)]) -> Result<(Pin, String), CliError
             "`{}` is neither a digest, nor an action key, nor a task that was run here",
             clean(text)
         ))
-        .hint("tasks are looked up in the workspace of the current directory: run it there first")
+        .hint("tasks are looked up in the workspace of the graph: run it there first, or name another --graph")
     })
 }
 

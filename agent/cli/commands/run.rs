@@ -199,6 +199,7 @@ fn options<'a>(
         executable,
         strict: args.strict,
         observe: false,
+        owns_stdout: args.json,
         publish_from: settings.publish_from,
         accept_from: settings.accept_from,
         cache_id,
@@ -212,7 +213,7 @@ pub(crate) fn stopping<T>(
     let cancel = Arc::new(Cancel::default());
     let signals = Stopper::start(Arc::clone(&cancel))?;
     let ended = run(&cancel);
-    let signal = signals.stop();
+    let signal = signals.stop().or(cancel.is_by_key().then_some(SIGINT));
     Ok((ended?, signal))
 }
 

@@ -61,14 +61,22 @@ fn of_task(args: &WhyArgs, task: &str, done: &[Turn]) -> Result<ExitCode, CliErr
 
 fn of_agent(args: &WhyArgs) -> Result<ExitCode, CliError> {
     let settings = settings(&args.common.flags())?;
+    let about = match &args.about {
+        Some(about) => match key_of_task(args, about)? {
+            Some(key) => Some(key),
+            // A name may look like the beginning of a digest.
+            None if is_task(args, about) => {
+                let nothing = format!("no run here did anything about the task `{about}`");
+                return Err(CliError::failed(nothing).hint(format!("run it: netbuild run {about}")));
+            }
+            None => Some(about.clone()),
+        },
+        None => None,
+    };
     let (agent, _) = agent_of(&settings).map_err(|error| match &args.about {
         Some(about) => error.hint(format!("and no run here did anything about a task `{about}`")),
         None => error,
     })?;
-    let about = match &args.about {
-        Some(about) => Some(key_of_task(args, about)?.unwrap_or_else(|| about.clone())),
-        None => None,
-    };
     let decisions: Rows<Decision> =
         agent.decisions(about.as_deref(), args.last.unwrap_or(DECISIONS))?;
     if args.json {
@@ -94,6 +102,11 @@ fn of_agent(args: &WhyArgs) -> Result<ExitCode, CliError> {
 fn key_of_task(args: &WhyArgs, name: &str) -> Result<Option<String>, CliError> {
     let mut tasks = tasks_in(&graph_file::root_of(&args.graph)?).into_iter();
     Ok(tasks.find(|(task, _)| task == name).map(|(_, task)| task.key.to_string()))
+}
+
+/// Whether the graph has a task of this name, if there is a graph.
+fn is_task(args: &WhyArgs, name: &str) -> bool {
+    graph_file::load_quietly(&args.graph).is_ok_and(|loaded| loaded.graph.find(name).is_ok())
 }
 
 /// The decisions, the latest last, where one looks first.

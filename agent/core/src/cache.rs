@@ -122,7 +122,8 @@ pub enum CacheError {
 /// Where results are kept. Calls block; every implementation may be used from several threads.
 pub trait Cache: Send + Sync + fmt::Debug {
     /// The record of an action, once every blob that it names, and that its listings name, is on
-    /// this disk. `None` is a miss. While blobs come, `watch` hears how far they are.
+    /// this disk. `None` is a miss. While blobs come, `watch` hears how far they are. Those of a result that
+    /// obtained less than [`Watch::least`] need not be there.
     fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError>;
 
     /// Brings blobs to this disk, all at once, so that [`Cache::open`] finds them. Those that can

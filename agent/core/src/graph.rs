@@ -12,6 +12,7 @@ mod edit;
 mod fields;
 mod file;
 mod format;
+mod interactive;
 mod missing_edge;
 mod outputs;
 mod overlap;

@@ -4,7 +4,7 @@
 //! [`Movement`] is what has been, a [`Progress`] what goes on, and a [`Meter`] makes the speed
 //! that people see of the bytes that came.
 
-use crate::{cache::Source, digest::Digest};
+use crate::{cache::Source, digest::Digest, record::Sandbox};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -205,6 +205,11 @@ const LONGEST_REMAINING: Duration = Duration::from_secs(7 * 24 * 3600);
 pub trait Watch: Sync {
     /// This is how far it is.
     fn moving(&self, progress: &Progress);
+
+    /// Results that obtained less are not used here, so what they name need not come.
+    fn least(&self) -> Sandbox {
+        Sandbox::Loose
+    }
 }
 
 /// Watches nothing.

@@ -74,14 +74,15 @@ struct Entry {
     lacks: Option<TaskId>,
     /// Slots that it takes of the jobs.
     weight: u32,
-    pool: Option<PoolId>,
+    /// Its place in `Schedule::pools`.
+    pool: Option<usize>,
     dependents: Vec<(u32, DependencyKind)>,
 }
 
 /// Tasks that are ready, by rank.
 type Ready = BinaryHeap<(Rank, u32)>;
 
-/// A pool of the graph in this run.
+/// A pool of the graph in this run; or, behind these, the terminal, which one task has at a time.
 #[derive(Clone, Debug)]
 struct Pool {
     depth: u32,
@@ -154,7 +155,10 @@ impl Schedule {
                 pending: deps.len() as u32,
                 lacks: None,
                 weight: graph[task].weight.clamp(1, jobs),
-                pool: graph[task].pool,
+                pool: match graph[task].interactive {
+                    true => Some(graph.pools().len()),
+                    false => graph[task].pool.map(PoolId::index),
+                },
                 dependents: Vec::new(),
             });
         }
@@ -164,7 +168,7 @@ impl Schedule {
             entries,
             places,
             ready: BinaryHeap::new(),
-            pools: graph.pools().iter().map(|pool| Pool::new(pool.depth)).collect(),
+            pools: graph.pools().iter().map(|pool| pool.depth).chain([1]).map(Pool::new).collect(),
             free: jobs,
             on_failure,
             counts,
@@ -216,7 +220,7 @@ impl Schedule {
         let entry = &self.entries[place as usize];
         self.free += entry.weight;
         if let Some(pool) = entry.pool {
-            let pool = &mut self.pools[pool.index()];
+            let pool = &mut self.pools[pool];
             pool.free += pool.weight(entry.weight);
         }
         *match outcome {
@@ -282,7 +286,7 @@ impl Schedule {
         let entry = &mut self.entries[place as usize];
         entry.state = State::Ready;
         let ready = match entry.pool {
-            Some(pool) => &mut self.pools[pool.index()].ready,
+            Some(pool) => &mut self.pools[pool].ready,
             None => &mut self.ready,
         };
         ready.push((self.ranks[place as usize], place));
@@ -382,6 +386,17 @@ mod tests {
             ["l1 c1", "l2", "heavy", "c2", "", "huge"].map(str::to_owned)
         );
         assert_eq!(rounds(&graph, 1), ["l1", "l2", "c1", "heavy", "c2", "huge"].map(str::to_owned));
+    }
+
+    #[test]
+    fn one_task_at_a_time_has_the_terminal() {
+        let graph = load(
+            br#"{"pools": {"link": 1}, "defaults": {"pool": "link"}, "tasks": {
+                "i1": {"command": "x", "interactive": true}, "l1": {"command": "x"},
+                "i2": {"command": "x", "interactive": true}, "l2": {"command": "x"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(rounds(&graph, 9), ["i1 l1", "i2", "l2", ""].map(str::to_owned));
     }
 
     #[test]

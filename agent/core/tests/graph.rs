@@ -201,6 +201,10 @@ fn every_mistake_in_a_task_has_its_code_and_hint() {
         (r#"{"command":"x","sandbox":{"level":"ns",|"levle":"ns"}}"#, "G002", "`levle`", "`level`"),
         (r#"{"command":"x","sandbox":|"ns","persistent":true}"#, "G031", "tasks that end", ""),
         (r#"{"command":"x","sandbox":|"loose","persistent":true}"#, "G031", "run at \"env\"", ""),
+        (r#"{"command":"x","sandbox":|"audit","interactive":true}"#, "G031", "has no terminal", ""),
+        (r#"{"command":"x","sandbox":|"ns","interactive":true}"#, "G031", "\"env\" or", ""),
+        (r#"{"command":"x","cache":true,|"interactive":true}"#, "G034", "is cached", "leave"),
+        (r#"{"command":"x",|"interactive":true,"persistent":true}"#, "G034", "is persistent", ""),
         (
             r#"{"command":"x","sandbox":|"stage","inputs":[],"dep_file":"d"}"#,
             "G031",
@@ -237,6 +241,8 @@ fn pools_and_services_are_checked() {
         (r#"{"command":"x","deps":[|"s"]}"#, "G019", "the data of `s`", r#""kind": "order""#),
         (r#"{"command":"x","persistent":|1}"#, "G032", "`persistent` must be", ""),
         (r#"{"command":"x","persistent":{|"x":1}}"#, "G002", "`persistent`", ""),
+        (r#"{"command":"x","pool":"p",|"interactive":true}"#, "G034", "is in a pool", "terminal"),
+        (r#"{|"interactive":true,"deps":["t"]}"#, "G034", "has no command", ""),
         (r#"{"command":"x","persistent":{"ready_when":|{}}}"#, "G032", "has one of", ""),
         (
             r#"{"command":"x","persistent":{"ready_when":{"port":|0}}}"#,

@@ -307,7 +307,7 @@ fn kind(response: &Response) -> &'static str {
 
 impl Cache for SocketCache {
     fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
-        match self.ask_watching(&Request::Lookup(*key), watch)? {
+        match self.ask_watching(&Request::LookupFrom(*key, watch.least()), watch)? {
             Response::Missing => Ok(None),
             Response::Hit { record, source, bytes, movement } if record.record().key == *key => {
                 Ok(Some(Hit { record: record.record().clone(), source, bytes, movement }))

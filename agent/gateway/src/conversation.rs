@@ -2,9 +2,11 @@
 
 use crate::door::{Door, OnStep};
 use netbuild_core::{
-    cache::{CacheError, Content, FetchedAll},
+    cache::{CacheError, Content, FetchedAll, Hit},
     digest::Digest,
+    key::ActionKey,
     moved::{Progress, Watch},
+    record::Sandbox,
 };
 use netbuild_proto::control::{
     ContentReader, Request, Response, Rows, SyncOrder, VERSION, VerifyOrder, write_content,
@@ -47,20 +49,8 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
     while let Some(request) = next(&mut reader)? {
         match request {
             Request::Hello { .. } => Response::Failed("greeted twice".into()).write(&mut writer)?,
-            Request::Lookup(key) => {
-                moving(&mut writer, |watch| match door.lookup_sealed(&key, watch)? {
-                    Some((record, hit)) => {
-                        door.keep(guest.number, record.record());
-                        Ok(Response::Hit {
-                            record,
-                            source: hit.source,
-                            bytes: hit.bytes,
-                            movement: hit.movement,
-                        })
-                    }
-                    None => Ok(Response::Missing),
-                })?;
-            }
+            Request::Lookup(key) => looking(&mut writer, &guest, &key, Sandbox::Loose)?,
+            Request::LookupFrom(key, least) => looking(&mut writer, &guest, &key, least)?,
             Request::Fetch(blobs) => {
                 moving(&mut writer, |watch| {
                     let FetchedAll { missing, fetched } = door.fetch_all(&blobs, watch)?;
@@ -204,6 +194,36 @@ impl Watch for Latest<Progress> {
     fn moving(&self, progress: &Progress) {
         self.set(progress.clone());
     }
+}
+
+/// Progress for a client that uses no result that obtained less than a level.
+struct AtLeast<'a>(&'a dyn Watch, Sandbox);
+
+impl Watch for AtLeast<'_> {
+    fn moving(&self, progress: &Progress) {
+        self.0.moving(progress);
+    }
+
+    fn least(&self) -> Sandbox {
+        self.1
+    }
+}
+
+/// Looks up an action, and tells how far its blobs are.
+fn looking(
+    writer: &mut &UnixStream,
+    guest: &Guest<'_>,
+    key: &ActionKey,
+    least: Sandbox,
+) -> io::Result<()> {
+    moving(writer, |watch| match guest.door.lookup_sealed(key, &AtLeast(watch, least))? {
+        Some((record, hit)) => {
+            guest.door.keep(guest.number, record.record());
+            let Hit { source, bytes, movement, .. } = hit;
+            Ok(Response::Hit { record, source, bytes, movement })
+        }
+        None => Ok(Response::Missing),
+    })
 }
 
 /// Answers with what `work` comes to, and lets the client know meanwhile that it goes on.

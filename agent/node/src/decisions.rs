@@ -28,12 +28,20 @@ impl Decisions {
         list.push_back(decision);
     }
 
-    /// Those about something, the latest first: `about` is a part of what was wanted.
+    /// Those about something, the latest first: `about` is how the digest or the key of what was wanted begins.
     pub(crate) fn about(&self, about: Option<&str>, limit: usize) -> Vec<Decision> {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = |decision: &&Decision| about.is_none_or(|part| decision.what.contains(part));
+        let wanted =
+            |decision: &&Decision| about.is_none_or(|start| is_about(&decision.what, start));
         list.iter().rev().filter(wanted).take(limit).cloned().collect()
     }
+}
+
+/// Whether a decision was about what has a name that begins so.
+fn is_about(what: &str, start: &str) -> bool {
+    let named =
+        what.split_once(' ').filter(|(kind, _)| ["action", "record", "blob"].contains(kind));
+    named.is_some_and(|(_, name)| !start.is_empty() && name.starts_with(start))
 }
 
 /// What is told of a decision: `what` was wanted, these sources were asked, and it came to `outcome`.
@@ -98,5 +106,28 @@ pub(crate) fn source(step: &Step) -> String {
         Who::Peer(peer) => format!("peer {}", peer.short()),
         // The region of a tier is its place.
         Who::Tier(_) => step.region.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_is_about_what_its_name_begins_with_and_nothing_else() {
+        let decisions = Decisions::default();
+        for what in ["action 12ab", "record 12ab", "blob 2abc", "3 blobs", "sync of 12 records"] {
+            decisions.add(Decision { what: what.to_owned(), ..Decision::default() });
+        }
+        let about = |start: &str| {
+            let found = decisions.about(Some(start), 9).into_iter();
+            found.map(|decision| decision.what).collect::<Vec<_>>()
+        };
+        assert_eq!(about("12"), ["record 12ab", "action 12ab"]);
+        assert_eq!(about("2a"), ["blob 2abc"]);
+        for nothing in ["a", "t", "b", "bl", "ab", "sync", "12ab ", ""] {
+            assert!(about(nothing).is_empty(), "{nothing}");
+        }
+        assert_eq!(decisions.about(None, 2).len(), 2);
     }
 }

@@ -15,7 +15,7 @@ use netbuild_core::{
     digest::Digest,
     evict::Pin,
     key::ActionKey,
-    moved::Watch,
+    moved::{Movement, Watch},
     record::Record,
 };
 use netbuild_gateway::{Door, OnStep, OnVerify};
@@ -87,13 +87,18 @@ impl FarCache {
         healed.collect()
     }
 
-    /// Makes a record that is in the store whole, and so a hit.
+    /// Makes a record that is in the store whole, and so a hit; unless who asks does not use it.
     async fn hit(
         &self,
         record: SealedRecord,
         told_by: Option<Source>,
         watch: &dyn Watch,
     ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
+        if record.record().execution.sandbox_obtained < watch.least() {
+            let source = told_by.unwrap_or(Source::Disk);
+            let (record_of, movement) = (record.record().clone(), Movement::default());
+            return Ok(Some((record, Hit { record: record_of, source, bytes: 0, movement })));
+        }
         let Some(taken) = self.fetcher.complete(&record, &Scope::Mesh, 1, watch).await? else {
             return Ok(None);
         };

@@ -16,8 +16,8 @@ use std::{
     },
 };
 
-/// Most descriptors that come with one message.
-const MOST: usize = 2;
+/// Most descriptors that come with one message: what a command reads from and its two outputs.
+const MOST: usize = 3;
 
 /// Writes to a socket; the first bytes take the descriptors with them.
 pub(crate) struct Sender<'a> {
@@ -26,7 +26,7 @@ pub(crate) struct Sender<'a> {
 }
 
 impl<'a> Sender<'a> {
-    /// `descriptors` are at most two.
+    /// `descriptors` are at most three.
     pub(crate) fn new(socket: &'a UnixStream, descriptors: &'a [BorrowedFd<'a>]) -> Self {
         Self { socket, descriptors }
     }

@@ -16,6 +16,8 @@ const LOCATIONS: [&str; 6] = ["PATH", "HOME", "USER", "LOGNAME", "RUSTUP_HOME", 
 /// Variables with one value everywhere, part of every key.
 const FIXED: [(&str, &str); 4] =
     [("LANG", "C.UTF-8"), ("TZ", "UTC"), ("TERM", "dumb"), ("NO_COLOR", "1")];
+/// Variables about a terminal: those of the caller for what has it, which is never cached.
+const OF_TERMINAL: [&str; 3] = ["TERM", "COLORTERM", "NO_COLOR"];
 /// Set by the caller for reproducible time stamps; keyed when set.
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Where programs are looked for when the caller has no `PATH`.
@@ -65,12 +67,17 @@ impl Caller {
     pub(crate) fn environment(&self, task: &Task) -> Environment {
         let mut keyed: BTreeMap<String, String> =
             FIXED.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        if task.interactive {
+            keyed.retain(|name, _| !OF_TERMINAL.contains(&name.as_str()));
+        }
         if let Some(Ok(epoch)) = self.get(SOURCE_DATE_EPOCH).map(String::from_utf8) {
             keyed.insert(SOURCE_DATE_EPOCH.into(), epoch);
         }
         keyed.extend(task.env.clone());
+        let of_terminal = if task.interactive { &OF_TERMINAL[..] } else { &[] };
         let mut locations: BTreeMap<String, Vec<u8>> = LOCATIONS
             .iter()
+            .chain(of_terminal)
             .filter(|name| !keyed.contains_key(**name))
             .filter_map(|name| Some(((*name).to_owned(), self.get(name)?)))
             .collect();

@@ -85,6 +85,11 @@ pub enum Event<'a> {
         /// What it did.
         observation: Observation,
     },
+    /// From now on a command has the terminal, and nothing is to be shown on it; or it has it no more.
+    Terminal {
+        /// Whether it has it.
+        lent: bool,
+    },
     /// Something that a person should know and that fails nothing.
     Warning {
         /// The task, if it is about one.

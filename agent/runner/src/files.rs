@@ -6,7 +6,7 @@
 
 use memchr::memmem::Finder;
 use netbuild_core::{
-    digest::{Digest, DigestBuilder},
+    digest::{Digest, DigestBuilder, Hash},
     tree::Entry,
 };
 use netbuild_proto::workspace::{FileState, Stamp};
@@ -33,6 +33,9 @@ use std::{
 const RACY_NS: i64 = 2_000_000_000;
 /// Bytes read at once.
 const BUFFER: usize = 256 * 1024;
+/// Most bytes of a file that is read, some minutes on a fast disk. A larger one, such as a sparse one of a
+/// terabyte, is told from others by its stamp: what depends on it runs when it may have changed, and it is not kept.
+pub(crate) const LARGEST: u64 = 64 << 30;
 /// How often a file that changes while it is read is read again.
 const ATTEMPTS: usize = 3;
 
@@ -170,6 +173,11 @@ impl FileTable {
         if !kind.is_file() {
             return Err(FileError::Special(absolute.to_owned(), special_name(metadata)));
         }
+        if is_large(metadata.len()) {
+            let stamp = stamp_of(metadata);
+            let entry = file_entry(identity_of(&stamp), &stamp);
+            return Ok(Scanned { seen: Seen { entry, stamp }, found: false });
+        }
         for _ in 0..ATTEMPTS {
             // Non-blocking, since the file may have become a pipe since it was looked at.
             let file = OpenOptions::new()
@@ -209,6 +217,19 @@ impl FileTable {
 fn is_trusted(known: &FileState, stamp: &Stamp) -> bool {
     let newest = stamp.mtime_ns.max(stamp.ctime_ns);
     known.stamp == *stamp && newest.saturating_add(RACY_NS) <= known.hashed_at_ns
+}
+
+/// Whether a file of this size is not read.
+pub(crate) fn is_large(size: u64) -> bool {
+    size > LARGEST
+}
+
+/// What stands for the digest of a file that is not read.
+fn identity_of(stamp: &Stamp) -> Digest {
+    let Stamp { dev, ino, size, mtime_ns, ctime_ns, .. } = *stamp;
+    let fields = [dev, ino, size, mtime_ns as u64, ctime_ns as u64];
+    let bytes = fields.iter().flat_map(|field| field.to_le_bytes()).collect::<Vec<_>>();
+    Digest { hash: Hash::of(&[b"netbuild large file\0", &bytes[..]].concat()), size }
 }
 
 fn file_entry(digest: Digest, stamp: &Stamp) -> Entry {
@@ -339,6 +360,20 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(table.see(b"a").unwrap().entry, file("x", executable));
         }
+    }
+
+    #[test]
+    fn a_file_too_large_to_be_read_is_told_from_others_by_its_stamp() {
+        let (dir, table) = table();
+        let path = dir.path().join("a");
+        let seen = || table.see(b"a").unwrap();
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let first = seen();
+        assert_eq!(first, seen());
+        assert!(matches!(first.entry, Entry::File { digest, .. } if digest.size == 1 << 40));
+        fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_ne!(first.entry, seen().entry);
     }
 
     #[test]

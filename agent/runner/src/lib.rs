@@ -33,6 +33,7 @@ mod sharing;
 mod summary;
 mod supervisor;
 mod task;
+mod terminal;
 mod tools;
 mod workspace;
 

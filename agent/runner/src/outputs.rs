@@ -2,7 +2,7 @@
 
 use crate::{
     beneath::{join, shown},
-    files::{FileError, FileTable},
+    files::{FileError, FileTable, LARGEST, is_large},
     inputs::entries,
 };
 use memchr::memmem::Finder;
@@ -41,6 +41,8 @@ pub(crate) struct Collected {
     pub(crate) listings: Vec<Vec<u8>>,
     /// Whether an output contains the path of the workspace.
     pub(crate) bound: bool,
+    /// An output that contains the path of the stage that it was made on.
+    pub(crate) names_stage: Option<Vec<u8>>,
     /// Why the result cannot be kept, although the task did well.
     pub(crate) uncacheable: Option<String>,
 }
@@ -50,8 +52,9 @@ pub(crate) fn collect(
     table: &FileTable,
     declared: &[OutputDeclaration],
     workspace: &Finder<'_>,
+    stage: Option<&Finder<'_>>,
 ) -> Result<Collected, OutputError> {
-    let mut collector = Collector { table, workspace, collected: Collected::default() };
+    let mut collector = Collector { table, workspace, stage, collected: Collected::default() };
     let mut single = Vec::new();
     for declaration in declared {
         let path = declaration.place().as_bytes();
@@ -97,6 +100,7 @@ fn output(path: Vec<u8>, entry: Entry) -> Output {
 struct Collector<'a> {
     table: &'a FileTable,
     workspace: &'a Finder<'a>,
+    stage: Option<&'a Finder<'a>>,
     collected: Collected,
 }
 
@@ -191,6 +195,20 @@ impl Collector<'_> {
             other => other?,
         };
         self.collected.bound |= scanned.found;
+        // The stage is in the workspace, so that few files are read twice.
+        if let Some(stage) = self.stage.filter(|_| scanned.found)
+            && self.table.scan(path, stage)?.found
+        {
+            self.collected.names_stage.get_or_insert_with(|| path.to_vec());
+        }
+        if let Entry::File { digest, .. } = &scanned.seen.entry
+            && is_large(digest.size)
+        {
+            let (path, most) = (shown(path), LARGEST >> 30);
+            self.collected.uncacheable = Some(format!(
+                "output `{path}` has more than the {most} GiB that are read of a file"
+            ));
+        }
         if let Entry::Symlink { target } = &scanned.seen.entry
             && leaves_workspace(path, target)
         {

@@ -3,6 +3,7 @@
 use crate::{
     run::{Options, Run},
     task::{self, Standing},
+    terminal,
     workspace::WorkspaceError,
 };
 use netbuild_core::{
@@ -121,6 +122,11 @@ fn predict_one(run: &Run<'_>, id: TaskId, of: &HashMap<TaskId, Prediction>) -> P
         run.pass_on(id, Arc::new(entries));
         return changes.map_or(Prediction::UpToDate, Prediction::DependsOn);
     };
+    if task.interactive
+        && let Err(error) = terminal::check()
+    {
+        return Prediction::Fails(error.to_string());
+    }
     if !task.is_cacheable() {
         return Prediction::Runs;
     }

@@ -1,7 +1,13 @@
 //! The runner's side of running a command: start it under a supervisor, read what it prints, wait,
 //! and stop it on a time-out or a cancellation.
 
-use crate::{descriptors::Sender, masking::Masker, service::Ear, supervisor::SPAWN_COMMAND};
+use crate::{
+    descriptors::Sender,
+    masking::Masker,
+    service::Ear,
+    supervisor::{AT_TERMINAL, SPAWN_COMMAND},
+    terminal::Lent,
+};
 use netbuild_proto::{
     log::{Log, Stream},
     spawn::{Command, Confinement, Exit, Observed, Signal},
@@ -21,7 +27,7 @@ use std::{
     process::{Child, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -35,23 +41,37 @@ const PIPE_BYTES: usize = 64 * 1024;
 
 /// Asks a run to stop; shared with whoever may ask.
 #[derive(Debug, Default)]
-pub struct Cancel(AtomicU8);
+pub struct Cancel {
+    level: AtomicU8,
+    by_key: AtomicBool,
+}
 
 impl Cancel {
     /// Stops new work, and asks what runs to end. Asked again, kills it.
     pub fn request(&self) {
         // A race of two requests may count as one; the third makes up for it.
-        let level = self.0.load(Ordering::SeqCst);
-        self.0.store(level.saturating_add(1).min(2), Ordering::SeqCst);
+        let level = self.level.load(Ordering::SeqCst);
+        self.level.store(level.saturating_add(1).min(2), Ordering::SeqCst);
+    }
+
+    /// The same, since Ctrl-C ended a command that had the terminal, so that the run did not hear of it.
+    fn interrupt(&self) {
+        self.by_key.store(true, Ordering::SeqCst);
+        self.request();
+    }
+
+    /// Whether the run is to stop since Ctrl-C ended a command that had the terminal.
+    pub fn is_by_key(&self) -> bool {
+        self.by_key.load(Ordering::SeqCst)
     }
 
     /// Whether the run is to stop.
     pub fn is_requested(&self) -> bool {
-        self.0.load(Ordering::SeqCst) > 0
+        self.level.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn is_hard(&self) -> bool {
-        self.0.load(Ordering::SeqCst) > 1
+        self.level.load(Ordering::SeqCst) > 1
     }
 }
 
@@ -74,7 +94,11 @@ pub(crate) enum Ending {
     Cancelled,
     NotStarted(String),
     /// It could not be confined as it was to be, for this reason, and was not started.
-    Refused(String),
+    Refused {
+        why: String,
+        /// It may be otherwise the next time.
+        passing: bool,
+    },
     /// The supervisor vanished; somebody killed it.
     Lost,
 }
@@ -87,7 +111,7 @@ impl fmt::Display for Ending {
             Self::TimedOut => f.write_str("took longer than its timeout"),
             Self::Cancelled => f.write_str("was cancelled"),
             Self::NotStarted(error) => write!(f, "could not be started: {error}"),
-            Self::Refused(why) => write!(f, "could not be confined: {why}"),
+            Self::Refused { why, .. } => write!(f, "could not be confined: {why}"),
             Self::Lost => f.write_str("lost its supervisor, which somebody killed"),
         }
     }
@@ -105,10 +129,11 @@ pub(crate) struct Spawner {
 
 impl Spawner {
     /// Starts the helper: `executable` must call `spawner_main` when its first argument says so.
-    pub(crate) fn start(executable: &std::path::Path) -> io::Result<Self> {
+    pub(crate) fn start(executable: &std::path::Path, session: Session) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
         let child = std::process::Command::new(executable)
             .arg(SPAWN_COMMAND)
+            .args((session == Session::OfTerminal).then_some(AT_TERMINAL))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
@@ -130,6 +155,29 @@ impl Spawner {
         Ok(finished)
     }
 
+    /// Runs a command that has the terminal to its end.
+    pub(crate) fn run_at_terminal(
+        &self,
+        command: &Command,
+        lent: Lent,
+        timeout: Option<Duration>,
+        cancel: &Cancel,
+        stdout: Stdout,
+    ) -> io::Result<Finished> {
+        let (stdin, stderr, own_stdout) = (io::stdin(), io::stderr(), io::stdout());
+        let stdout = match stdout {
+            Stdout::OfRun => own_stdout.as_fd(),
+            Stdout::Stderr => stderr.as_fd(),
+        };
+        let control = self.hand_over(command, &[stdout, stderr.as_fd(), stdin.as_fd()])?;
+        let mut running = Running::new(command, control, Vec::new(), Sink::Log(Log::default()));
+        running.lent = Some(lent);
+        running.deadline = timeout.map(|timeout| running.started + timeout);
+        let (finished, control) = running.wait(cancel)?;
+        self.idle().extend(control);
+        Ok(finished)
+    }
+
     /// Starts a command, of which somebody else has to wait for the end.
     pub(crate) fn begin(
         &self,
@@ -139,30 +187,24 @@ impl Spawner {
     ) -> io::Result<Running> {
         let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, their_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
-        let control = self.hand_over(command, [their_stdout.as_fd(), their_stderr.as_fd()])?;
+        let control = self.hand_over(command, &[their_stdout.as_fd(), their_stderr.as_fd()])?;
         drop((their_stdout, their_stderr));
-        let program = command.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
-        Ok(Running {
-            is_watched: matches!(command.confinement, Some(Confinement::Audit(_))),
-            program: program.unwrap_or_default(),
-            control,
-            pipes: [(Stream::Stdout, stdout), (Stream::Stderr, stderr)].map(|(stream, pipe)| {
-                Pipe { stream, open: Some(pipe), masker: Masker::new(secrets) }
-            }),
-            sink,
-            started: Instant::now(),
-            deadline: None,
-            stopping: None,
-        })
+        let pipes = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
+        let pipes = pipes.map(|(stream, pipe)| Pipe {
+            stream,
+            open: Some(pipe),
+            masker: Masker::new(secrets),
+        });
+        Ok(Running::new(command, control, pipes.into(), sink))
     }
 
     /// Gives a command to a supervisor that has nothing to do; its control socket.
-    fn hand_over(&self, command: &Command, printed: [BorrowedFd<'_>; 2]) -> io::Result<UnixStream> {
+    fn hand_over(&self, command: &Command, streams: &[BorrowedFd<'_>]) -> io::Result<UnixStream> {
         loop {
             let idle = self.idle().pop();
             let is_new = idle.is_none();
             let control = idle.map_or_else(|| self.supervisor(), Ok)?;
-            match command.write(&mut Sender::new(&control, &printed)) {
+            match command.write(&mut Sender::new(&control, streams)) {
                 Ok(()) => return Ok(control),
                 // Somebody killed it while it had nothing to do.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !is_new => {}
@@ -191,6 +233,24 @@ impl Drop for Spawner {
         drop(self.socket.shutdown(std::net::Shutdown::Both));
         drop(self.child.get_mut().unwrap_or_else(PoisonError::into_inner).wait());
     }
+}
+
+/// The session of the terminals of a helper and its commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Session {
+    /// One of its own, without a terminal.
+    Own,
+    /// That of the run, for commands that have its terminal.
+    OfTerminal,
+}
+
+/// What standard output is for a command that has the terminal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stdout {
+    /// As for the run.
+    OfRun,
+    /// Standard error, as the run prints data on its standard output.
+    Stderr,
 }
 
 /// Why a command was told to stop, and when it will be killed for not doing so.
@@ -244,14 +304,31 @@ pub(crate) struct Running {
     is_watched: bool,
     program: String,
     control: UnixStream,
-    pipes: [Pipe; 2],
+    pipes: Vec<Pipe>,
     sink: Sink,
     started: Instant,
     deadline: Option<Instant>,
     stopping: Option<Stopping>,
+    /// The terminal, if the command has it.
+    lent: Option<Lent>,
 }
 
 impl Running {
+    fn new(command: &Command, control: UnixStream, pipes: Vec<Pipe>, sink: Sink) -> Self {
+        let program = command.argv.first().map(|name| String::from_utf8_lossy(name).into_owned());
+        Self {
+            is_watched: matches!(command.confinement, Some(Confinement::Audit(_))),
+            program: program.unwrap_or_default(),
+            control,
+            pipes,
+            sink,
+            started: Instant::now(),
+            deadline: None,
+            stopping: None,
+            lent: None,
+        }
+    }
+
     /// Waits for the end; also gives back the control socket of a supervisor that can take another
     /// command.
     pub(crate) fn wait(mut self, cancel: &Cancel) -> io::Result<(Finished, Option<UnixStream>)> {
@@ -262,13 +339,17 @@ impl Running {
             let ready = self.poll(ended.is_none())?;
             // A command ends after all that it started. A pipe that is still open then is held by
             // a process out of reach, which must not hold up the run.
-            if ended.is_some() && ready.pipes == [false; 2] {
+            if ended.is_some() && !ready.pipes.contains(&true) {
                 break;
             }
             self.read_pipes(&ready, &mut buffer)?;
             if ended.is_none() {
                 if ready.control {
                     let exit = Exit::read(&mut self.control)?;
+                    if exit == Some(Exit::Stopped) {
+                        self.rest(cancel)?;
+                        continue;
+                    }
                     if self.is_watched {
                         observed = Observed::read(&mut self.control)?;
                     }
@@ -287,17 +368,18 @@ impl Running {
         let reusable = exit.is_some() && self.stopping.is_none();
         let ending = match (self.stopping, exit) {
             (Some(stopping), _) => stopping.ending,
+            (None, Some(Exit::Signal(libc::SIGINT))) if self.lent.is_some() => {
+                cancel.interrupt();
+                Ending::Cancelled
+            }
             (None, Some(Exit::Code(code))) => Ending::Code(code),
             (None, Some(Exit::Signal(signal))) => Ending::Signal(signal),
             (None, Some(Exit::NotStarted(errno))) => {
                 let error = io::Error::from_raw_os_error(errno);
                 Ending::NotStarted(format!("`{}`: {error}", self.program))
             }
-            (None, Some(Exit::Refused(what, 0))) => Ending::Refused(what),
-            (None, Some(Exit::Refused(what, errno))) => {
-                Ending::Refused(format!("{what}: {}", io::Error::from_raw_os_error(errno)))
-            }
-            (None, None) => Ending::Lost,
+            (None, Some(Exit::Refused(what, errno))) => refused(what, errno),
+            (None, None | Some(Exit::Stopped)) => Ending::Lost,
         };
         let control = reusable.then_some(self.control);
         let log = match self.sink {
@@ -322,7 +404,7 @@ impl Running {
         }
         let mut revents = fds.iter().map(|fd| !fd.revents().is_empty());
         let mut next = |present: bool| present && revents.next().unwrap_or(false);
-        let pipes = [next(self.pipes[0].open.is_some()), next(self.pipes[1].open.is_some())];
+        let pipes = self.pipes.iter().map(|pipe| next(pipe.open.is_some())).collect();
         Ok(Ready { pipes, control: next(with_control) })
     }
 
@@ -332,8 +414,8 @@ impl Running {
 
     fn read_pipes(&mut self, ready: &Ready, buffer: &mut [u8]) -> io::Result<()> {
         let at_ms = self.at_ms();
-        for (pipe, ready) in self.pipes.iter_mut().zip(ready.pipes) {
-            let Some(open) = pipe.open.as_ref().filter(|_| ready) else {
+        for (pipe, ready) in self.pipes.iter_mut().zip(&ready.pipes) {
+            let Some(open) = pipe.open.as_ref().filter(|_| *ready) else {
                 continue;
             };
             let shown = match rustix::io::read(open, &mut *buffer) {
@@ -347,6 +429,21 @@ impl Running {
             };
             self.sink.take(at_ms, pipe.stream, &shown);
         }
+        Ok(())
+    }
+
+    /// Stops with the command, which has the terminal and was stopped, and goes on with it. The time that it has does
+    /// not go on meanwhile.
+    fn rest(&mut self, cancel: &Cancel) -> io::Result<()> {
+        let Some(lent) = &self.lent else { return Ok(()) };
+        let began = Instant::now();
+        let goes_on = lent.rest(cancel).map_err(io::Error::other)?;
+        self.deadline = self.deadline.map(|deadline| deadline + began.elapsed());
+        if !goes_on {
+            // It is to end, which a stopped one does not.
+            self.enforce(Instant::now(), cancel);
+        }
+        drop(Signal::Continue.write(&mut &self.control));
         Ok(())
     }
 
@@ -374,8 +471,37 @@ impl Running {
     }
 }
 
+/// A system that lacks memory, processes or descriptors now has them again later.
+fn refused(what: String, errno: i32) -> Ending {
+    const PASSING: [Errno; 6] =
+        [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::INTR, Errno::BUSY];
+    let passing = PASSING.contains(&Errno::from_raw_os_error(errno));
+    match errno {
+        0 => Ending::Refused { why: what, passing },
+        _ => {
+            let why = format!("{what}: {}", io::Error::from_raw_os_error(errno));
+            Ending::Refused { why, passing }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Ready {
-    pipes: [bool; 2],
+    pipes: Vec<bool>,
     control: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_that_lacks_something_now_is_told_from_one_that_never_has_it() {
+        for (errno, expected) in
+            [(libc::EAGAIN, true), (libc::EMFILE, true), (libc::EPERM, false), (0, false)]
+        {
+            let ending = refused("no namespaces".into(), errno);
+            assert!(matches!(ending, Ending::Refused { passing, .. } if passing == expected));
+        }
+    }
 }

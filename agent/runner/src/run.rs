@@ -7,11 +7,12 @@ use crate::{
     jobserver::{JobServer, Tokens, knows_named_pipes},
     patterns::Patterns,
     predict::NoCache,
-    process::{self, Cancel, Finished, Sink, Spawner},
+    process::{self, Cancel, Finished, Session, Sink, Spawner, Stdout},
     service,
     sharing::{Link, Sharing},
     summary::Summary,
     task::{self, Done, Failure, TaskError},
+    terminal::Lent,
     tools::Tools,
     workspace::{Memory, Workspace, WorkspaceError},
 };
@@ -70,6 +71,9 @@ pub struct Options<'a> {
     pub strict: bool,
     /// Whether all commands run, watched, and what they did is told instead of kept.
     pub observe: bool,
+    /// Whether standard output is for what the run prints, so that commands that have the terminal print to
+    /// standard error.
+    pub owns_stdout: bool,
     /// The level from which on others hear of a result.
     pub publish_from: Sandbox,
     /// The level from which on a result is taken.
@@ -175,11 +179,14 @@ pub(crate) struct Run<'a> {
     pub(crate) cache_id: &'a (dyn Fn() -> Hash + Sync),
     pub(crate) strict: bool,
     pub(crate) observe: bool,
+    owns_stdout: bool,
     pub(crate) publish_from: Sandbox,
     pub(crate) accept_from: Sandbox,
     /// Levels that the system does not have, and why.
     unavailable: Mutex<BTreeMap<Sandbox, String>>,
     spawner: Mutex<Option<Arc<Spawner>>>,
+    /// That of commands that have the terminal.
+    terminal_spawner: Mutex<Option<Arc<Spawner>>>,
     cache_warned: AtomicBool,
     /// Made when the first task with such outputs has ended.
     patterns: OnceLock<Patterns>,
@@ -245,10 +252,12 @@ impl<'a> Run<'a> {
             cache_id: options.cache_id,
             strict: options.strict,
             observe: options.observe,
+            owns_stdout: options.owns_stdout,
             publish_from: options.publish_from,
             accept_from: options.accept_from,
             unavailable: Mutex::default(),
-            spawner: Mutex::new(None),
+            spawner: Mutex::default(),
+            terminal_spawner: Mutex::default(),
             cache_warned: AtomicBool::new(false),
             patterns: OnceLock::new(),
             patterns_warned: Mutex::default(),
@@ -506,12 +515,37 @@ impl Run<'_> {
         timeout: Option<Duration>,
         secrets: &[Vec<u8>],
     ) -> io::Result<Finished> {
-        let spawner = self.spawner()?;
-        match spawner.run(command, timeout, self.cancel, secrets) {
+        let run = |spawner: &Spawner| spawner.run(command, timeout, self.cancel, secrets);
+        self.with_spawner(Session::Own, &run)
+    }
+
+    /// Runs a command that has the terminal to its end. The caller sees to it that keys reach the run.
+    pub(crate) fn command_at_terminal(
+        &self,
+        command: &Command,
+        timeout: Option<Duration>,
+    ) -> io::Result<Finished> {
+        let stdout = if self.owns_stdout { Stdout::Stderr } else { Stdout::OfRun };
+        self.observer.event(Event::Terminal { lent: true });
+        let finished = self.with_spawner(Session::OfTerminal, &|spawner| {
+            let lent = Lent::new().map_err(io::Error::other)?;
+            spawner.run_at_terminal(command, lent, timeout, self.cancel, stdout)
+        });
+        self.observer.event(Event::Terminal { lent: false });
+        finished
+    }
+
+    fn with_spawner(
+        &self,
+        session: Session,
+        run: &dyn Fn(&Spawner) -> io::Result<Finished>,
+    ) -> io::Result<Finished> {
+        let spawner = self.spawner(session)?;
+        match run(&spawner) {
             // Somebody killed the helper, so the command did not start; another one starts it.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.forget(&spawner);
-                self.spawner()?.run(command, timeout, self.cancel, secrets)
+                self.forget(&spawner, session);
+                run(&*self.spawner(session)?)
             }
             other => other,
         }
@@ -541,6 +575,7 @@ impl Run<'_> {
             working_dir: b"/".to_vec(),
             jobserver: None,
             confinement: None,
+            has_terminal: false,
         };
         let finished = self.command(&command, Some(MAKE_TIMEOUT), &[]);
         finished.map(|finished| finished.log.by_stream()).unwrap_or_default()
@@ -557,7 +592,7 @@ impl Run<'_> {
         secrets: &[Vec<u8>],
         sink: Sink,
     ) -> io::Result<process::Running> {
-        self.spawner()?.begin(command, secrets, sink)
+        self.spawner(Session::Own)?.begin(command, secrets, sink)
     }
 
     /// Ends the services, the last that was started first. Those that were asked for by name stay until the
@@ -590,23 +625,35 @@ impl Run<'_> {
     }
 
     /// The helper that starts commands, itself started with the first one.
-    fn spawner(&self) -> io::Result<Arc<Spawner>> {
-        let mut spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
+    fn spawner(&self, session: Session) -> io::Result<Arc<Spawner>> {
+        let mut spawner = self.spawner_of(session);
         if let Some(spawner) = &*spawner {
             return Ok(Arc::clone(spawner));
         }
-        Ok(Arc::clone(spawner.insert(Arc::new(Spawner::start(&self.executable)?))))
+        Ok(Arc::clone(spawner.insert(Arc::new(Spawner::start(&self.executable, session)?))))
     }
 
-    fn forget(&self, gone: &Arc<Spawner>) {
-        let mut spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
+    fn spawner_of(&self, session: Session) -> MutexGuard<'_, Option<Arc<Spawner>>> {
+        let spawner = match session {
+            Session::Own => &self.spawner,
+            Session::OfTerminal => &self.terminal_spawner,
+        };
+        spawner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, gone: &Arc<Spawner>, session: Session) {
+        let mut spawner = self.spawner_of(session);
         spawner.take_if(|current| Arc::ptr_eq(current, gone));
     }
 
     /// The environment of a task.
     pub(crate) fn environment(&self, task: &Task) -> Arc<Environment> {
         let make = || Arc::new(self.caller.environment(task));
-        match task.env.is_empty() && task.pass_env.is_empty() && task.secret_env.is_empty() {
+        match !task.interactive
+            && task.env.is_empty()
+            && task.pass_env.is_empty()
+            && task.secret_env.is_empty()
+        {
             true => Arc::clone(self.plain.get_or_init(make)),
             false => make(),
         }

@@ -24,6 +24,8 @@ const SYSTEM: [&str; 15] = [
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix", "/gnu", "/snap",
     "/proc", "/sys", "/dev", "/run",
 ];
+/// Those of them whose files are no files: what is written there is gone with the process, or never was.
+const OWN_OF_PROCESSES: [&str; 2] = ["/proc", "/dev"];
 /// Variables that name toolchains.
 const TOOLCHAINS: [&str; 2] = ["RUSTUP_HOME", "CARGO_HOME"];
 
@@ -75,10 +77,17 @@ impl Ground<'_> {
         let network = network(task, self.level);
         match (self.level, self.stage) {
             (Sandbox::Audit, _) => {
-                let mut untold = system_places(run, environment);
-                untold.push(self.scratch.to_owned());
-                let untold = untold.iter().map(|path| bytes(path)).collect();
-                Some(Confinement::Audit(Audit { untold }))
+                // Toolchains keep locks and what they download in their own places.
+                let own = toolchains(environment);
+                let (untold, readable): (Vec<_>, Vec<_>) =
+                    system_places(run, environment).into_iter().partition(|path| {
+                        OWN_OF_PROCESSES.iter().any(|own| path == Path::new(own))
+                            || own.contains(path)
+                    });
+                let untold = untold.iter().map(PathBuf::as_path).chain([self.scratch]);
+                let untold = untold.map(bytes).collect();
+                let readable = readable.iter().map(|path| bytes(path)).collect();
+                Some(Confinement::Audit(Audit { untold, readable }))
             }
             (Sandbox::Landlock, Some(stage)) => {
                 let readable = system_places(run, environment);
@@ -109,6 +118,14 @@ pub(crate) fn unenforced(task: &Task, level: Sandbox) -> Option<&'static str> {
     (closed && level.has_network()).then_some("`network: false` is not enforced at this level")
 }
 
+/// Where toolchains are that keep more than programs beside them.
+fn toolchains(environment: &Environment) -> BTreeSet<PathBuf> {
+    let named = TOOLCHAINS.iter().filter_map(|name| environment.location(name));
+    let home = environment.location("HOME").map(PathBuf::from);
+    let usual = home.iter().flat_map(|home| [".rustup", ".cargo"].map(|name| home.join(name)));
+    named.map(PathBuf::from).chain(usual).collect()
+}
+
 /// Directories of the system and of the toolchains that the environment names, none of which has the workspace
 /// in it or is in it. Of a program's directory `bin`, what is beside it belongs to the program.
 fn system_places(run: &Run<'_>, environment: &Environment) -> Vec<PathBuf> {
@@ -125,14 +142,7 @@ fn system_places(run: &Run<'_>, environment: &Environment) -> Vec<PathBuf> {
     };
     let mut places: BTreeSet<PathBuf> =
         SYSTEM.iter().map(PathBuf::from).filter(|path| fits(path)).collect();
-    for name in TOOLCHAINS {
-        places.extend(environment.location(name).map(PathBuf::from).filter(|path| fits(path)));
-    }
-    if let Some(home) = &home {
-        for name in [".rustup", ".cargo"] {
-            places.extend(Some(home.join(name)).filter(|path| fits(path)));
-        }
-    }
+    places.extend(toolchains(environment).into_iter().filter(|path| fits(path)));
     let path = environment.location("PATH").unwrap_or_default();
     for directory in std::env::split_paths(&path) {
         let real = directory.canonicalize().unwrap_or_else(|_| directory.clone());

@@ -108,6 +108,7 @@ pub(crate) fn start(
         working_dir: working_dir.as_os_str().as_bytes().to_vec(),
         jobserver: None,
         confinement: None,
+        has_terminal: false,
     };
     let secrets: Vec<Vec<u8>> = environment.secret.values().flatten().cloned().collect();
     let ear = Arc::new(Ear::new(&service.ready_when));

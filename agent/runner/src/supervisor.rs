@@ -12,6 +12,9 @@
 //! socket closes, even on SIGKILL). When somebody kills a supervisor, the spawner inherits what it
 //! watched over, and kills that.
 //!
+//! Below a spawner of the second kind, in the session of the run, are the commands that have its terminal. A
+//! supervisor there also tells when its command is stopped, as by Ctrl-Z; `terminal` says what the run does then.
+//!
 //! Commands are started from there and not from the runner because the runner has threads
 //! that write executables: a fork in one of them would inherit the descriptor and make the next
 //! start of that executable fail with "text file busy".
@@ -35,30 +38,36 @@ use rustix::{
     io::Errno,
     process::{self, Pid, WaitOptions, WaitStatus},
 };
-use start::{Confined, NotStarted, Started, Starter};
+use start::{Confined, NotStarted, Started, Starter, Streams};
 use std::{
     collections::HashSet,
     fs::File,
     io::{self, Read as _},
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::{fd::AsFd as _, unix::net::UnixStream},
     time::Duration,
 };
 
 /// The hidden subcommand of the executable that starts a spawner.
 pub const SPAWN_COMMAND: &str = "__spawn";
+/// Its argument when commands below it are to have the terminal.
+pub(crate) const AT_TERMINAL: &str = "at-terminal";
 /// How often the spawner and the supervisors look for processes that have ended: a supervisor that
 /// was killed, what a command left behind.
 const REAP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a supervisor looks whether a command that has the terminal was stopped: a person waits for it.
+const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs as the spawner until the runner closes its end of the socket on standard input.
 /// Must be called before the process starts any thread.
 pub fn spawner_main() -> i32 {
-    // Away from the terminal: Ctrl-C is for the runner, which then decides about the commands.
-    // Fails only for a process that leads its group already, which is as good.
-    let _ = process::setsid();
+    // Ctrl-C is for the runner, which then decides about the commands. In the session of the terminal a group of
+    // its own keeps it away; elsewhere a session does. The latter fails only for a process that leads its group
+    // already, which is as good.
+    if std::env::args_os().any(|argument| argument == AT_TERMINAL) {
+        let _ = process::setpgid(None, None);
+    } else {
+        let _ = process::setsid();
+    }
     close_inherited();
     // Without it, what a killed supervisor leaves is nobody's, as with any other parent.
     let _ = process::set_child_subreaper(Some(process::getpid()));
@@ -134,8 +143,15 @@ fn supervise(mut control: UnixStream) -> i32 {
             Err(_) => return 1,
         };
         // They stay open here until the runner knows the end, which so hears of it once.
-        let Ok(printed) = receiver.take::<2>() else { return 1 };
-        if !run_one(&mut starter, &command, &printed, &mut control) {
+        let streams = match command.has_terminal {
+            true => receiver.take().map(|[stdout, stderr, terminal]| Streams {
+                terminal: Some(terminal),
+                printed: [stdout, stderr],
+            }),
+            false => receiver.take().map(|printed| Streams { terminal: None, printed }),
+        };
+        let Ok(streams) = streams else { return 1 };
+        if !run_one(&mut starter, &command, &streams, &mut control) {
             return 0;
         }
     }
@@ -145,13 +161,15 @@ fn supervise(mut control: UnixStream) -> i32 {
 fn run_one(
     starter: &mut Starter,
     command: &Command,
-    printed: &[OwnedFd; 2],
+    streams: &Streams,
     control: &mut UnixStream,
 ) -> bool {
-    let (exit, observed) = match start(starter, command, printed) {
-        Ok(Process::Command(started)) => (watch(&started, control), Observed::default()),
+    let (exit, observed) = match start(starter, command, streams) {
+        Ok(Process::Command(started)) => {
+            (watch(&started, control, command.has_terminal), Observed::default())
+        }
         Ok(Process::Between(between)) => {
-            let ended = watch(&between.started, control);
+            let ended = watch(&between.started, control, false);
             // Whoever told of the command has ended, and with it all that it watched.
             between.told(ended)
         }
@@ -168,18 +186,14 @@ enum Process {
     Between(Between),
 }
 
-fn start(
-    starter: &mut Starter,
-    command: &Command,
-    printed: &[OwnedFd; 2],
-) -> Result<Process, Exit> {
+fn start(starter: &mut Starter, command: &Command, streams: &Streams) -> Result<Process, Exit> {
     let rules = match &command.confinement {
         Some(Confinement::Namespaces(namespaces)) => {
-            let started = namespaces::start(starter, command, namespaces, printed);
+            let started = namespaces::start(starter, command, namespaces, streams);
             return started.map(Process::Between);
         }
         Some(Confinement::Audit(audit)) => {
-            return audit::start(starter, command, audit, printed).map(Process::Between);
+            return audit::start(starter, command, audit, streams).map(Process::Between);
         }
         Some(Confinement::Landlock(wanted)) => Some(landlock::rules(wanted)?),
         None => None,
@@ -188,7 +202,7 @@ fn start(
         Some(rules) => Confined::landlock(rules.as_fd()),
         None => Confined::default(),
     };
-    starter.start(command, printed, &confined).map(Process::Command).map_err(not_started)
+    starter.start(command, streams, &confined).map(Process::Command).map_err(not_started)
 }
 
 fn not_started(why: NotStarted) -> Exit {
@@ -200,9 +214,13 @@ fn not_started(why: NotStarted) -> Exit {
     }
 }
 
-/// Waits until the command ends or the runner is gone.
-fn watch(child: &Started, control: &mut UnixStream) -> Exit {
-    let tick = Timespec::try_from(REAP_INTERVAL).ok();
+/// Waits until the command ends or the runner is gone. Of one that has the terminal it tells when it is stopped.
+fn watch(child: &Started, control: &mut UnixStream, has_terminal: bool) -> Exit {
+    let (tick, wanted) = match has_terminal {
+        true => (STOP_INTERVAL, WaitOptions::NOHANG | WaitOptions::UNTRACED),
+        false => (REAP_INTERVAL, WaitOptions::NOHANG),
+    };
+    let tick = Timespec::try_from(tick).ok();
     loop {
         let mut ready = [
             PollFd::new(&child.pidfd, PollFlags::IN),
@@ -214,15 +232,19 @@ fn watch(child: &Started, control: &mut UnixStream) -> Exit {
             return Exit::NotStarted(error.raw_os_error());
         }
         let asked = !ready[1].revents().is_empty();
-        while let Ok(Some((pid, status))) = process::wait(WaitOptions::NOHANG) {
-            if pid == child.pid {
-                return exit_of(status);
+        while let Ok(Some((pid, status))) = process::wait(wanted) {
+            match pid == child.pid {
+                true if !status.stopped() => return exit_of(status),
+                // When the runner has gone, the next look at its socket says so.
+                true => drop(Exit::Stopped.write(control)),
+                false => {}
             }
         }
         if asked {
             match Signal::read(control) {
                 Ok(Some(Signal::Interrupt)) => signal_descendants(process::Signal::INT),
                 Ok(Some(Signal::Terminate)) => signal_descendants(process::Signal::TERM),
+                Ok(Some(Signal::Continue)) => signal_descendants(process::Signal::CONT),
                 Ok(Some(Signal::Kill)) | Ok(None) | Err(_) => {
                     kill_descendants(&mut HashSet::new());
                     return Exit::Signal(process::Signal::KILL.as_raw());

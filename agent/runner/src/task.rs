@@ -13,6 +13,7 @@ use crate::{
     restore,
     run::{Entries, Run},
     sandbox::{self, Findings, Ground, Stage, StageError, declared},
+    terminal::{self, TerminalError},
     tools::ToolError,
 };
 use memchr::memmem::Finder;
@@ -95,6 +96,8 @@ pub(crate) enum TaskError {
     Undeclared(String),
     #[error(transparent)]
     Stage(#[from] StageError),
+    #[error(transparent)]
+    Terminal(#[from] TerminalError),
     #[error("the service {0}")]
     Service(String),
     #[error("G011 `{0}` is an output of `{1}`, too: each path has one owner")]
@@ -231,7 +234,7 @@ fn check_owners(
     run: &Run<'_>,
     id: TaskId,
     task: &Task,
-    entries: &Entries,
+    entries: &[(Vec<u8>, Entry)],
 ) -> Result<(), TaskError> {
     if !has_patterns(task) {
         return Ok(());
@@ -363,6 +366,9 @@ fn up_to_date(
     if state.key != prepared.key {
         return Err("its command, environment, tools or inputs changed");
     }
+    if state.sandbox_obtained < least(run, task) {
+        return Err("its outputs were made at a level that is not taken any more");
+    }
     if !restore::is_exact(&run.workspace, &state.outputs, &state.entries, cleaned(task)) {
         return Err("its outputs changed");
     }
@@ -371,9 +377,18 @@ fn up_to_date(
         entries: Arc::clone(&state.entries),
         log: Vec::new(),
         duration: Duration::from_millis(state.duration_ms),
-        levels: None,
+        levels: Some(Levels { asked: state.sandbox_asked, obtained: state.sandbox_obtained }),
     };
     Ok((done, state.cache))
+}
+
+/// The level from which on a result of a task is taken, whoever made it.
+fn least(run: &Run<'_>, task: &Task) -> Sandbox {
+    match task.sandbox.level {
+        Sandbox::Loose => run.accept_from,
+        // What was made at `loose` saw an environment that the task does not have.
+        _ => run.accept_from.max(Sandbox::Env),
+    }
 }
 
 /// How a cacheable task stands, before anything is done about it.
@@ -410,6 +425,10 @@ struct Fetching<'a>(&'a Run<'a>, &'a Task);
 impl Watch for Fetching<'_> {
     fn moving(&self, progress: &Progress) {
         self.0.observer.event(Event::Moving { task: &self.1.name, progress });
+    }
+
+    fn least(&self) -> Sandbox {
+        least(self.0, self.1)
     }
 }
 
@@ -460,6 +479,8 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, 
                     key: prepared.key,
                     cache: (run.cache_id)(),
                     duration_ms,
+                    sandbox_asked: levels.asked,
+                    sandbox_obtained: levels.obtained,
                     outputs: outputs.clone(),
                     entries: Arc::clone(&entries),
                     discovered: prepared.discovered.clone().unwrap_or_default(),
@@ -502,8 +523,10 @@ fn execute(
     let with_log = |error: TaskError| Failure { error, log: log.clone() };
     let root = run.workspace.root.as_os_str().as_bytes();
     let mut collected = match &stage {
-        Some(stage) => take_from(run, task, stage, &Finder::new(root)).map_err(with_log)?,
-        None => outputs::collect(&run.workspace.files, declared(task), &Finder::new(root))
+        Some(stage) => {
+            take_from(run, prepared.id, task, stage, &Finder::new(root)).map_err(with_log)?
+        }
+        None => outputs::collect(&run.workspace.files, declared(task), &Finder::new(root), None)
             .map_err(|error| with_log(error.into()))?,
     };
     drop(stage);
@@ -527,6 +550,10 @@ fn execute(
     };
     if let Some(why) = sandbox::unenforced(task, level) {
         run.warn(task, why.to_owned());
+    }
+    if run.observe && task.interactive {
+        run.warn(task, "it has the terminal, and is not watched".to_owned());
+        return Ok(done(RunEnd::NotKept("it is never cached".into())));
     }
     if run.observe {
         let Some(observed) = &finished.observed else {
@@ -565,6 +592,11 @@ fn execute(
     if let Some(why) = &collected.uncacheable {
         return Ok(not_kept(why));
     }
+    if let Some(path) = &collected.names_stage {
+        let path = shown(path);
+        let what = "contains the path of its stage, which is gone: its result stays here";
+        run.warn(task, format!("output `{path}` {what}; at level `ns` it is the same everywhere"));
+    }
     let absent = |output: &Output| output.kind == OutputKind::Absent;
     if task.cache == CachePolicy::Complete && collected.outputs.iter().any(absent) {
         return Ok(done(RunEnd::NotKept("an output was not made".into())));
@@ -583,6 +615,8 @@ fn execute(
         key: prepared.key,
         cache: (run.cache_id)(),
         duration_ms: millis(finished.duration),
+        sandbox_asked: levels.asked,
+        sandbox_obtained: levels.obtained,
         outputs: collected.outputs.clone(),
         entries: Arc::clone(&entries),
         discovered: prepared.discovered.clone().unwrap_or_default(),
@@ -594,16 +628,18 @@ fn execute(
     })
 }
 
-/// Takes the declared outputs from a stage into the workspace, and names what else is there.
+/// Takes the declared outputs from a stage into the workspace, and names what else is there. A result that is not
+/// to be had leaves the workspace as it is.
 fn take_from(
     run: &Run<'_>,
+    id: TaskId,
     task: &Task,
     stage: &Stage,
     workspace: &Finder<'_>,
 ) -> Result<Collected, TaskError> {
     let collected = stage.collect(declared(task), workspace)?;
-    stage.deliver(run, &collected, cleaned(task))?;
-    let strays = stage.strays();
+    check_owners(run, id, task, &collected.entries)?;
+    let strays = stage.strays(&collected.entries);
     if !strays.is_empty() {
         let what = format!("it wrote {}, undeclared", sandbox::names(&strays));
         if run.strict {
@@ -611,6 +647,7 @@ fn take_from(
         }
         run.warn(task, format!("{what}; that is not kept"));
     }
+    stage.deliver(run, &collected, cleaned(task))?;
     Ok(collected)
 }
 
@@ -692,7 +729,9 @@ fn attempts(
             Ending::Code(_) => task.retry.on.exit,
             Ending::TimedOut => task.retry.on.timeout,
             Ending::Signal(_) => task.retry.on.signal,
-            Ending::Cancelled | Ending::NotStarted(_) | Ending::Refused(_) | Ending::Lost => false,
+            Ending::Cancelled | Ending::NotStarted(_) | Ending::Refused { .. } | Ending::Lost => {
+                false
+            }
         };
         failed += 1;
         let log = finished.log.interleaved();
@@ -723,18 +762,30 @@ fn attempt(
     argv: &[String],
     prepared: &Prepared,
 ) -> Result<Attempted, TaskError> {
+    if task.interactive {
+        terminal::check()?;
+        let say = |what: &str| run.warn(task, what.to_owned());
+        if !terminal::wait_for_foreground(run.cancel, say)? {
+            return Err(TaskError::Cancelled);
+        }
+    }
     let server = run.job_server()?;
     let Some(token) = server.acquire(run.cancel).map_err(TaskError::Supervise)? else {
         return Err(TaskError::Cancelled);
     };
-    let mut level = if run.observe { Sandbox::Audit } else { task.sandbox.level };
+    let watched = run.observe && !task.interactive;
+    let mut level = if watched { Sandbox::Audit } else { task.sandbox.level };
     let attempted = loop {
         let why = match run.unavailable(level) {
             Some(why) => why,
             None => {
                 let attempted = attempt_at(run, task, argv, prepared, &server, level)?;
-                let Ending::Refused(why) = attempted.finished.ending else { break attempted };
-                run.note_unavailable(level, &why);
+                let Ending::Refused { why, passing } = attempted.finished.ending else {
+                    break attempted;
+                };
+                if !passing {
+                    run.note_unavailable(level, &why);
+                }
                 why
             }
         };
@@ -780,6 +831,7 @@ fn attempt_at(
         working_dir: working_dir.as_os_str().as_bytes().to_vec(),
         jobserver: None,
         confinement: ground.confinement(run, task, &prepared.environment),
+        has_terminal: task.interactive,
     };
     let says = |name: &[u8]| command.env.iter().any(|(known, _)| known == name);
     if let Some((flags, inherited)) = flags.as_ref().filter(|_| !says(MAKEFLAGS)) {
@@ -796,7 +848,11 @@ fn attempt_at(
         command.jobserver = inherited;
     }
     let secrets: Vec<Vec<u8>> = prepared.environment.secret.values().flatten().cloned().collect();
-    let finished = run.command(&command, task.timeout, &secrets).map_err(TaskError::Supervise);
+    let finished = match task.interactive {
+        true => run.command_at_terminal(&command, task.timeout),
+        false => run.command(&command, task.timeout, &secrets),
+    };
+    let finished = finished.map_err(TaskError::Supervise);
     let started = matches!(&finished, Ok(finished) if !is_not_started(&finished.ending));
     for (path, from) in aside {
         if started {
@@ -811,7 +867,7 @@ fn attempt_at(
 }
 
 fn is_not_started(ending: &Ending) -> bool {
-    matches!(ending, Ending::NotStarted(_) | Ending::Refused(_))
+    matches!(ending, Ending::NotStarted(_) | Ending::Refused { .. })
 }
 
 /// Moves earlier outputs aside and makes the directories that new ones will stand in.

@@ -128,6 +128,7 @@ fn version(
         working_dir: run.workspace.root.as_os_str().as_bytes().to_vec(),
         jobserver: None,
         confinement: None,
+        has_terminal: false,
     };
     let finished = run
         .command(&command, Some(VERSION_TIMEOUT), &[])

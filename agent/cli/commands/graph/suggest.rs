@@ -57,6 +57,7 @@ pub(crate) fn suggest(args: &SuggestArgs) -> Result<ExitCode, CliError> {
         executable: executable()?,
         strict: false,
         observe: true,
+        owns_stdout: true,
         publish_from: Sandbox::Env,
         accept_from: Sandbox::Loose,
         link: Link::Copy,

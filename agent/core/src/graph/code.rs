@@ -34,3 +34,5 @@ pub(super) const NOT_SUPPORTED: &str = "G031";
 pub(super) const VALUE: &str = "G032";
 /// An `@group` that is not in `groups`.
 pub(super) const GROUP: &str = "G033";
+/// `interactive` beside what excludes it.
+pub(super) const INTERACTIVE: &str = "G034";

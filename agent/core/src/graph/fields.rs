@@ -69,9 +69,6 @@ const DEFAULT_FIELDS: &[&str] = &[
 ];
 /// Fields of the format that this version does not have.
 const LATER_FIELDS: &[&str] = &["cache_failures"];
-/// Fields that are read and checked but that runs do not obey yet, so that a graph with one of them
-/// is refused.
-const UNOBEYED_FIELDS: &[&str] = &["interactive"];
 
 /// Largest weight: as many slots as `--jobs` can have.
 const MAX_WEIGHT: i64 = 4096;
@@ -123,7 +120,8 @@ pub(super) struct Fields<'t> {
     pub(super) pool: Option<Located<&'t str>>,
     pub(super) weight: Option<u32>,
     pub(super) service: Option<Located<Service>>,
-    pub(super) interactive: bool,
+    /// The place of `interactive`, when it is true.
+    pub(super) interactive: Option<u32>,
     pub(super) dep_file: Option<Located<String>>,
     pub(super) sandbox: Option<Located<SandboxWish>>,
     pub(super) network: Option<bool>,
@@ -143,9 +141,6 @@ impl<'t> Fields<'t> {
                 unknown_field(report, property, of, known, LATER_FIELDS);
             } else if !fields.read_shared(property, report) {
                 fields.read_of_task(property, report);
-            }
-            if UNOBEYED_FIELDS.contains(&property.name.as_str()) {
-                not_obeyed(report, property);
             }
         }
         fields
@@ -232,7 +227,10 @@ impl<'t> Fields<'t> {
                 let service = service::persistent(report, value);
                 self.service = service.map(|value| Located { value, at: at(property) });
             }
-            "interactive" => self.interactive = boolean(report, value, name).unwrap_or(false),
+            "interactive" => {
+                let is_interactive = boolean(report, value, name) == Some(true);
+                self.interactive = is_interactive.then(|| at(property));
+            }
             "dep_file" => self.dep_file = dep_file(report, value),
             "network" => self.network = boolean(report, value, name),
             "parallelism" if values::parallelism(report, value).is_some() => {
@@ -261,13 +259,6 @@ impl<'t> Fields<'t> {
             _ => mismatch(report, value, "graphs", "an object or an array"),
         }
     }
-}
-
-/// Reports a field that is understood but has no effect yet.
-fn not_obeyed(report: &mut Report, property: &ObjectProp<'_>) {
-    let name = quote(property.name.as_str());
-    let message = format!("field {name} is not supported yet by this version");
-    report.error(at(property), code::NOT_SUPPORTED, message);
 }
 
 /// Reports that a field was given under both of its names.

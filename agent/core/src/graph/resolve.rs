@@ -4,7 +4,7 @@ use super::{
     Graph, code, cycle,
     fields::{Command, Fields},
     file::{Entry, File, JOBS},
-    missing_edge,
+    interactive, missing_edge,
     outputs::{self, Output},
     overlap,
     paths::{Syntax, normalise},
@@ -119,13 +119,16 @@ impl<'f> Names<'f> {
     }
 }
 
-/// The level that a task asks for. Services run in the workspace with a clean environment, and tasks with a dep
-/// file in the workspace; where they say another level themselves it is a mistake, and one of `defaults` is not for
-/// them.
+/// The level that a task asks for. Services run in the workspace with a clean environment, what has the terminal
+/// and tasks with a dep file in the workspace; where they say another level themselves it is a mistake, and one of
+/// `defaults` is not for them.
 fn sandbox(fields: &Fields<'_>, defaults: &Fields<'_>, report: &mut Report) -> SandboxWish {
     let why_not = |level: Sandbox| match (&fields.service, &fields.dep_file) {
         (Some(_), _) if level != Sandbox::Env => {
             Some("is for tasks that end: services run at \"env\"")
+        }
+        _ if fields.interactive.is_some() && level > Sandbox::Env => {
+            Some("has no terminal: interactive tasks run at \"env\" or \"loose\"")
         }
         (None, Some(_)) if level.is_staged() => Some(
             "needs all inputs before the command runs, and a dep file names some only afterwards",
@@ -309,12 +312,13 @@ impl<'f, 't> Merger<'f, 't> {
             pool: self.pool(fields, report),
             weight: fields.weight.unwrap_or(1),
             service: fields.service.as_ref().map(|service| service.value.clone()),
-            interactive: fields.interactive,
+            interactive: fields.interactive.is_some(),
             dep_file: fields.dep_file.as_ref().map(|path| path.value.clone()),
             sandbox: sandbox(fields, defaults, report),
             network: fields.network,
         };
         service::check(entry, &task, report);
+        interactive::check(entry, &task, report);
         check_size(&task, entry.at, report);
         Checked { task, at: entry.at, inputs: places, outputs: outputs.unwrap_or_default() }
     }
@@ -342,7 +346,9 @@ impl<'f, 't> Merger<'f, 't> {
 
     /// The pool of a task; that of `defaults` is reported where it stands, with the first task.
     fn pool(&mut self, fields: &Fields<'_>, report: &mut Report) -> Option<PoolId> {
-        let name = fields.pool.or(self.file.defaults.pool)?;
+        // Tasks that have the terminal wait for one another; a pool of `defaults` is not for them.
+        let of_defaults = self.file.defaults.pool.filter(|_| fields.interactive.is_none());
+        let name = fields.pool.or(of_defaults)?;
         if name.value == JOBS {
             return None;
         }

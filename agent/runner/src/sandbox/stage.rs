@@ -6,7 +6,7 @@
 
 use crate::{
     beneath::{Beneath, BeneathError, join, remove_all, shown},
-    files::{FileTable, stamp_of},
+    files::{FileTable, is_large, stamp_of},
     inputs::{EXTERNAL, Inputs, entries},
     outputs::{self, Collected, OutputError},
     restore,
@@ -201,6 +201,9 @@ impl Stage {
             .open(from)
             .map_err(fail)?;
         let metadata = source.metadata().map_err(fail)?;
+        if is_large(metadata.len()) {
+            return Err(fail(io::Error::other("it is too large to be copied for one command")));
+        }
         let (parent, name) = self.beneath.parent(path)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -248,6 +251,7 @@ impl Stage {
         declared: &[OutputDeclaration],
         workspace: &Finder<'_>,
     ) -> Result<Collected, StageError> {
+        let stage = Finder::new(self.root.as_os_str().as_bytes());
         // The command may have put links in the place of directories: what is behind them is not its.
         for declaration in declared {
             let path = declaration.pattern.trim_end_matches('/');
@@ -262,7 +266,7 @@ impl Stage {
         }
         let table = FileTable::new(&self.root, Vec::new())
             .map_err(|error| StageError::Copy(Vec::new(), error))?;
-        Ok(outputs::collect(&table, declared, workspace)?)
+        Ok(outputs::collect(&table, declared, workspace, Some(&stage))?)
     }
 
     /// Moves what was collected into the workspace, where it then stands alone.
@@ -280,7 +284,9 @@ impl Stage {
                 Entry::Symlink { .. } => workspace.beneath.place_from(&self.beneath, path)?,
                 Entry::File { digest, .. } => {
                     workspace.beneath.place_from(&self.beneath, path)?;
-                    workspace.files.learn(path, *digest);
+                    if !is_large(digest.size) {
+                        workspace.files.learn(path, *digest);
+                    }
                 }
             }
         }
@@ -290,9 +296,9 @@ impl Stage {
         Ok(())
     }
 
-    /// What the command left that is not declared, and which inputs it changed here, once the outputs are moved
-    /// away; sorted. What cannot be looked at counts as such.
-    pub(crate) fn strays(&self) -> Vec<String> {
+    /// What the command left beside the outputs, which are sorted, and which inputs it changed here; sorted. What
+    /// cannot be looked at counts as such.
+    pub(crate) fn strays(&self, outputs: &[(Vec<u8>, Entry)]) -> Vec<String> {
         let mut found = Vec::new();
         let mut stray = |path: &[u8]| {
             if found.len() < MOST_STRAYS {
@@ -311,6 +317,9 @@ impl Stage {
                 let metadata = entry.metadata().ok();
                 if metadata.as_ref().is_some_and(fs::Metadata::is_dir) {
                     directories.push(path);
+                    continue;
+                }
+                if outputs.binary_search_by(|(output, _)| output.cmp(&path)).is_ok() {
                     continue;
                 }
                 let was = self.put.get(&path);

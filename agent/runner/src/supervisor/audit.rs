@@ -8,7 +8,7 @@
 
 use super::{
     between::Between,
-    start::{Confined, Starter},
+    start::{Confined, Starter, Streams},
 };
 use netbuild_proto::spawn::{Audit, Command, Exit, Observed, Use};
 use rustix::{
@@ -20,7 +20,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ffi::OsStr,
     fs, io,
-    os::{fd::AsFd as _, fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
     path::{Component, Path, PathBuf},
     ptr,
 };
@@ -58,6 +58,10 @@ enum Call {
     Create,
     /// Changes what a path leads to: the arguments of the directory, if there is one, and of the path.
     Change(Option<usize>, usize),
+    /// Makes something at a path where nothing is.
+    Make(Option<usize>, usize),
+    /// Removes what is at a path.
+    Remove(Option<usize>, usize),
     /// Moves a path to another.
     Move([(Option<usize>, usize); 2]),
     /// Makes another name for a file, which so may be read.
@@ -72,10 +76,10 @@ enum Call {
 const CALLS: &[(libc::c_long, Call)] = &[
     (libc::SYS_openat, Call::Open(1)),
     (libc::SYS_openat2, Call::OpenHow),
-    (libc::SYS_mkdirat, Call::Change(Some(0), 1)),
-    (libc::SYS_mknodat, Call::Change(Some(0), 1)),
-    (libc::SYS_unlinkat, Call::Change(Some(0), 1)),
-    (libc::SYS_symlinkat, Call::Change(Some(1), 2)),
+    (libc::SYS_mkdirat, Call::Make(Some(0), 1)),
+    (libc::SYS_mknodat, Call::Make(Some(0), 1)),
+    (libc::SYS_unlinkat, Call::Remove(Some(0), 1)),
+    (libc::SYS_symlinkat, Call::Make(Some(1), 2)),
     (libc::SYS_fchmodat, Call::Change(Some(0), 1)),
     (libc::SYS_truncate, Call::Change(None, 0)),
     (libc::SYS_renameat2, Call::Move([(Some(0), 1), (Some(2), 3)])),
@@ -94,15 +98,15 @@ const CALLS: &[(libc::c_long, Call)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_creat, Call::Create),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_mkdir, Call::Change(None, 0)),
+    (libc::SYS_mkdir, Call::Make(None, 0)),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_mknod, Call::Change(None, 0)),
+    (libc::SYS_mknod, Call::Make(None, 0)),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_unlink, Call::Change(None, 0)),
+    (libc::SYS_unlink, Call::Remove(None, 0)),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_rmdir, Call::Change(None, 0)),
+    (libc::SYS_rmdir, Call::Remove(None, 0)),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_symlink, Call::Change(None, 1)),
+    (libc::SYS_symlink, Call::Make(None, 1)),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_chmod, Call::Change(None, 0)),
     #[cfg(target_arch = "x86_64")]
@@ -116,9 +120,9 @@ pub(super) fn start(
     starter: &mut Starter,
     command: &Command,
     audit: &Audit,
-    printed: &[OwnedFd; 2],
+    streams: &Streams,
 ) -> Result<Between, Exit> {
-    Between::fork(0, || trace(starter, command, audit, printed))
+    Between::fork(0, || trace(starter, command, audit, streams))
         .map_err(|errno| Exit::Refused("no process for the tracer".into(), errno.raw_os_error()))
 }
 
@@ -127,7 +131,7 @@ fn trace(
     starter: &mut Starter,
     command: &Command,
     audit: &Audit,
-    printed: &[OwnedFd; 2],
+    streams: &Streams,
 ) -> (Exit, Observed) {
     let failed = |what: &str, errno: Errno| {
         (Exit::Refused(what.to_owned(), errno.raw_os_error()), Observed::default())
@@ -138,7 +142,7 @@ fn trace(
     };
     let filter = filter();
     let confined = Confined::traced(&filter, gate.as_fd());
-    let traced = starter.start_beside(command, printed, &confined, |pid| {
+    let traced = starter.start_beside(command, streams, &confined, |pid| {
         // What ends the command is not for who watches it.
         ignore_signals();
         if let Err(errno) = seize(pid) {
@@ -161,9 +165,12 @@ fn trace(
 /// What a command did so far.
 struct Tracer<'a> {
     untold: Vec<&'a Path>,
+    readable: Vec<&'a Path>,
     /// Calls of threads that have not returned yet.
     pending: HashMap<i32, Pending>,
     files: BTreeMap<Vec<u8>, Use>,
+    /// Those of them that were not there before the command: when it removes them, nothing was done.
+    made: BTreeSet<Vec<u8>>,
     bytes: usize,
     unseen: BTreeSet<&'static str>,
     /// Whether one of its processes waits for connections, which may then be to it.
@@ -172,8 +179,11 @@ struct Tracer<'a> {
 
 /// What a call will have done when it succeeds.
 enum Pending {
-    Open { read: bool, written: bool },
+    Open { read: bool, written: bool, made: bool },
     Uses(Vec<(PathBuf, Use)>),
+    Made(PathBuf),
+    Removed(PathBuf),
+    Moved { from: PathBuf, to: PathBuf, made: bool },
     Connect(Option<&'static str>),
     Listen,
     Unseen(&'static str),
@@ -185,10 +195,15 @@ const EXECUTED: Use = Use { read: false, written: false, executed: true };
 
 impl<'a> Tracer<'a> {
     fn new(audit: &'a Audit) -> Self {
+        let paths = |list: &'a [Vec<u8>]| {
+            list.iter().map(|path| Path::new(OsStr::from_bytes(path))).collect()
+        };
         Self {
-            untold: audit.untold.iter().map(|path| Path::new(OsStr::from_bytes(path))).collect(),
+            untold: paths(&audit.untold),
+            readable: paths(&audit.readable),
             pending: HashMap::new(),
             files: BTreeMap::new(),
+            made: BTreeSet::new(),
             bytes: 0,
             unseen: BTreeSet::new(),
             listens: false,
@@ -293,16 +308,43 @@ impl<'a> Tracer<'a> {
             });
             named.collect::<Option<Vec<_>>>().map(Pending::Uses)
         };
+        let named = |(directory, path): (Option<usize>, usize)| {
+            resolve(thread, directory.map(|at| arguments[at]), arguments[path])
+        };
+        let is_free = |path: &Path| path.symlink_metadata().is_err();
+        let makes = |flags: i32, directory, path| {
+            flags & libc::O_CREAT != 0
+                && named((directory, path)).is_some_and(|path| is_free(&path))
+        };
         match *call {
-            Call::Open(path) => opened(arguments[path + 1] as i32),
+            Call::Open(path) => {
+                let flags = arguments[path + 1] as i32;
+                opened(flags, makes(flags, path.checked_sub(1), path))
+            }
             Call::OpenHow => {
                 let mut how = [0; 8];
                 read_memory(thread, arguments[2], &mut how);
-                opened(u64::from_ne_bytes(how) as i32)
+                let flags = u64::from_ne_bytes(how) as i32;
+                opened(flags, makes(flags, Some(0), 1))
             }
-            Call::Create => Some(Pending::Open { read: false, written: true }),
+            Call::Create => {
+                let made = makes(libc::O_CREAT, None, 0);
+                Some(Pending::Open { read: false, written: true, made })
+            }
             Call::Change(directory, path) => uses(&[((directory, path), WRITTEN)]),
-            Call::Move([from, to]) => uses(&[(from, WRITTEN), (to, WRITTEN)]),
+            Call::Make(directory, path) => named((directory, path)).map(Pending::Made),
+            Call::Remove(directory, path) => named((directory, path)).map(Pending::Removed),
+            Call::Move([from, to])
+                if number == libc::SYS_renameat2 as u64
+                    && arguments[4] & u64::from(libc::RENAME_EXCHANGE) != 0 =>
+            {
+                uses(&[(from, WRITTEN), (to, WRITTEN)])
+            }
+            Call::Move([from, to]) => {
+                let (from, to) = (named(from)?, named(to)?);
+                let made = is_free(&to);
+                Some(Pending::Moved { from, to, made })
+            }
             Call::Link([from, to]) => uses(&[(from, READ), (to, WRITTEN)]),
             Call::Connect => Some(Pending::Connect(self.connects(thread, arguments))),
             Call::Listen => Some(Pending::Listen),
@@ -345,7 +387,7 @@ impl<'a> Tracer<'a> {
                 self.unseen.insert(why);
             }
             _ if result < 0 => {}
-            Pending::Open { read, written } => {
+            Pending::Open { read, written, made } => {
                 let path = match fs::read_link(format!("/proc/{thread}/fd/{result}")) {
                     Ok(path) => path,
                     Err(error) => {
@@ -363,9 +405,22 @@ impl<'a> Tracer<'a> {
                 // Pipes and the like have no path.
                 if path.is_absolute() && !bytes.starts_with(b"/memfd:") {
                     self.note(path.to_owned(), Use { read, written, executed: false });
+                    if made {
+                        self.note_made(path);
+                    }
                 }
             }
             Pending::Uses(uses) => uses.into_iter().for_each(|(path, how)| self.note(path, how)),
+            Pending::Made(path) => {
+                self.note(path.clone(), WRITTEN);
+                self.note_made(&path);
+            }
+            Pending::Removed(path) => {
+                if self.forget(path.as_os_str().as_bytes()).is_none() {
+                    self.note(path, WRITTEN);
+                }
+            }
+            Pending::Moved { from, to, made } => self.moved(&from, to, made),
             Pending::Listen => self.listens = true,
             Pending::Unseen(why) => {
                 self.unseen.insert(why);
@@ -374,9 +429,56 @@ impl<'a> Tracer<'a> {
         }
     }
 
+    /// Nothing was at a path before it was written to.
+    fn note_made(&mut self, path: &Path) {
+        let bytes = path.as_os_str().as_bytes();
+        if self.files.contains_key(bytes) {
+            self.made.insert(bytes.to_vec());
+        }
+    }
+
+    /// Forgets a path that the command made and that is gone; what it did there.
+    fn forget(&mut self, path: &[u8]) -> Option<Use> {
+        if !self.made.remove(path) {
+            return None;
+        }
+        self.bytes -= path.len();
+        self.files.remove(path)
+    }
+
+    /// What was made and then moved was made where it is now, with all that is in it.
+    fn moved(&mut self, from: &Path, to: PathBuf, made: bool) {
+        if !self.made.contains(from.as_os_str().as_bytes()) {
+            self.note(from.to_owned(), WRITTEN);
+            self.note(to.clone(), WRITTEN);
+            if made {
+                self.note_made(&to);
+            }
+            return;
+        }
+        let start = from.as_os_str().as_bytes();
+        let below = self.made.range(start.to_vec()..).take_while(|path| path.starts_with(start));
+        let below: Vec<PathBuf> = below
+            .map(|path| PathBuf::from(OsStr::from_bytes(path)))
+            .filter(|path| path.starts_with(from))
+            .collect();
+        for path in below {
+            let Some(how) = self.forget(path.as_os_str().as_bytes()) else { continue };
+            let now = match path.strip_prefix(from) {
+                Ok(rest) if !rest.as_os_str().is_empty() => to.join(rest),
+                _ => to.clone(),
+            };
+            self.note(now.clone(), Use { written: true, ..how });
+            if made {
+                self.note_made(&now);
+            }
+        }
+    }
+
     fn note(&mut self, path: PathBuf, how: Use) {
-        let told = how.executed || !self.untold.iter().any(|untold| path.starts_with(untold));
-        if !told {
+        let is_in = |places: &[&Path]| places.iter().any(|place| path.starts_with(place));
+        let untold = is_in(&self.untold) || !how.written && is_in(&self.readable);
+        if untold && !how.executed {
             return;
         }
         let bytes = path.as_os_str().as_bytes();
@@ -402,14 +504,14 @@ impl<'a> Tracer<'a> {
     }
 }
 
-/// What is done by opening with these flags.
-fn opened(flags: i32) -> Option<Pending> {
+/// What is done by opening with these flags, which may have made the file.
+fn opened(flags: i32, made: bool) -> Option<Pending> {
     if flags & libc::O_PATH != 0 || flags & libc::O_TMPFILE == libc::O_TMPFILE {
         return None;
     }
     let mode = flags & libc::O_ACCMODE;
     let written = mode != libc::O_RDONLY || flags & (libc::O_CREAT | libc::O_TRUNC) != 0;
-    Some(Pending::Open { read: mode != libc::O_WRONLY, written })
+    Some(Pending::Open { read: mode != libc::O_WRONLY, written, made })
 }
 
 /// The absolute path that a thread names, with the links on the way to its last name resolved.
@@ -573,7 +675,7 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_can_be_told_and_that_is_said() {
-        let audit = Audit { untold: Vec::new() };
+        let audit = Audit { untold: Vec::new(), readable: Vec::new() };
         let mut told = tracer(&audit);
         for number in 0..=MOST_FILES {
             told.note(PathBuf::from(format!("/{number}")), WRITTEN);
@@ -593,7 +695,8 @@ mod tests {
 
     #[test]
     fn what_a_command_made_it_may_read_and_what_it_read_first_stays_read() {
-        let audit = Audit { untold: vec![b"/untold".to_vec()] };
+        let audit =
+            Audit { untold: vec![b"/untold".to_vec()], readable: vec![b"/system".to_vec()] };
         let mut tracer = tracer(&audit);
         for (path, how) in [
             ("/own", WRITTEN),
@@ -601,13 +704,46 @@ mod tests {
             ("/other", READ),
             ("/other", WRITTEN),
             ("/untold/x", READ),
+            ("/untold/x", WRITTEN),
+            ("/system/lib", READ),
+            ("/system/etc", WRITTEN),
             ("/untold/program", EXECUTED),
         ] {
             tracer.note(PathBuf::from(path), how);
         }
         let both = Use { read: true, ..WRITTEN };
-        let expected = [("/other", both), ("/own", WRITTEN), ("/untold/program", EXECUTED)];
+        let expected = [
+            ("/other", both),
+            ("/own", WRITTEN),
+            ("/system/etc", WRITTEN),
+            ("/untold/program", EXECUTED),
+        ];
         let expected = expected.map(|(path, how)| (path.as_bytes().to_vec(), how));
         assert_eq!(tracer.finish().files, expected);
+    }
+
+    #[test]
+    fn what_was_made_counts_where_it_is_in_the_end() {
+        let audit = Audit { untold: Vec::new(), readable: Vec::new() };
+        let mut tracer = tracer(&audit);
+        let make = |tracer: &mut Tracer<'_>, path: &str| {
+            tracer.note(PathBuf::from(path), WRITTEN);
+            tracer.note_made(Path::new(path));
+        };
+        let moved = |tracer: &mut Tracer<'_>, from: &str, to: &str, made: bool| {
+            tracer.moved(Path::new(from), PathBuf::from(to), made);
+        };
+        for path in ["/out.tmp", "/d", "/d/a", "/d.x", "/gone"] {
+            make(&mut tracer, path);
+        }
+        moved(&mut tracer, "/out.tmp", "/out", false);
+        moved(&mut tracer, "/d", "/e", true);
+        moved(&mut tracer, "/source", "/e/source", true);
+        assert!(tracer.forget(b"/gone").is_some());
+        assert!(tracer.forget(b"/e/a").is_some(), "it is still its own");
+        assert!(tracer.forget(b"/out").is_none(), "something was there before");
+        let observed = tracer.finish();
+        let told = ["/d.x", "/e", "/e/source", "/out", "/source"];
+        assert_eq!(observed.files, told.map(|path| (path.as_bytes().to_vec(), WRITTEN)));
     }
 }

@@ -1,8 +1,9 @@
 //! Rules by which the kernel refuses a command all files that are not named, without namespaces.
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, Scope, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, HandleAccessesError,
+    PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, Scope,
+    path_beneath_rules,
 };
 use netbuild_proto::spawn::{Exit, Landlock};
 use std::{
@@ -30,6 +31,12 @@ pub(super) fn rules(wanted: &Landlock) -> Result<OwnedFd, Exit> {
     match make(wanted) {
         Ok(Some(rules)) => Ok(rules),
         Ok(None) => Err(refused("the kernel has no Landlock".to_owned())),
+        // Only the network is asked for without a way around.
+        Err(RulesetError::HandleAccesses(HandleAccessesError::Net(_))) => Err(refused(
+            "the kernel's Landlock does not refuse TCP, as Linux 6.7 does; a task that says \
+             `\"network\": true` does not need that"
+                .to_owned(),
+        )),
         Err(error) => Err(refused(format!("Landlock: {error}"))),
     }
 }
@@ -44,7 +51,9 @@ fn make(wanted: &Landlock) -> Result<Option<OwnedFd>, RulesetError> {
         .scope(Scope::Signal)?;
     if !wanted.network {
         rules = rules
+            .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)?
+            .set_compatibility(CompatLevel::BestEffort)
             .scope(Scope::AbstractUnixSocket)?;
     }
     let devices = AccessFs::ReadFile

@@ -8,7 +8,7 @@
 
 use super::{
     between::Between,
-    start::{Confined, Starter},
+    start::{Confined, Starter, Streams},
 };
 use netbuild_proto::spawn::{Command, Exit, Namespaces, Observed};
 use rustix::{
@@ -58,7 +58,7 @@ pub(super) fn start(
     starter: &mut Starter,
     command: &Command,
     namespaces: &Namespaces,
-    printed: &[OwnedFd; 2],
+    streams: &Streams,
 ) -> Result<Between, Exit> {
     let mut flags = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
@@ -71,7 +71,7 @@ pub(super) fn start(
     let (user, group) = (process::geteuid().as_raw(), process::getegid().as_raw());
     let inside = || {
         let exit = match enter(namespaces, user, group) {
-            Ok(()) => run(starter, command, printed),
+            Ok(()) => run(starter, command, streams),
             Err(Refused(what, errno)) => Exit::Refused(what, errno.raw_os_error()),
         };
         (exit, Observed::default())
@@ -81,8 +81,8 @@ pub(super) fn start(
 }
 
 /// Runs the command as the first process does: it also buries what has nobody else.
-fn run(starter: &mut Starter, command: &Command, printed: &[OwnedFd; 2]) -> Exit {
-    let started = match starter.start(command, printed, &Confined::namespaces()) {
+fn run(starter: &mut Starter, command: &Command, streams: &Streams) -> Exit {
+    let started = match starter.start(command, streams, &Confined::namespaces()) {
         Ok(started) => started,
         Err(why) => return super::not_started(why),
     };

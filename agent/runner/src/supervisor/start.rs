@@ -24,6 +24,14 @@ const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 /// What runs a file that is executable and that the kernel does not know how to execute.
 const SHELL: &std::ffi::CStr = c"/bin/sh";
 
+/// What a command reads from and prints to.
+#[derive(Debug)]
+pub(super) struct Streams {
+    /// `None` for what this process reads.
+    pub(super) terminal: Option<OwnedFd>,
+    pub(super) printed: [OwnedFd; 2],
+}
+
 /// A command that runs.
 #[derive(Debug)]
 pub(super) struct Started {
@@ -82,6 +90,8 @@ impl Default for Starter {
 
 /// What the child needs, all of it made before.
 struct Child {
+    /// The terminal, or -1 for what this process reads.
+    stdin: c_int,
     stdout: c_int,
     stderr: c_int,
     working_dir: *const c_char,
@@ -107,17 +117,16 @@ struct Child {
 }
 
 impl Starter {
-    /// Starts `command`, printing to `printed`; what it reads is what this process reads.
-    /// The process must have a single thread.
+    /// Starts `command` with its streams. The process must have a single thread.
     pub(super) fn start(
         &mut self,
         command: &Command,
-        printed: &[OwnedFd; 2],
+        streams: &Streams,
         confined: &Confined<'_>,
     ) -> Result<Started, NotStarted> {
         // `CLONE_VFORK` keeps this process waiting until the child has executed something or ended.
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-        let ((), started) = self.clone(command, printed, confined, flags, |_| ())?;
+        let ((), started) = self.clone(command, streams, confined, flags, |_| ())?;
         Ok(started)
     }
 
@@ -126,12 +135,12 @@ impl Starter {
     pub(super) fn start_beside<T>(
         &mut self,
         command: &Command,
-        printed: &[OwnedFd; 2],
+        streams: &Streams,
         confined: &Confined<'_>,
         meanwhile: impl FnOnce(Pid) -> T,
     ) -> Result<T, NotStarted> {
         let flags = libc::CLONE_VM | libc::CLONE_PIDFD | libc::SIGCHLD;
-        Ok(self.clone(command, printed, confined, flags, meanwhile)?.0)
+        Ok(self.clone(command, streams, confined, flags, meanwhile)?.0)
     }
 
     #[expect(
@@ -141,7 +150,7 @@ impl Starter {
     fn clone<T>(
         &mut self,
         command: &Command,
-        printed: &[OwnedFd; 2],
+        streams: &Streams,
         confined: &Confined<'_>,
         flags: c_int,
         meanwhile: impl FnOnce(Pid) -> T,
@@ -162,8 +171,9 @@ impl Starter {
             filter: filter.as_ptr().cast_mut(),
         });
         let mut child = Child {
-            stdout: printed[0].as_raw_fd(),
-            stderr: printed[1].as_raw_fd(),
+            stdin: streams.terminal.as_ref().map_or(-1, |terminal| terminal.as_raw_fd()),
+            stdout: streams.printed[0].as_raw_fd(),
+            stderr: streams.printed[1].as_raw_fd(),
             working_dir: working_dir.as_ptr(),
             programs: programs.as_ptr(),
             argv: argv.as_ptr(),
@@ -225,12 +235,13 @@ extern "C" fn become_command(child: *mut c_void) -> c_int {
             libc::_exit(127);
         }
         let mut none = std::mem::zeroed();
-        let prepared = libc::sigemptyset(&mut none) == 0
+        // A group of its own: a command that signals its group must not hit the supervisor.
+        let prepared = libc::setpgid(0, 0) == 0
+            && (child.stdin < 0 || take_terminal(child.stdin))
+            && libc::sigemptyset(&mut none) == 0
             && libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut()) == 0
             // The Rust runtime ignores it, which commands must not inherit.
             && libc::signal(libc::SIGPIPE, libc::SIG_DFL) != libc::SIG_ERR
-            // A group of its own: a command that signals its group must not hit the supervisor.
-            && libc::setpgid(0, 0) == 0
             && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
             && libc::dup2(child.stdout, 1) == 1
             && libc::dup2(child.stderr, 2) == 2
@@ -249,6 +260,21 @@ extern "C" fn become_command(child: *mut c_void) -> c_int {
         }
         child.error = execute(child);
         libc::_exit(127)
+    }
+}
+
+/// Makes the terminal what the command reads, and its group the one that keys reach. Who is not in that group yet
+/// is stopped for it by default.
+#[expect(unsafe_code, reason = "as in its caller")]
+unsafe fn take_terminal(terminal: c_int) -> bool {
+    // SAFETY: the set is the child's own, and so are its descriptors.
+    unsafe {
+        let mut stops = std::mem::zeroed();
+        libc::sigemptyset(&mut stops) == 0
+            && libc::sigaddset(&mut stops, libc::SIGTTOU) == 0
+            && libc::sigprocmask(libc::SIG_BLOCK, &stops, ptr::null_mut()) == 0
+            && libc::dup2(terminal, 0) == 0
+            && libc::tcsetpgrp(0, libc::getpid()) == 0
     }
 }
 

@@ -230,7 +230,8 @@ impl Builder<'_> {
             name: self.name(index),
             working_dir: directory.clone(),
             log: definition.log,
-            interactive: definition.interactive,
+            // Of a service, turbo passes on what is typed while a person looks at it.
+            interactive: definition.interactive && !definition.persistent,
             clean: false,
             ..Task::default()
         };
