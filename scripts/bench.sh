@@ -23,7 +23,7 @@ case ${1-} in
         shift
         command -v python3 >/dev/null || { echo 'scripts/bench.sh: transfer needs python3' >&2 && exit 2; }
         # Without files of byte code in the source tree.
-        exec python3 -B "$here/bench/transfer" "$@"
+        PYTHONPATH=$here/bench/shared exec python3 -B "$here/bench/transfer" "$@"
         ;;
     store)
         shift

@@ -4,7 +4,6 @@ import argparse
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,13 +13,14 @@ import report
 import rivals
 from lab import Lab
 from parts.common import Bench
+from tools import CACHE, REPOSITORY, commit, install_packages
 
 USAGE = """scripts/bench.sh transfer [--only PART,...] [--runs N] [--json FILE] [--binary FILE]
        [--raw FILE] [--pairs DIR] [--no-install] [--quick]"""
 
 
 def arguments():
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or rivals.REPOSITORY / "target")
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target")
     parser = argparse.ArgumentParser(
         prog="scripts/bench.sh transfer", usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Moves the same files with netbuild and with other tools, and prints medians, ratios and targets.",
@@ -35,7 +35,7 @@ def arguments():
                         help="the netbuild to measure, with netbuild-agent beside it (target/release/netbuild)")
     parser.add_argument("--raw", metavar="FILE", type=Path, default=target / "release/examples/raw",
                         help="the example `raw` of netbuild-transfer (target/release/examples/raw)")
-    parser.add_argument("--pairs", metavar="DIR", type=Path, default=rivals.CACHE / "pairs",
+    parser.add_argument("--pairs", metavar="DIR", type=Path, default=CACHE / "pairs",
                         help="the pairs of scripts/bench/pairs.sh (~/.cache/netbuild-bench/pairs)")
     parser.add_argument("--no-install", action="store_true",
                         help="installs and builds nothing: what is missing is not run")
@@ -55,12 +55,6 @@ def fail(message):
     sys.exit(f"scripts/bench.sh: {message}")
 
 
-def commit():
-    git = ["git", "-C", str(rivals.REPOSITORY), "describe", "--always", "--dirty"]
-    found = subprocess.run(git, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
-
-
 def main():
     args = arguments()
     names = chosen(args.only)
@@ -75,7 +69,7 @@ def main():
     machine = report.machine()
     print("machine  " + ", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     if not args.no_install:
-        rivals.install_packages()
+        install_packages(rivals.PACKAGES)
         rivals.install_sendme()
     with Lab(args.binary.resolve()) as lab:
         bench = Bench(

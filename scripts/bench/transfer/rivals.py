@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from lab import Failed, Unavailable, last_lines, wait_until
+from tools import CACHE, find, listening
 
 # Debian's packages of the tools that are one.
 PACKAGES = {
@@ -16,37 +17,6 @@ PACKAGES = {
 }
 # The release of sendme that is compared with; it fixes those of iroh and iroh-blobs.
 SENDME = "0.37.1"
-REPOSITORY = Path(__file__).resolve().parents[3]
-# Tools that had to be built stay here for the next time.
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netbuild-bench"
-
-
-def find(tool):
-    """The path of a tool, or why there is none."""
-    path = shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")
-    if not path:
-        raise Unavailable(f"{tool} is missing; Debian's package is {PACKAGES[tool]}")
-    return path
-
-
-def install_packages():
-    """Installs what is missing where that needs no question; what stays missing is said later."""
-    missing = {package for tool, package in PACKAGES.items()
-               if not (shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin"))}
-    if not missing or os.geteuid() != 0 or not shutil.which("apt-get"):
-        return
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL,
-             "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
-    subprocess.run(["apt-get", "update", "-q"], check=False, **quiet)
-    subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", *sorted(missing)], check=False, **quiet)
-
-
-def listening(server, site, port):
-    """Whether the server accepts connections; an error when it has ended instead."""
-    if server.process.poll() is not None:
-        raise Failed(f"{server.process.args[0]} ended: {last_lines(server.said())}")
-    probe = ["python3", "-c", f"import socket; socket.create_connection(({site.address!r}, {port}), 1)"]
-    return subprocess.run(site.prefix + probe, capture_output=True, check=False).returncode == 0
 
 
 class Nginx:
@@ -54,8 +24,8 @@ class Nginx:
 
     def __init__(self, lab, site, control=None):
         self.lab, self.site, self.control = lab, site, control
-        program = find("nginx")
-        self.curl = find("curl")
+        program = find("nginx", PACKAGES["nginx"])
+        self.curl = find("curl", PACKAGES["curl"])
         if control:
             set_congestion_control(lab, site, control)
         home = lab.directory("nginx")
@@ -185,7 +155,7 @@ class Rsync:
 
     def __init__(self, lab, site, directory):
         self.lab, self.site = lab, site
-        self.program = find("rsync")
+        self.program = find("rsync", PACKAGES["rsync"])
         # As root it would else be nobody, who may not read our files.
         owner = "uid = 0\ngid = 0\n" if os.geteuid() == 0 else ""
         config = lab.fresh("rsyncd.conf")
@@ -210,7 +180,7 @@ class Zsync:
 
     def __init__(self, lab, site, new, control=None):
         self.lab = lab
-        self.program, make = find("zsync"), find("zsyncmake")
+        self.program, make = find("zsync", PACKAGES["zsync"]), find("zsyncmake", PACKAGES["zsyncmake"])
         self.nginx = Nginx(lab, site, control)
         self.nginx.url(new)
         index = self.nginx.root / f"{Path(new).name}.zsync"
@@ -231,7 +201,7 @@ class Casync:
 
     def __init__(self, lab, site, new, control=None):
         self.lab = lab
-        self.program = find("casync")
+        self.program = find("casync", PACKAGES["casync"])
         self.nginx = Nginx(lab, site, control)
         index = self.nginx.root / "new.caibx"
         lab.run(lab.here, [self.program, "make", f"--store={self.nginx.root}/default.castr", index, new])

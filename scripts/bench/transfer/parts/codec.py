@@ -1,8 +1,8 @@
 """What compression saves on a slow link, and costs on a fast one."""
 
-from lab import GIB, MIB, Traffic
+from lab import GIB, MIB, OFFICE, Traffic, remove, serving
 from netbuild import Agent, require_config
-from parts.common import OFFICE, PAIRS, checked, each_to, pair_of, remove, serving
+from parts.common import PAIRS, checked, each_to, pair_of
 from report import Part
 
 

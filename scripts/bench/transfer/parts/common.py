@@ -1,12 +1,9 @@
 """What the parts share."""
 
-import json
-import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import MIB, Failed, same
+from lab import MIB, Failed, remove, same
 
 
 @dataclass
@@ -26,10 +23,6 @@ class Bench:
         return max(MIB, int(size * self.scale))
 
 
-# The requester's site: each link then has the profile of its other end.
-OFFICE = "office=datacenter"
-
-
 PAIRS = {
     "release": ("a release binary after one changed line", 4),
     "debug": ("a debug binary after one changed line", 7),
@@ -39,15 +32,6 @@ PAIRS = {
     "package": ("the example's package archive after one changed line", 3),
     "package-gz": ("the same through gzip", None),
 }
-
-
-@contextmanager
-def serving(server):
-    """Stops a server, or an agent, in the end."""
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def each_to(table, tools, runs):
@@ -63,28 +47,9 @@ def checked(original, copy, tool):
     remove(copy)
 
 
-def remove(path):
-    if Path(path).is_dir():
-        shutil.rmtree(path)
-    else:
-        Path(path).unlink(missing_ok=True)
-
-
-def discard(agent):
-    """Ends an agent and removes what it had."""
-    agent.stop()
-    remove(agent.data_dir)
-
-
 def pair_of(bench, name):
     if not bench.pairs:
         return None
     # rsync would pass a symbolic link by.
     old, new = ((bench.pairs / f"{name}.{side}").resolve() for side in ("old", "new"))
     return (old, new) if old.exists() and new.exists() else None
-
-
-def took_from_mesh(summary):
-    """A run that executes its tasks has fetched nothing, and measures nothing."""
-    if summary["result"] != "success" or summary["executed"]:
-        raise Failed(f"netbuild: the run was to take everything from the mesh: {json.dumps(summary)}")

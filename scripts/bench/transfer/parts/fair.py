@@ -3,9 +3,9 @@
 import time
 
 import rivals
-from lab import GIB, Traffic, wait_until
-from netbuild import Agent
-from parts.common import OFFICE, checked, discard, each_to, remove, serving
+from lab import GIB, OFFICE, Traffic, remove, serving, wait_until
+from netbuild import Agent, discard
+from parts.common import checked, each_to
 from report import Part
 
 # The links: site, bits per second, what it is.

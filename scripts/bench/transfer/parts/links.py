@@ -1,9 +1,9 @@
 """How much of a link is used, beside other senders on the same link."""
 
 import rivals
-from lab import MIB, Traffic
-from netbuild import Agent
-from parts.common import OFFICE, checked, discard, each_to, remove, serving
+from lab import MIB, OFFICE, Traffic, remove, serving
+from netbuild import Agent, discard
+from parts.common import checked, each_to
 from report import Part
 
 # The links: site, profile, bits per second, what it is, and the percentage of it that is to be reached.

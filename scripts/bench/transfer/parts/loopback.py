@@ -1,9 +1,9 @@
 """What the engine costs when no link limits it."""
 
 import rivals
-from lab import GIB, MIB
-from netbuild import Agent
-from parts.common import checked, discard, each_to, remove, serving
+from lab import GIB, MIB, remove, serving
+from netbuild import Agent, discard
+from parts.common import checked, each_to
 from report import Part
 
 

@@ -2,9 +2,8 @@
 
 import shutil
 
-from lab import GIB, MIB
+from lab import GIB, MIB, remove, serving
 from netbuild import Agent
-from parts.common import remove, serving
 from report import Part
 
 

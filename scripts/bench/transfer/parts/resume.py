@@ -1,8 +1,8 @@
 """What a kill in the middle costs."""
 
-from lab import MIB, Failed, Traffic, wait_until
-from netbuild import Agent
-from parts.common import OFFICE, checked, discard, remove
+from lab import MIB, OFFICE, Failed, Traffic, remove, wait_until
+from netbuild import Agent, discard
+from parts.common import checked
 from report import Part
 
 

@@ -4,9 +4,9 @@ import json
 import random
 
 import rivals
-from lab import Failed, Traffic
-from netbuild import Agent
-from parts.common import OFFICE, each_to, remove, serving, took_from_mesh
+from lab import OFFICE, Failed, Traffic, remove, serving
+from netbuild import Agent, took_from_mesh
+from parts.common import each_to
 from report import Part
 
 SMALL_BYTES = 2048

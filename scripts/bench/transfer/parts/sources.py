@@ -1,8 +1,8 @@
 """Two holders at once."""
 
-from lab import MIB, Traffic
-from netbuild import Agent
-from parts.common import OFFICE, checked, discard, each_to, remove
+from lab import MIB, OFFICE, Traffic, remove
+from netbuild import Agent, discard
+from parts.common import checked, each_to
 from report import Part
 
 # What both links carry together, in bits per second.

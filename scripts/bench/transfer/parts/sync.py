@@ -1,13 +1,10 @@
 """Copying a whole build to another region after an edit."""
 
-import hashlib
-import shutil
 import time
 
-import rivals
-from lab import Failed, Traffic
+from example import edit_example, example, outputs
+from lab import OFFICE, Failed, Traffic, remove, serving
 from netbuild import Agent
-from parts.common import OFFICE, remove, serving
 from report import Part
 
 
@@ -50,27 +47,3 @@ def sync(bench):
     table.measure("netbuild sync", bench.runs, netbuild, "netbuild sync --from eu-central")
     part.at_least("bytes saved in %", table.value("netbuild sync", "saved_percent"), 75)
     return part
-
-
-def example(lab):
-    """A copy of the example's workspace."""
-    space = lab.directory("space")
-    shutil.copyfile(rivals.REPOSITORY / "graph.json", space / "graph.json")
-    shutil.copytree(rivals.REPOSITORY / "tests/workload", space / "tests/workload")
-    return space
-
-
-def edit_example(space):
-    """Changes one line of a package that all services link, so that what is compiled changes too."""
-    file = space / "tests/workload/packages/models/src/notation.rs"
-    line = "if parser.at == text.len() {"
-    source = file.read_text()
-    if source.count(line) != 1:
-        raise Failed(f"{file.name} has not one line '{line}'")
-    file.write_text(source.replace(line, "if parser.at == text.len() && text.len() < 1 << 30 {"))
-
-
-def outputs(space):
-    """The outputs of a workspace: size by content."""
-    files = [path for path in (space / "out").rglob("*") if path.is_file()]
-    return {hashlib.sha256(path.read_bytes()).digest(): path.stat().st_size for path in files}

@@ -4,9 +4,9 @@ import json
 import shutil
 
 import rivals
-from lab import MIB, Failed, Traffic, same
-from netbuild import Agent
-from parts.common import OFFICE, PAIRS, checked, each_to, pair_of, remove, serving, took_from_mesh
+from lab import MIB, OFFICE, Failed, Traffic, remove, same, serving
+from netbuild import Agent, took_from_mesh
+from parts.common import PAIRS, checked, each_to, pair_of
 from report import Part
 
 

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,9 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 MIB = 1 << 20
 GIB = 1 << 30
+
+# The requester's site: each link then has the profile of its other end.
+OFFICE = "office=datacenter"
 
 
 class Unavailable(Exception):
@@ -101,8 +104,10 @@ class Server:
 class Lab:
     """Everything that a benchmark needs around the tools; a context manager that cleans up."""
 
-    def __init__(self, netbuild):
+    def __init__(self, netbuild, rates=True, quiet=True):
         self.netbuild = netbuild
+        # Whether agents are to have found out what their links carry before they are used, and to be done with it.
+        self.rates, self.quiet = rates, quiet
         self.work = Path(tempfile.mkdtemp(prefix="netbuild-bench."))
         self.here = Site("here", "127.0.0.1")
         self.servers = []
@@ -132,8 +137,8 @@ class Lab:
         path.mkdir()
         return path
 
-    def serve(self, site, argv, **options):
-        """Starts a server; `options` are those of `Popen`."""
+    def serve(self, site, argv, env=(), **options):
+        """Starts a server; `env` are variables beside those of the caller, `options` those of `Popen`."""
         self.commands[plain(site.prefix + list(argv))] = None
         log = self.fresh("log")
         with log.open("wb") as out:
@@ -142,7 +147,7 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=environment(),
+                env={**environment(), **dict(env)},
                 **options,
             )
         server = Server(process, log)
@@ -154,15 +159,16 @@ class Lab:
         if server in self.servers:
             self.servers.remove(server)
 
-    def run(self, site, argv, cwd=None, check=True):
-        """Runs a command to its end and measures it."""
+    def run(self, site, argv, cwd=None, check=True, env=()):
+        """Runs a command to its end and measures it; `env` are variables beside those of the caller."""
         argv = site.prefix + [str(arg) for arg in argv]
         self.commands[plain(argv)] = None
         out, err = self.fresh("out"), self.fresh("err")
         with out.open("wb") as stdout, err.open("wb") as stderr:
             started = time.monotonic()
             process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=cwd, env=environment()
+                argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=cwd,
+                env={**environment(), **dict(env)},
             )
             usage = wait(process, PATIENCE_S)
             seconds = time.monotonic() - started
@@ -247,7 +253,8 @@ class Links:
             time.sleep(QUIET_S)
             return passed() - before <= QUIET_BYTES
 
-        wait_until("the links are quiet", little_passes)
+        if self.lab.quiet:
+            wait_until("the links are quiet", little_passes)
         return self.counters()
 
     def down(self):
@@ -310,9 +317,27 @@ def wait_until(what, condition, patience_s=START_S, pause=0.02):
         time.sleep(pause)
 
 
+@contextmanager
+def serving(server):
+    """Stops a server, or an agent, in the end."""
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def remove(path):
+    if Path(path).is_dir():
+        shutil.rmtree(path)
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
 def environment():
     """The caller's environment without what would change how the tools work."""
-    hidden = ("NETBUILD_", "RUST_LOG", "IROH_", "SSLKEYLOGFILE", "http_proxy", "https_proxy", "RSYNC_")
+    hidden = ("NETBUILD_", "RUST_LOG", "IROH_", "SSLKEYLOGFILE", "http_proxy", "https_proxy", "RSYNC_", "PYTHONPATH",
+              "CACHE_BACKEND", "PRIMARY_CACHE", "FORCE_CACHE", "BUILD_REGION", "AWS_", "REDIS_", "SCCACHE_", "RUSTC_WRAPPER",
+              "RUSTFLAGS", "MAKEFLAGS", "MAKELEVEL", "NINJA_STATUS")
     return {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
 
 

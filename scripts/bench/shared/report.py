@@ -11,6 +11,11 @@ from lab import GIB, MIB, Failed, Unavailable
 # How figures are called and shown: heading, unit divided by, digits after the point.
 COLUMNS = {
     "seconds": ("s", 1, 2),
+    "of_cold": ("x cold", 1, 3),
+    "time_saved_percent": ("time saved %", 1, 1),
+    "lost_s": ("s lost", 1, 2),
+    "noop_ms": ("no-op ms", 1e-3, 0),
+    "executed": ("steps run", 1, 0),
     "mib_s": ("MiB/s", 1, 0),
     "mbit_s": ("Mbit/s", 1, 1),
     "share_percent": ("% of both", 1, 1),
@@ -144,6 +149,7 @@ class Table:
     def to_json(self):
         return {
             "title": self.title,
+            "columns": self.columns,
             "rows": [
                 {"tool": row.tool, "command": row.command, "commands": row.commands,
                  "not_run": row.missing or None, "runs": row.runs,

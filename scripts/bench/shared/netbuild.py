@@ -4,7 +4,7 @@ import json
 import subprocess
 from dataclasses import dataclass
 
-from lab import Failed, Figures, Unavailable, last_lines, wait_until
+from lab import Failed, Figures, Unavailable, last_lines, remove, wait_until
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Agent:
 
     def _knows_link_from(self, other):
         # Over loopback there is no rate that a short try could find.
-        what = "goodput" if self.site.prefix else "rtt_ms"
+        what = "goodput" if self.site.prefix and self.lab.rates else "rtt_ms"
         return any(link["from"] == other.peer and link["source"] == "measured" and link[what]
                    for link in self.json("links"))
 
@@ -111,6 +111,18 @@ class Agent:
 
     def kill(self):
         self.lab.stop(self.server, how=9)
+
+
+def discard(agent):
+    """Ends an agent and removes what it had."""
+    agent.stop()
+    remove(agent.data_dir)
+
+
+def took_from_mesh(summary):
+    """A run that executes its tasks has fetched nothing, and measures nothing."""
+    if summary["result"] != "success" or summary["executed"]:
+        raise Failed(f"netbuild: the run was to take everything from the mesh: {json.dumps(summary)}")
 
 
 def require_config(lab, config):
