@@ -99,6 +99,7 @@ pub const PROFILES: &[Profile] = &[
     Profile::steady("us-east", Shape::new(50 * MS, 100 * MBIT, 0), "a near region"),
     Profile::steady("us-west", Shape::new(100 * MS, 50 * MBIT, 0), "the other coast"),
     Profile::steady("eu-central", Shape::new(150 * MS, 25 * MBIT, 0), "across an ocean"),
+    Profile::steady("branch", Shape::new(80 * MS, 10 * MBIT, 0), "a branch office on a thin line"),
     Profile::steady("satellite", Shape::new(600 * MS, 20 * MBIT, 5_000), "a geostationary hop"),
     Profile {
         name: "mobile",
