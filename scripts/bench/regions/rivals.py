@@ -112,7 +112,9 @@ class MakeAndBucket(MakeFrom):
         self.lab.run(self.there, self._sync(OUTPUTS, f"s3://{BUCKET}/{OUTPUTS}"), cwd=space, env=KEYS)
 
     def _sync(self, source, target):
-        return [self.aws, "s3", "sync", source, target, "--only-show-errors", "--endpoint-url", self.bucket.endpoint]
+        # Without exact times it leaves a file alone that has changed and is as long as before.
+        return [self.aws, "s3", "sync", source, target, "--only-show-errors", "--exact-timestamps",
+                "--endpoint-url", self.bucket.endpoint]
 
     def copy(self, space):
         """Restores only."""
