@@ -21,7 +21,16 @@ use std::{path::PathBuf, time::Duration};
 
 /// Builds once, and finds the result warm in every region.
 #[derive(Debug, Parser)]
-#[command(name = "netbuild", version, max_term_width = 100)]
+#[command(
+    name = "netbuild",
+    version,
+    max_term_width = 100,
+    after_help = "`netbuild run` builds what the graph.json of this directory says. `netbuild-agent --detach` shares \
+                  results with other machines, and `netbuild doctor` says what keeps it from that.\n\n\
+                  A blob is the content of a file, named by its digest; an action key names a command with all \
+                  its inputs; a tier is storage that agents share, Redis or S3. All of it is kept in the data \
+                  directory, which an agent and the commands beside it have in common."
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -72,6 +81,8 @@ pub(crate) enum Command {
     Flush(FlushArgs),
     /// Stop the agent of this data directory, in order
     Stop(StopArgs),
+    /// Check this machine, its agent, its peers and tiers, and say what to change
+    Doctor(DoctorArgs),
     /// Emulate wide-area links between sites on this machine
     #[command(subcommand)]
     Wan(WanCommand),
@@ -80,6 +91,8 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Print a manual page, or write those of all commands
+    Man(ManArgs),
 }
 
 /// What every command takes.
@@ -185,6 +198,40 @@ pub(crate) struct FlushArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 no problem was found, 1 there is one, 2 wrong usage.\n\
+                  It needs no agent and no root, and changes nothing.")]
+pub(crate) struct DoctorArgs {
+    /// Also try to reach this member, before an agent joins it: a ticket or a multiaddress
+    #[arg(long, value_name = "TICKET|MULTIADDR")]
+    join: Vec<String>,
+    /// Check whether an agent could listen on this address [default: as configured]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Longest time that all of it may take, in seconds, 1 to 600; what has not answered then is late
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub(crate) timeout: u16,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl DoctorArgs {
+    pub(crate) fn flags(&self) -> Flags {
+        Flags { join: self.join.clone(), listen: self.listen.clone(), ..self.common.flags() }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ManArgs {
+    /// Write the pages of both programs and all their commands into this directory
+    /// [default: print that of netbuild]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -435,7 +482,13 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 /// On start it prints one line on standard output: the ticket with which another agent joins
 /// (`netbuild-agent --join TICKET`). Whoever has the ticket can join; keep it as a password.
 #[derive(Debug, Parser)]
-#[command(name = "netbuild-agent", version, max_term_width = 100)]
+#[command(
+    name = "netbuild-agent",
+    version,
+    max_term_width = 100,
+    after_help = "Commands of netbuild with the same --data-dir go through it. SIGINT, SIGTERM and `netbuild stop` end it \
+                  in order, and systemd is told when it serves. All settings are explained in mesh.toml."
+)]
 pub(crate) struct AgentArgs {
     /// Name of the region that this agent serves [env: NETBUILD_REGION]
     #[arg(long, value_name = "REGION")]

@@ -2,11 +2,13 @@
 
 mod agent;
 mod conflicts;
+mod doctor;
 mod flush;
 mod get;
 mod graph;
 mod links;
 mod log;
+mod man;
 mod monitor;
 mod peers;
 mod pin;
@@ -22,11 +24,13 @@ mod why;
 
 pub(crate) use agent::{agent, stop};
 pub(crate) use conflicts::conflicts;
+pub(crate) use doctor::doctor;
 pub(crate) use flush::flush;
 pub(crate) use get::get;
 pub(crate) use graph::graph;
 pub(crate) use links::links;
 pub(crate) use log::log;
+pub(crate) use man::man;
 pub(crate) use monitor::monitor;
 pub(crate) use peers::peers;
 pub(crate) use pin::{pin, unpin};

@@ -11,6 +11,7 @@ mod moving;
 mod progress;
 mod recorder;
 mod signals;
+mod supervised;
 mod table;
 mod text;
 mod trace;
@@ -65,8 +66,10 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Ticket(args) => commands::ticket(&args),
         Command::Flush(args) => commands::flush(&args),
         Command::Stop(args) => commands::stop(&args),
+        Command::Doctor(args) => commands::doctor(&args),
         Command::Wan(command) => commands::wan(&command),
         Command::Completions { shell } => commands::completions(shell),
+        Command::Man(args) => commands::man(&args),
     }
 }
 

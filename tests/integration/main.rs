@@ -2,6 +2,7 @@
 
 mod agent;
 mod bad_graphs;
+mod doctor;
 mod graphs;
 mod hermeticity;
 mod hostile;
@@ -10,6 +11,7 @@ mod interruption;
 mod layers;
 mod links;
 mod model;
+mod package;
 mod regions;
 mod restore;
 mod run;

@@ -4,7 +4,7 @@ use super::{existing, print};
 use crate::{
     args::{AgentArgs, StopArgs},
     errors::{CliError, EXIT_USAGE},
-    log, settings,
+    log, settings, supervised,
 };
 use netbuild_node::{config::Settings, run_agent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -37,6 +37,7 @@ pub(crate) fn agent(args: &AgentArgs) -> Result<ExitCode, CliError> {
             "serving; the line on standard output is the ticket with which others join"
         );
         print(&format!("{}\n", agent.ticket()));
+        supervised::ready(&format!("serves at UDP {}", addresses.join(" ")));
     })?;
     Ok(ExitCode::SUCCESS)
 }

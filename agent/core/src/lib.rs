@@ -11,6 +11,7 @@ pub mod crossing;
 pub mod delta;
 pub mod depfile;
 pub mod digest;
+pub mod doctor;
 mod encode;
 pub mod evict;
 pub mod explain;

@@ -416,14 +416,19 @@ impl<T> Said<T> {
     }
 }
 
+/// The configuration file, if somebody names one.
+pub fn file_of(flags: &Flags, environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let variable = || environment(variable::CONFIG).filter(|value| !value.is_empty());
+    flags.config.clone().or_else(|| variable().map(PathBuf::from))
+}
+
 /// Resolves flags, environment, file and defaults, in this order.
 pub fn resolve(
     flags: &Flags,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Settings, ConfigError> {
     let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
-    let path = flags.config.clone().or_else(|| variable(variable::CONFIG).map(PathBuf::from));
-    let (file, file_name) = match &path {
+    let (file, file_name) = match &file_of(flags, environment) {
         Some(path) => {
             let text =
                 fs::read_to_string(path).map_err(|error| ConfigError::Read(path.clone(), error))?;

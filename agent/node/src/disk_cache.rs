@@ -26,12 +26,17 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::Read,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// How far ahead of this agent's clock a record of another agent may be stamped, in milliseconds: a
 /// week. Clocks are off by hours or by years; a stamp from the far future would win for ever.
 const MAX_AHEAD_MS: u64 = 7 * 24 * 3_600_000;
+/// Stamped so far ahead, in milliseconds, a record says that a clock is wrong: its writer's or this one.
+const SKEWED_MS: u64 = 60_000;
 
 /// Under which this process itself is promised things: connections have greater numbers.
 const OWN: u64 = 0;
@@ -49,6 +54,7 @@ pub struct DiskCache {
     trust: Trust,
     role: &'static str,
     clock: Mutex<Hlc>,
+    records_ahead: AtomicU64,
     room: Room,
 }
 
@@ -80,7 +86,8 @@ impl DiskCache {
     ) -> Self {
         let (region, clock) = (Mutex::new(region), Mutex::default());
         let room = Room::new(Arc::clone(&store), StoreSettings::default());
-        Self { store, identity, region, trust, role, clock, room }
+        let records_ahead = AtomicU64::new(0);
+        Self { store, identity, region, trust, role, clock, records_ahead, room }
     }
 
     /// The same with bounds to what it takes.
@@ -128,10 +135,19 @@ impl DiskCache {
 
     /// Keeps a record of another agent, unless the one that is here stays.
     pub(crate) fn keep(&self, record: &SealedRecord) -> Result<Kept, CacheError> {
-        if record.record().hlc.millis() > wall_ms().saturating_add(MAX_AHEAD_MS) {
+        let ahead = record.record().hlc.millis().saturating_sub(wall_ms());
+        if ahead > SKEWED_MS {
+            self.records_ahead.fetch_add(1, Ordering::Relaxed);
+        }
+        if ahead > MAX_AHEAD_MS {
             return Ok(Kept::Refused);
         }
         self.store.put_record(record, &self.trust).map_err(failed)
+    }
+
+    /// How many records of others came that were stamped more than a minute ahead of this clock.
+    pub(crate) fn records_ahead(&self) -> u64 {
+        self.records_ahead.load(Ordering::Relaxed)
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {

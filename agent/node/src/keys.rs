@@ -73,6 +73,11 @@ pub(crate) fn mesh_key(data_dir: &Path, joining: Option<MeshKey>) -> Result<Mesh
     Ok(MeshKey(key))
 }
 
+/// The mesh key that a data directory has, if it has one.
+pub(crate) fn known_mesh_key(data_dir: &Path) -> Result<Option<MeshKey>, KeyError> {
+    Ok(read(&data_dir.join("mesh.key"))?.map(MeshKey))
+}
+
 fn read(path: &Path) -> Result<Option<[u8; 32]>, KeyError> {
     match fs::read_to_string(path) {
         Ok(text) => match text.trim().parse::<Hash>() {

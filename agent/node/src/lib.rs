@@ -8,6 +8,7 @@ pub mod config;
 mod connect;
 mod decisions;
 mod disk_cache;
+pub mod doctor;
 mod far_cache;
 mod fault;
 mod fetcher;

@@ -149,6 +149,7 @@ pub(crate) fn counters(fetcher: &Fetcher, net: &Net, syncer: &Syncer) -> Vec<(St
         ("mesh_rejected_messages", mesh.rejected_messages),
         ("mesh_replayed_gossip", mesh.replayed_gossip),
         ("primary_switches", switches),
+        ("records_ahead", fetcher.disk.records_ahead()),
         ("records_known", known as u64),
         ("sync_compared", compared),
         ("sync_pulled", pulled),

@@ -54,6 +54,17 @@ impl fmt::Debug for Elsewhere {
     }
 }
 
+/// What settings come to on a file system of so many bytes.
+pub(crate) fn limits(settings: &StoreSettings, capacity: u64) -> Limits {
+    let least = || DEFAULT_SIZE.min(Amount::Percent(DEFAULT_PERCENT).of(capacity));
+    Limits {
+        max_bytes: settings.max_size.map_or_else(least, |size| size.of(capacity)),
+        min_free: settings.min_free.of(capacity),
+        max_age: settings.max_age,
+        grace: settings.min_age,
+    }
+}
+
 /// The space of a store.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -76,13 +87,7 @@ impl Room {
     }
 
     fn limits(&self, usage: &Usage) -> Limits {
-        let least = || DEFAULT_SIZE.min(Amount::Percent(DEFAULT_PERCENT).of(usage.capacity));
-        Limits {
-            max_bytes: self.settings.max_size.map_or_else(least, |size| size.of(usage.capacity)),
-            min_free: self.settings.min_free.of(usage.capacity),
-            max_age: self.settings.max_age,
-            grace: self.settings.min_age,
-        }
+        limits(&self.settings, usage.capacity)
     }
 
     fn evict(

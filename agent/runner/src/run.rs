@@ -104,9 +104,13 @@ pub fn run(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Summary, WorkspaceError> {
-    let started = Instant::now();
     let on_failure = if options.keep_going { OnFailure::KeepGoing } else { OnFailure::Stop };
-    let run = Run::new(options, cache, observer, cancel)?;
+    Ok(execute(&Run::new(options, cache, observer, cancel)?, on_failure))
+}
+
+/// Runs all that a run is to do.
+pub(crate) fn execute(run: &Run<'_>, on_failure: OnFailure) -> Summary {
+    let started = Instant::now();
     let closure = run.graph.closure(&run.targets);
     let with_command = |id: &&TaskId| run.graph[**id].command.is_some();
     let cost =
@@ -125,7 +129,7 @@ pub fn run(
     run.end_services();
     // The last command is over; a result that is not durable yet only costs time later.
     if !run.observe
-        && let Err(error) = cache.flush()
+        && let Err(error) = run.cache.flush()
     {
         run.warn_of_cache(&error);
     }
@@ -134,10 +138,10 @@ pub fn run(
         run.observer.event(Event::Warning { task: None, message: error.to_string() });
     }
     let mut summary = run.progress().summary.clone();
-    summary.cancelled = cancel.is_requested();
+    summary.cancelled = run.cancel.is_requested();
     summary.skipped = summary.tasks - summary.executed - summary.hits.total() - summary.failed;
     summary.elapsed = started.elapsed();
-    Ok(summary)
+    summary
 }
 
 /// Runs all commands in the workspace, and tells by [`Event::Observed`] what each did; no cache is used, and services

@@ -27,6 +27,7 @@ mod namespaces;
 mod start;
 
 pub(crate) use audit::USED_NETWORK;
+pub(crate) use landlock::version as landlock_version;
 
 use crate::descriptors::Receiver;
 use between::Between;

@@ -90,6 +90,11 @@ impl DiskStore {
         format::check(&Layout::new(dir)).map(drop)
     }
 
+    /// Who has a data directory open, if anybody does. Changes nothing and keeps nothing locked.
+    pub fn holder(dir: &Path) -> Result<Option<Holder>, OpenError> {
+        lock::holder(&Layout::new(dir))
+    }
+
     /// Opens a data directory, or makes one. `role` is what [`OpenError::InUse`] calls this process to
     /// others: a word or two. One that the system lets nobody write is opened as it is: it serves what it
     /// has, keeps what comes in memory, and is written again after [`Store::mend`] found that it can be.

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
 use netbuild_core::{digest::Digest, key::ActionKey};
 use netbuild_proto::record::SealedRecord;
-use std::{fmt::Debug, ops::Range};
+use std::{fmt::Debug, ops::Range, time::SystemTime};
 
 /// What a tier answers, some time later.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, TierError>>;
@@ -160,12 +160,23 @@ pub trait Tier: Send + Sync + Debug {
     /// Asks for next to nothing, to see whether the tier answers and lets this agent in.
     fn probe(&self) -> Answer<'_, ()>;
 
+    /// Writes something small that is no result and deletes it again, to see whether this agent may.
+    fn try_writing(&self) -> Answer<'_, ()>;
+
+    /// Seconds by which the clock of the tier is ahead of this machine's, where it tells the time.
+    fn ahead(&self) -> Answer<'_, Option<i64>>;
+
     /// Housekeeping, to be called now and then by whoever has time: puts small pieces together,
     /// deletes what expired. Safe with several agents at once. Does nothing where nothing is to do.
     fn tend(&self) -> Answer<'_, Tended>;
 
     /// What the tier was asked so far by this process.
     fn counts(&self) -> Counts;
+}
+
+/// Seconds since 1970 by the clock of this machine.
+pub(crate) fn local_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Whether a record is later than the one that a tier has of the same action. Tiers do not judge

@@ -33,7 +33,7 @@ const IDLE_TIMEOUT_MS: u32 = 4_000;
 /// Requests that each end of a connection may have open.
 pub(crate) const MAX_STREAMS: u32 = 64;
 /// Kernel buffers in bytes, each way: 8 ms at 4 Gbit/s. The kernel may give less.
-const SOCKET_BUFFER: usize = 4 << 20;
+pub(crate) const SOCKET_BUFFER: usize = 4 << 20;
 /// Length of our connection ids, which are in each packet that we get: four bytes tell the
 /// connections of one endpoint apart.
 const CONNECTION_ID: usize = 4;

@@ -59,6 +59,20 @@ impl Drop for DirLock {
     }
 }
 
+/// Who holds the lock, if anybody does. Looks for a moment only, and changes nothing.
+pub(super) fn holder(layout: &Layout) -> Result<Option<Holder>, OpenError> {
+    let path = layout.lock();
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(FileError::at(&path))?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(read_holder(&file))),
+        Err(error) => Err(FileError::at(&path)(error.into()).into()),
+    }
+}
+
 fn take(layout: &Layout, file: File) -> Result<File, OpenError> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
@@ -112,6 +126,20 @@ mod tests {
         assert_eq!(holder.pid, Some(std::process::id()));
         assert_eq!(holder.role.as_deref(), Some("agent x"));
         drop(first);
+        DirLock::acquire(&layout).unwrap();
+    }
+
+    #[test]
+    fn who_only_looks_is_told_and_holds_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        assert_eq!(holder(&layout).unwrap(), None);
+        let mut lock = DirLock::acquire(&layout).unwrap();
+        lock.announce(&layout, "agent");
+        let known = holder(&layout).unwrap().unwrap();
+        assert_eq!(known.role.as_deref(), Some("agent"));
+        drop(lock);
+        assert_eq!(holder(&layout).unwrap(), None);
         DirLock::acquire(&layout).unwrap();
     }
 

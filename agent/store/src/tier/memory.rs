@@ -178,6 +178,14 @@ impl Tier for MemoryTier {
         ready(())
     }
 
+    fn try_writing(&self) -> Answer<'_, ()> {
+        ready(())
+    }
+
+    fn ahead(&self) -> Answer<'_, Option<i64>> {
+        ready(None)
+    }
+
     fn tend(&self) -> Answer<'_, Tended> {
         self.meter.request(Operation::Tend, 0);
         ready(Tended::default())

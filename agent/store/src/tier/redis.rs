@@ -35,6 +35,9 @@ const RECORD: u64 = 1024;
 /// Bytes of one `put` from which on a second one is as cheap: the round trips that one takes are few
 /// beside the time that so much takes on its way.
 const WORTH: u64 = 4 * MAX_BYTES;
+/// What is written to see whether that is allowed, and for how long it stays when it cannot be deleted.
+const TRIAL: &[u8] = b"netbuild looked whether it may write here";
+const TRIAL_SECONDS: u64 = 60;
 
 /// A Redis. Connects when it is first asked.
 pub struct RedisTier {
@@ -380,6 +383,30 @@ impl Tier for RedisTier {
             let mut exists = cmd("EXISTS");
             exists.arg(self.stream());
             self.ask_one(Weight::Small, Operation::Probe, exists).await.map(drop)
+        }
+        .boxed()
+    }
+
+    fn try_writing(&self) -> Answer<'_, ()> {
+        async {
+            let key = format!("{}:trial", self.options.prefix);
+            let (mut set, mut delete) = (cmd("SET"), cmd("DEL"));
+            set.arg(&key).arg(TRIAL).arg("EX").arg(TRIAL_SECONDS);
+            delete.arg(&key);
+            self.ask(Weight::Small, Operation::Probe, &[set, delete]).await.map(drop)
+        }
+        .boxed()
+    }
+
+    fn ahead(&self) -> Answer<'_, Option<i64>> {
+        async {
+            let answer = self.ask_one(Weight::Small, Operation::Probe, cmd("TIME")).await;
+            // Access control may leave it out.
+            let Ok(Value::Array(parts)) = answer else { return Ok(None) };
+            let Some(Value::BulkString(seconds)) = parts.first() else { return Ok(None) };
+            let theirs =
+                std::str::from_utf8(seconds).ok().and_then(|text| text.parse::<i64>().ok());
+            Ok(theirs.map(|theirs| theirs.saturating_sub_unsigned(super::local_seconds())))
         }
         .boxed()
     }

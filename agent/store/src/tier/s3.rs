@@ -526,6 +526,14 @@ impl Tier for S3Tier {
         self.bucket.probe().boxed()
     }
 
+    fn try_writing(&self) -> Answer<'_, ()> {
+        self.bucket.try_writing().boxed()
+    }
+
+    fn ahead(&self) -> Answer<'_, Option<i64>> {
+        async { Ok(self.bucket.clock.ahead()) }.boxed()
+    }
+
     fn tend(&self) -> Answer<'_, Tended> {
         self.tidy().boxed()
     }

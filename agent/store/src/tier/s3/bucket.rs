@@ -16,7 +16,11 @@ use object_store::{
     aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
     path::Path,
 };
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// How long a connection may take to be made.
 const DIAL: Duration = Duration::from_secs(3);
@@ -33,6 +37,8 @@ const MAX_LISTED: usize = 1 << 20;
 const GAP: u64 = 256 << 10;
 /// Bytes of one request for ranges, at most, but for a single longer one.
 const MAX_RANGE: u64 = 16 << 20;
+/// What is written to see whether that is allowed.
+const TRIAL: &[u8] = b"netbuild looked whether it may write here\n";
 /// Requests at once.
 pub(super) const AT_ONCE: usize = 8;
 
@@ -313,6 +319,16 @@ impl Bucket {
             self.store.list_with_offset(Some(&path), &self.path("seg/~")).next().await.transpose()
         };
         self.within(Operation::Probe, first).await.map(drop)
+    }
+
+    /// Writes a piece that is no result, and deletes it.
+    pub(super) async fn try_writing(&self) -> Result<(), TierError> {
+        // Whoever else looks at the same moment writes another one.
+        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let name = format!("trial/{}-{}", std::process::id(), nanos.map_or(0, |it| it.as_nanos()));
+        let path = self.path(&name);
+        self.replace(Operation::Probe, &path, Bytes::from_static(TRIAL)).await?;
+        self.delete(Operation::Probe, vec![path]).await
     }
 }
 

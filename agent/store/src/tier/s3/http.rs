@@ -1,7 +1,7 @@
 //! The way of requests to the server: each is counted, has a deadline that goes with its progress,
 //! and tells what time the server has.
 
-use crate::tier::{Meter, Operation};
+use crate::tier::{Meter, Operation, local_seconds as local};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use object_store::client::{
@@ -13,10 +13,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
@@ -33,6 +33,8 @@ tokio::task_local! {
 pub(super) struct Clock {
     /// Seconds that the server is ahead.
     ahead: AtomicI64,
+    /// Whether it has told that.
+    told: AtomicBool,
 }
 
 impl Clock {
@@ -41,16 +43,18 @@ impl Clock {
         local().saturating_add_signed(self.ahead.load(Ordering::Relaxed))
     }
 
+    /// Seconds that the server is ahead, once it has told the time.
+    pub(super) fn ahead(&self) -> Option<i64> {
+        self.told.load(Ordering::Relaxed).then(|| self.ahead.load(Ordering::Relaxed))
+    }
+
     fn saw(&self, date: &str) {
         if let Ok(date) = chrono::DateTime::parse_from_rfc2822(date) {
             let ahead = date.timestamp().saturating_sub_unsigned(local());
             self.ahead.store(ahead, Ordering::Relaxed);
+            self.told.store(true, Ordering::Relaxed);
         }
     }
-}
-
-fn local() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Makes clients whose requests are watched.
@@ -168,6 +172,7 @@ mod tests {
     fn the_clock_follows_the_server() {
         let clock = Clock::default();
         assert!(clock.now().abs_diff(local()) <= 1);
+        assert_eq!(clock.ahead(), None);
         clock.saw("Sun, 06 Nov 2044 08:49:37 GMT");
         assert!(clock.now().abs_diff(2_362_034_977) <= 1, "{}", clock.now());
         clock.saw("nonsense");
