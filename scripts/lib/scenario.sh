@@ -39,7 +39,7 @@ if [[ $place == docker ]]; then
     # Beside whatever else runs, and away from it.
     export COMPOSE_PROJECT_NAME=netbuild-test-$$
     NETBUILD_NET=$(free_net)
-    export NETBUILD_NET
+    export NETBUILD_NET NETBUILD_US_EAST_PORT='' NETBUILD_US_WEST_PORT='' NETBUILD_EU_CENTRAL_PORT=''
     start+=(--docker)
 else
     export NETBUILD_REGIONS_STATE=$state
