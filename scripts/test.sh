@@ -26,8 +26,8 @@ Needs a Rust toolchain, a C compiler, ninja and cmake, and for the tests of emul
 ping and iperf3; for those of tiers redis-server, openssl and python3, with which SeaweedFS and moto
 come from PyPI into ~/.cache/netbuild-test, as does ninja 1.13; for those of file systems root, loop devices
 and mkfs.btrfs; for the regions in containers docker, docker-compose and debootstrap; for the Debian package dpkg-dev,
-lintian, man and systemd-analyze; and shellcheck. On Debian, what of these is missing is installed, and dockerd is
-started if it does not run. Uses cargo-nextest when it is installed, else cargo test.
+lintian, man and systemd-analyze; for metrics promtool, for the page chromium; and shellcheck. On Debian, what of these
+is missing is installed, and dockerd is started if it does not run. Uses cargo-nextest when it is installed, else cargo test.
 USAGE
 }
 
@@ -79,13 +79,13 @@ command -v "${CC:-cc}" >/dev/null ||
 install_tools() {
     local tool missing=()
     for tool in ip ping iperf3 make ninja cmake mkfs.btrfs filefrag redis-server redis-cli redis-benchmark openssl setpriv python3 shellcheck \
-        dpkg-shlibdeps lintian man systemd-analyze; do
+        dpkg-shlibdeps lintian man systemd-analyze promtool chromium; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
     local install=(apt-get install -y -q --no-install-recommends iproute2 iputils-ping iperf3
         make ninja-build cmake btrfs-progs e2fsprogs redis-server redis-tools openssl util-linux python3 python3-venv shellcheck
-        dpkg-dev lintian man-db groff systemd)
+        dpkg-dev lintian man-db groff systemd prometheus chromium)
     if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
         echo "missing: ${missing[*]}; on Debian, as root: ${install[*]}" >&2
         return 1

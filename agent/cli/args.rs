@@ -499,6 +499,13 @@ pub(crate) struct AgentArgs {
     /// Meet this member first: a ticket or a multiaddress; repeatable [env: NETBUILD_JOIN]
     #[arg(long, value_name = "TICKET|MULTIADDR")]
     join: Vec<String>,
+    /// Where to be watched by HTTP, a page and metrics; `off` for nowhere [env: NETBUILD_HTTP] [default:
+    /// 127.0.0.1:7717, or a free port where that is taken]
+    #[arg(long, value_name = "ADDR|off")]
+    http: Option<String>,
+    /// How lines of the log look [env: NETBUILD_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
     /// Go on in the background once it serves; the log goes to agent.log in the data directory
     #[arg(long)]
     pub(crate) detach: bool,
@@ -512,6 +519,8 @@ impl AgentArgs {
             region: self.region.clone(),
             listen: self.listen.clone(),
             join: self.join.clone(),
+            http: self.http.clone(),
+            log_format: self.log_format.clone(),
             ..self.common.flags()
         }
     }

@@ -43,7 +43,7 @@ use std::io::{self, Read, Write};
 
 /// Version of the protocol. Both ends come from one installation, but an agent may outlive an
 /// upgrade of the command next to it.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Most blobs of one [`Request::Fetch`]; of more, each so many are a request. The files of a large
 /// tree of outputs are fewer, and their digests fit into a few megabytes.
 pub const MAX_FETCH: usize = 100_000;

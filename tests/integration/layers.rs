@@ -11,8 +11,12 @@ const LAYERS: [(&str, &[&str], &[&str]); 9] = [
     ("agent/transfer", &["core", "proto"], &["quinn", "quinn-proto", "rustls", "zstd", "flate2"]),
     ("agent/mesh", &["core", "proto"], &["libp2p"]),
     ("agent/runner", &["core", "proto"], &["memchr", "landlock", "jobserver"]),
-    ("agent/gateway", &["core", "proto"], &[]),
-    ("agent/node", &["core", "proto", "store", "transfer", "mesh", "gateway"], &["toml"]),
+    ("agent/gateway", &["core", "proto"], &["axum", "hyper", "hyper-util"]),
+    (
+        "agent/node",
+        &["core", "proto", "store", "transfer", "mesh", "gateway"],
+        &["toml", "metrics", "metrics-exporter-prometheus"],
+    ),
 ];
 
 /// Names under `[dependencies]` of a manifest.

@@ -3,6 +3,7 @@
 mod agent;
 mod bad_graphs;
 mod doctor;
+mod door;
 mod graphs;
 mod hermeticity;
 mod hostile;

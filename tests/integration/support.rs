@@ -99,9 +99,11 @@ pub(crate) fn netbuild() -> Command {
     clean(Command::new(env!("CARGO_BIN_EXE_netbuild")))
 }
 
-/// The program `netbuild-agent`, likewise.
+/// The program `netbuild-agent`, likewise, with its page at a free port: the usual one is for one agent of a machine.
 pub(crate) fn netbuild_agent() -> Command {
-    clean(Command::new(env!("CARGO_BIN_EXE_netbuild-agent")))
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_netbuild-agent")));
+    command.env("NETBUILD_HTTP", "127.0.0.1:0");
+    command
 }
 
 fn clean(mut command: Command) -> Command {
@@ -244,6 +246,10 @@ impl Agent {
         let said = || fs::read_to_string(&log).unwrap_or_default();
         assert!(!ticket.is_empty(), "the agent ended: {}", said());
         Self { child, ticket: ticket.trim().to_owned(), data_dir: data_dir.to_owned() }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where the log of the agent of a data directory is: beside it.

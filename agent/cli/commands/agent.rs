@@ -25,7 +25,7 @@ pub(crate) fn agent(args: &AgentArgs) -> Result<ExitCode, CliError> {
     if args.detach {
         return detach(&settings);
     }
-    log::start(&settings.log_filter)?;
+    log::start(&settings.log_filter, settings.log_format)?;
     run_agent(&settings, |agent| {
         let addresses: Vec<_> = agent.addresses().iter().map(ToString::to_string).collect();
         tracing::info!(
@@ -34,6 +34,7 @@ pub(crate) fn agent(args: &AgentArgs) -> Result<ExitCode, CliError> {
             data_dir = %settings.data_dir.display(),
             mesh = addresses.join(" "),
             data = %agent.data_address(),
+            page = agent.page().unwrap_or_else(|| "off".to_owned()),
             "serving; the line on standard output is the ticket with which others join"
         );
         print(&format!("{}\n", agent.ticket()));

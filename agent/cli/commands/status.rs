@@ -70,6 +70,7 @@ fn to_json(status: &Status) -> Value {
         "peer": status.peer,
         "mesh_addresses": status.mesh_addresses,
         "data_address": has_agent(status).then_some(&status.data_address),
+        "page": status.page,
         "members": status.members.iter().map(member_to_json).collect::<Vec<_>>(),
         "store": {
             "blobs": status.store.blobs,
@@ -96,6 +97,9 @@ fn to_text(status: &Status, data_dir: &str) -> String {
         line("agent", format!("running, pid {pid}, version {version}, for {uptime}"));
         line("mesh", or_none(&status.mesh_addresses.join(" ")));
         line("data", status.data_address.clone());
+        if let Some(page) = &status.page {
+            line("page", page.clone());
+        }
     } else {
         line("agent", "not running".to_owned());
     }

@@ -95,6 +95,10 @@ pub enum Why {
 }
 
 impl Why {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::Expired, Self::Incomplete, Self::HeldElsewhere, Self::LeastWorth];
+
     /// The word for it in reports.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,6 +1,9 @@
 //! One connection of the control socket: requests, and their answers one by one.
 
-use crate::door::{Door, OnStep};
+use crate::{
+    door::{Door, OnStep},
+    guests::{Recorded, Visit},
+};
 use netbuild_core::{
     cache::{CacheError, Content, FetchedAll, Hit},
     digest::Digest,
@@ -35,7 +38,7 @@ const PROGRESS: Duration = Duration::from_millis(200);
 const MAX_DECISIONS: u32 = 1000;
 
 /// Serves a connection until its client goes, or does not keep to the protocol.
-pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
+pub(crate) fn serve(stream: &UnixStream, door: &dyn Door, visit: &Visit) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(64 * 1024, stream);
     let mut writer = stream;
     let Some(Request::Hello { version }) = Request::read(&mut reader)? else {
@@ -45,7 +48,7 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
     if version != VERSION {
         return Ok(());
     }
-    let guest = Guest { door, number: GUESTS.fetch_add(1, Ordering::Relaxed) };
+    let guest = Guest { door, number: GUESTS.fetch_add(1, Ordering::Relaxed), visit };
     while let Some(request) = next(&mut reader)? {
         match request {
             Request::Hello { .. } => Response::Failed("greeted twice".into()).write(&mut writer)?,
@@ -84,7 +87,12 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door) -> io::Result<()> {
                 rest?;
             }
             Request::PutRecord(record) => {
-                working(&mut writer, || door.put_record(record).map(|()| Response::Done))?;
+                let recorded = Recorded::from(&record);
+                working(&mut writer, || {
+                    door.put_record(record)?;
+                    visit.recorded(&recorded);
+                    Ok(Response::Done)
+                })?;
             }
             Request::Flush => working(&mut writer, || door.flush().map(|()| Response::Done))?,
             Request::Drain { timeout_ms } => {
@@ -137,6 +145,8 @@ static GUESTS: AtomicU64 = AtomicU64::new(1);
 struct Guest<'a> {
     door: &'a dyn Door,
     number: u64,
+    /// What is counted of it.
+    visit: &'a Visit,
 }
 
 impl Drop for Guest<'_> {
@@ -216,13 +226,17 @@ fn looking(
     key: &ActionKey,
     least: Sandbox,
 ) -> io::Result<()> {
-    moving(writer, |watch| match guest.door.lookup_sealed(key, &AtLeast(watch, least))? {
-        Some((record, hit)) => {
-            guest.door.keep(guest.number, record.record());
-            let Hit { source, bytes, movement, .. } = hit;
-            Ok(Response::Hit { record, source, bytes, movement })
-        }
-        None => Ok(Response::Missing),
+    let told = guest.visit.looks();
+    moving(writer, |watch| {
+        let found = guest.door.lookup_sealed(key, &AtLeast(watch, least));
+        let Some((record, hit)) = found.inspect_err(|_| told.failed())? else {
+            told.missed(key);
+            return Ok(Response::Missing);
+        };
+        told.hit(&hit);
+        guest.door.keep(guest.number, record.record());
+        let Hit { source, bytes, movement, .. } = hit;
+        Ok(Response::Hit { record, source, bytes, movement })
     })
 }
 

@@ -1,7 +1,7 @@
 //! The serving end of the control socket: one thread for each connection, since its clients are a
 //! few commands on the same machine, and everything behind it blocks.
 
-use crate::{conversation::serve, door::Door};
+use crate::{conversation::serve, door::Door, guests::Guests};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
     collections::HashMap,
@@ -37,9 +37,10 @@ pub struct ControlServer {
 }
 
 /// The open connections, so that they can be shut down from outside.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Connections {
     open: Mutex<HashMap<u64, Served>>,
+    guests: Arc<Guests>,
 }
 
 /// An open connection with the thread that serves it.
@@ -51,14 +52,14 @@ struct Served {
 
 impl ControlServer {
     /// Binds the socket at `path`, replacing one that a killed process left. The caller owns the
-    /// data directory, so no other process serves it.
+    /// data directory, so no other process serves it. `guests` hears what builds look up.
     ///
     /// # Errors
     /// When the socket cannot be made there.
-    pub fn start(path: &Path, door: Arc<dyn Door>) -> io::Result<Self> {
+    pub fn start(path: &Path, door: Arc<dyn Door>, guests: Arc<Guests>) -> io::Result<Self> {
         let listener = bind(path)?;
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let connections = Arc::new(Connections::default());
+        let connections = Arc::new(Connections { open: Mutex::default(), guests });
         let accepting = {
             let connections = Arc::clone(&connections);
             std::thread::Builder::new()
@@ -179,12 +180,17 @@ fn open(
         return Ok(());
     }
     let (served, door, listed) = (Arc::clone(&stream), Arc::clone(door), Arc::clone(connections));
+    let guests = Arc::clone(&connections.guests);
     let thread =
         std::thread::Builder::new().name("control connection".into()).spawn(move || {
             let _listed = Listed(id, listed);
             // Moved in here to be dropped before the one above.
             let (served, door) = (served, door);
-            if let Err(error) = serve(&served, door.as_ref()) {
+            // Who it is counts for what is shown of builds only.
+            let who = rustix::net::sockopt::socket_peercred(&served)
+                .map_or(0, |who| who.pid.as_raw_pid());
+            let visit = guests.enter(who);
+            if let Err(error) = serve(&served, door.as_ref(), &visit) {
                 tracing::debug!(%error, "a control connection ended");
             }
         })?;

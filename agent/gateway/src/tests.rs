@@ -166,7 +166,7 @@ fn serve() -> Served {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.sock");
     let shelf = Arc::<Shelf>::default();
-    let server = ControlServer::start(&path, Arc::<Shelf>::clone(&shelf)).unwrap();
+    let server = ControlServer::start(&path, Arc::<Shelf>::clone(&shelf), Arc::default()).unwrap();
     Served { shelf, server, path, dir }
 }
 
@@ -356,7 +356,7 @@ fn the_socket_replaces_what_a_killed_process_left_and_is_for_its_owner_only() {
     std::fs::DirBuilder::new().mode(0o700).create(&half_made).unwrap();
     drop(UnixListener::bind(half_made.join("s")).unwrap());
     assert!(matches!(SocketCache::connect(&path), Err(ConnectError::NobodyThere(_))));
-    let server = ControlServer::start(&path, Arc::<Shelf>::default()).unwrap();
+    let server = ControlServer::start(&path, Arc::<Shelf>::default(), Arc::default()).unwrap();
     SocketCache::connect(&path).unwrap().status().unwrap();
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!half_made.exists());
@@ -531,7 +531,8 @@ fn a_server_that_started_anew_is_found_with_the_next_request() {
     let cache = served.connect();
     cache.status().unwrap();
     drop(served.server);
-    let _again = ControlServer::start(&served.path, Arc::<Shelf>::clone(&served.shelf)).unwrap();
+    let shelf = Arc::<Shelf>::clone(&served.shelf);
+    let _again = ControlServer::start(&served.path, shelf, Arc::default()).unwrap();
     assert!(matches!(cache.lookup(&MISSING, &()), Err(CacheError::Unreachable(_))));
     assert_eq!(cache.lookup(&MISSING, &()), Ok(None));
 }

@@ -12,6 +12,7 @@ use crate::{
     keys::{self, KeyError},
     measure::Measuring,
     mesh_cache::MeshCache,
+    metrics::{Metrics, UPKEEP},
     region::RegionFinder,
     remembered::{Links, Remembered},
     room::Tidier,
@@ -30,7 +31,7 @@ use netbuild_core::{
     link::Sample,
     peer::{Identity, PeerId},
 };
-use netbuild_gateway::{ControlServer, Door, socket_path};
+use netbuild_gateway::{ControlServer, Door, Guests, HttpOptions, HttpServer, socket_path};
 use netbuild_mesh::{Event, Mesh, StartError, Timing};
 use netbuild_proto::ticket::Ticket;
 use netbuild_store::{DiskStore, MemoryStore, OpenError, Store};
@@ -38,7 +39,7 @@ use netbuild_transfer::{BindError, Endpoint};
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -100,6 +101,8 @@ pub struct Agent {
     cache: Arc<MeshCache>,
     disk: Arc<DiskCache>,
     control: ControlServer,
+    /// `None` when it is off, or could not be opened.
+    http: Option<HttpServer>,
     mesh: Mesh,
     endpoint: Endpoint,
     tasks: JoinSet<()>,
@@ -185,12 +188,14 @@ impl Agent {
             delta: settings.transfer.delta,
             flights: Flights::default(),
             unused: Mutex::default(),
+            traffic: Arc::default(),
         });
         shelf.bring_with(&fetcher);
         let net = Net { endpoint: endpoint.clone(), mesh: mesh.clone() };
         let syncing = (Arc::clone(&fetcher), net.clone());
         let syncer = Arc::new(Syncer::new(syncing.0, syncing.1, settings.sync, stop.clone()));
         answerer.answer_with(&syncer);
+        let guests = Arc::<Guests>::default();
         let cache = Arc::new(MeshCache {
             far: FarCache {
                 fetcher: Arc::clone(&fetcher),
@@ -203,8 +208,10 @@ impl Agent {
             scrub,
             mesh_key,
             started: Instant::now(),
+            metrics: Metrics::new(Arc::clone(&guests), &fetcher.traffic),
+            page: OnceLock::new(),
         });
-        let control = match serve(settings, &cache).await {
+        let control = match serve(settings, &cache, guests).await {
             Ok(control) => control,
             Err(error) => {
                 mesh.shutdown().await;
@@ -212,9 +219,11 @@ impl Agent {
                 return Err(error);
             }
         };
+        let http = open_http(settings, remembered.http_port(), &cache).await;
         let remembered = remembered.with_ports(
             mesh.addresses().first().map_or(0, SocketAddr::port),
             endpoint.local_addr().port(),
+            http.as_ref().map_or(0, |http| http.address().port()),
         );
         disk.room().know(fetcher.elsewhere());
         let tidier = Tidier::start(&disk);
@@ -234,9 +243,10 @@ impl Agent {
         tasks.spawn(keep_durable(Arc::clone(&disk), stop.clone()));
         fetcher.share(&mut tasks, &stop);
         tasks.spawn(keep_whole(Arc::clone(&disk), stop.clone()));
+        tasks.spawn(keep_metrics(Arc::clone(&cache), stop.clone()));
         let scrubbed = Arc::clone(&cache);
         tasks.spawn_blocking(move || scrub::run(&scrubbed));
-        Ok(Self { cache, disk, control, mesh, endpoint, tasks, tidier, stop, lock })
+        Ok(Self { cache, disk, control, http, mesh, endpoint, tasks, tidier, stop, lock })
     }
 
     /// What another machine needs to join.
@@ -254,6 +264,11 @@ impl Agent {
         self.endpoint.local_addr()
     }
 
+    /// URL of its page; `None` when it has none.
+    pub fn page(&self) -> Option<String> {
+        self.http.as_ref().map(HttpServer::url)
+    }
+
     /// This agent's peer id.
     pub fn peer_id(&self) -> PeerId {
         self.disk.peer_id()
@@ -261,7 +276,8 @@ impl Agent {
 
     /// Stops: first no new work from here, then none from peers, then what was put is made durable.
     pub async fn shutdown(self) {
-        let Self { cache, disk, control, mesh, endpoint, mut tasks, tidier, stop, lock } = self;
+        let Self { cache, disk, control, http, mesh, endpoint, mut tasks, tidier, stop, lock } =
+            self;
         cache.stop();
         // Waits for the requests of commands that are under way.
         report(spawn_blocking(move || drop(control)).await);
@@ -270,6 +286,10 @@ impl Agent {
         stop.cancel();
         while let Some(ended) = tasks.join_next().await {
             report(ended);
+        }
+        // Last of all that others see: until here it says that the agent stops.
+        if let Some(http) = http {
+            http.shutdown().await;
         }
         drop(cache);
         report(spawn_blocking(move || drop(tidier)).await);
@@ -372,11 +392,33 @@ fn recall(disk: &DiskCache, view: &View, links: &Links) -> Result<(), CacheError
     Ok(())
 }
 
-async fn serve(settings: &Settings, cache: &Arc<MeshCache>) -> Result<ControlServer, AgentError> {
+/// Opens the HTTP door. An agent without one serves all the same.
+async fn open_http(
+    settings: &Settings,
+    port_before: Option<u16>,
+    cache: &Arc<MeshCache>,
+) -> Option<HttpServer> {
+    let options = HttpOptions { port_before, ..settings.http.clone()? };
+    let listen = options.listen;
+    let opened = HttpServer::start(options, Arc::<MeshCache>::clone(cache)).await;
+    let failed =
+        |error: &std::io::Error| tracing::warn!(%error, "no page and no metrics on {listen}");
+    let http = opened.inspect_err(failed).ok()?;
+    // It is opened once.
+    let _ = cache.page.set(http.url());
+    Some(http)
+}
+
+async fn serve(
+    settings: &Settings,
+    cache: &Arc<MeshCache>,
+    guests: Arc<Guests>,
+) -> Result<ControlServer, AgentError> {
     let socket = socket_path(&settings.data_dir);
     let door: Arc<dyn Door> = Arc::<MeshCache>::clone(cache);
     spawn_blocking(move || {
-        ControlServer::start(&socket, door).map_err(|error| AgentError::Serve(socket, error))
+        ControlServer::start(&socket, door, guests)
+            .map_err(|error| AgentError::Serve(socket, error))
     })
     .await?
 }
@@ -470,6 +512,12 @@ async fn keep_durable(disk: Arc<DiskCache>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(FLUSH_INTERVAL)).await.is_some() {
         let disk = Arc::clone(&disk);
         report(spawn_blocking(move || flush(&disk)).await);
+    }
+}
+
+async fn keep_metrics(cache: Arc<MeshCache>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(UPKEEP)).await.is_some() {
+        cache.metrics.upkeep();
     }
 }
 

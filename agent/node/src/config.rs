@@ -16,14 +16,15 @@ use netbuild_core::{
     plan::Policy,
     record::Sandbox,
 };
+use netbuild_gateway::HttpOptions;
 use netbuild_mesh::Seed;
 use netbuild_proto::{
     record::check_region,
     ticket::{MeshKey, Ticket},
 };
 use parse::{
-    parse_join, parse_peers, parse_plan, parse_region, parse_scrub, parse_store, parse_sync,
-    parse_transfer, parse_trust,
+    parse_http, parse_join, parse_log_format, parse_peers, parse_plan, parse_region, parse_scrub,
+    parse_store, parse_sync, parse_transfer, parse_trust,
 };
 use serde::Deserialize;
 use std::{
@@ -85,6 +86,12 @@ pub mod variable {
     pub const JOBS: &str = "NETBUILD_JOBS";
     /// `log.filter`.
     pub const LOG: &str = "NETBUILD_LOG";
+    /// `log.format`.
+    pub const LOG_FORMAT: &str = "NETBUILD_LOG_FORMAT";
+    /// `http.listen`.
+    pub const HTTP: &str = "NETBUILD_HTTP";
+    /// `http.names`, separated by commas.
+    pub const HTTP_NAMES: &str = "NETBUILD_HTTP_NAMES";
 }
 
 /// What cannot be used as configuration.
@@ -129,6 +136,7 @@ struct File {
     store: StoreSection,
     trust: TrustSection,
     run: RunSection,
+    http: HttpSection,
     log: LogSection,
 }
 
@@ -213,8 +221,16 @@ struct RunSection {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct HttpSection {
+    listen: Option<String>,
+    names: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct LogSection {
     filter: Option<String>,
+    format: Option<String>,
 }
 
 /// What the command line says.
@@ -234,6 +250,10 @@ pub struct Flags {
     pub backend: Option<String>,
     /// `-j`.
     pub jobs: Option<usize>,
+    /// `--http`.
+    pub http: Option<String>,
+    /// `--log-format`.
+    pub log_format: Option<String>,
 }
 
 /// Who to meet first.
@@ -322,6 +342,16 @@ impl Default for StoreSettings {
     }
 }
 
+/// How lines of the log look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object of JSON each.
+    Json,
+}
+
 /// The region and where it was said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RegionSettings {
@@ -375,8 +405,12 @@ pub struct Settings {
     /// The level from which on results are taken from a cache. Outputs that stand in the workspace count all the
     /// same.
     pub accept_from: Sandbox,
+    /// Where the agent is watched by HTTP; `None` when it is not.
+    pub http: Option<HttpOptions>,
     /// Directives for the log.
     pub log_filter: String,
+    /// How its lines look.
+    pub log_format: LogFormat,
 }
 
 impl Settings {
@@ -484,6 +518,28 @@ pub fn resolve(
     .parse(|text| text.parse::<usize>().map_err(|_| format!("`{text}` is not a number of jobs")))?;
     let log_filter =
         text(("", None), variable::LOG, "log.filter", file.log.filter, default.log.filter).value;
+    let log_format = text(
+        ("--log-format", flags.log_format.clone()),
+        variable::LOG_FORMAT,
+        "log.format",
+        file.log.format,
+        default.log.format,
+    )
+    .parse(parse_log_format)?;
+    let http = text(
+        ("--http", flags.http.clone()),
+        variable::HTTP,
+        "http.listen",
+        file.http.listen,
+        default.http.listen,
+    );
+    let http_names = resolver.list(
+        (&[], ""),
+        variable::HTTP_NAMES,
+        "http.names",
+        file.http.names,
+        default.http.names,
+    );
     let file_said = |key: &str| format!("`{}`, {key}", resolver.file_name);
     let level = |said: Option<String>, default: Option<String>, key: &str| {
         Said { value: said.or(default).unwrap_or_default(), origin: file_said(key) }.parse(|word| {
@@ -513,16 +569,13 @@ pub fn resolve(
         .or(file.agent.data_dir)
         .filter(|path| !path.as_os_str().is_empty())
         .or(in_chain);
-    let join = if !flags.join.is_empty() {
-        Said { value: flags.join.clone(), origin: "--join".to_owned() }
-    } else if let Some(list) = variable(variable::JOIN) {
-        let list = list.to_string_lossy();
-        let value = list.split(',').map(|entry| entry.trim().to_owned()).collect();
-        Said { value, origin: variable::JOIN.to_owned() }
-    } else {
-        let value = file.mesh.join.or(default.mesh.join).unwrap_or_default();
-        Said { value, origin: format!("`{}`, mesh.join", resolver.file_name) }
-    };
+    let join = resolver.list(
+        (&flags.join, "--join"),
+        variable::JOIN,
+        "mesh.join",
+        file.mesh.join,
+        default.mesh.join,
+    );
     let peers = Said {
         value: file.mesh.peers.or(default.mesh.peers).unwrap_or_default(),
         origin: format!("`{}`, mesh.peers", resolver.file_name),
@@ -558,7 +611,9 @@ pub fn resolve(
             default.run.min_accept_level,
             "run.min_accept_level",
         )?,
+        http: parse_http(http, http_names)?,
         log_filter,
+        log_format,
     })
 }
 
@@ -582,6 +637,27 @@ impl Resolver<'_> {
         }
         if let Some(value) = (self.variable)(name) {
             return Said { value: value.to_string_lossy().into_owned(), origin: name.to_owned() };
+        }
+        let origin = format!("`{}`, {key}", self.file_name);
+        Said { value: from_file.or(from_default).unwrap_or_default(), origin }
+    }
+
+    /// The same for a list, whose entries are separated by commas in the environment.
+    fn list(
+        &self,
+        (said, flag): (&[String], &str),
+        name: &str,
+        key: &str,
+        from_file: Option<Vec<String>>,
+        from_default: Option<Vec<String>>,
+    ) -> Said<Vec<String>> {
+        if !said.is_empty() {
+            return Said { value: said.to_vec(), origin: flag.to_owned() };
+        }
+        if let Some(list) = (self.variable)(name) {
+            let list = list.to_string_lossy();
+            let value = list.split(',').map(|entry| entry.trim().to_owned()).collect();
+            return Said { value, origin: name.to_owned() };
         }
         let origin = format!("`{}`, {key}", self.file_name);
         Said { value: from_file.or(from_default).unwrap_or_default(), origin }
@@ -787,6 +863,49 @@ mod tests {
             let error = read(text).unwrap_err().to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_door_is_on_loopback_elsewhere_or_off() {
+        let home = ("HOME", "/");
+        let at = |variables: &[(&str, &str)], flags: &Flags| {
+            with(variables, flags).map(|settings| settings.http.map(|http| http.listen.to_string()))
+        };
+        assert_eq!(at(&[home], &Flags::default()).unwrap().as_deref(), Some("127.0.0.1:7717"));
+        let (_dir, mut flags) = file("[http]\nlisten = \"off\"\nnames = [\"agent.example\"]\n");
+        assert_eq!(at(&[home], &flags).unwrap(), None);
+        let elsewhere = [home, (variable::HTTP, "0.0.0.0:80")];
+        assert_eq!(at(&elsewhere, &flags).unwrap().as_deref(), Some("0.0.0.0:80"));
+        flags.http = Some("[::1]:0".into());
+        assert_eq!(at(&elsewhere, &flags).unwrap().as_deref(), Some("[::1]:0"));
+        let names =
+            |variables: &[(&str, &str)]| with(variables, &flags).unwrap().http.unwrap().names;
+        assert_eq!(names(&[home]), ["agent.example"]);
+        assert_eq!(names(&[home, (variable::HTTP_NAMES, "a, b")]), ["a", "b"]);
+        for (listen, names, part) in [
+            ("7717", "", "--http: `7717` is neither"),
+            ("127.0.0.1:1", "*", "NETBUILD_HTTP_NAMES: `*` is not the name of a machine"),
+            ("127.0.0.1:1", "agent:7717", "`agent:7717` is not the name of a machine"),
+        ] {
+            let flags = Flags { http: Some(listen.into()), ..Flags::default() };
+            let variables = [home, (variable::HTTP_NAMES, names)];
+            let error = with(&variables, &flags).unwrap_err().to_string();
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn logs_are_text_or_json() {
+        let format = |said: &str| {
+            with(&[("HOME", "/"), (variable::LOG_FORMAT, said)], &Flags::default())
+                .map(|settings| settings.log_format)
+        };
+        assert_eq!(
+            (format("").unwrap(), format("json").unwrap()),
+            (LogFormat::Text, LogFormat::Json)
+        );
+        let error = format("xml").unwrap_err().to_string();
+        assert!(error.starts_with("NETBUILD_LOG_FORMAT: `xml` is neither"), "{error}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
     job::Job,
     room::Elsewhere,
     shared::Shared,
+    traffic::Traffic,
     view::{Known, View, source},
 };
 use netbuild_core::{
@@ -71,6 +72,7 @@ pub(crate) struct Fetcher {
     pub(crate) flights: Flights,
     /// Records that came in the background and were not used yet, with the source that had them.
     pub(crate) unused: Mutex<BTreeMap<ActionKey, Who>>,
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 /// Who may be asked.
@@ -402,6 +404,9 @@ impl Fetcher {
         taken: &mut Taken,
     ) -> Result<Vec<Digest>, CacheError> {
         let size = want.blobs.iter().map(|blob| blob.size).sum();
+        let fetch = self.traffic.begin(&want.what, size, want.priority == Priority::Background);
+        let watched = fetch.watched(want.watch);
+        let want = &Want { watch: &watched, ..want.clone() };
         let store = self.disk.store();
         let job = Job::new(store, self.net.as_ref().map(|net| &net.endpoint), want)?;
         let missing = job.missing();
@@ -461,8 +466,10 @@ impl Fetcher {
             (None, false) => "not found",
         };
         self.decisions.add(decision(want.what.clone(), &plan, &tried, want.build_ms, outcome));
-        taken.movement.merge(&job.movement());
-        Ok(job.missing())
+        let (movement, missing) = (job.movement(), job.missing());
+        taken.movement.merge(&movement);
+        fetch.ended(&movement, missing.is_empty());
+        Ok(missing)
     }
 
     fn is_in(&self, scope: &Scope, peer: &Peer) -> bool {

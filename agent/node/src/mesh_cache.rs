@@ -3,8 +3,10 @@
 //! What it keeps and gets is that of [`FarCache`]; here is what it knows of the mesh.
 
 use crate::{
+    board::board,
     far_cache::FarCache,
     fetcher::{Fetcher, Net},
+    metrics::Metrics,
     region::RegionFinder,
     reports,
     scrub::Scrub,
@@ -19,7 +21,7 @@ use netbuild_core::{
     record::Record,
     region::Detection,
 };
-use netbuild_gateway::{Door, OnProgress, OnStep, OnVerify};
+use netbuild_gateway::{Board, Door, HttpCounts, OnProgress, OnStep, OnVerify, Window};
 use netbuild_mesh::format_multiaddr;
 use netbuild_proto::{
     control::{
@@ -31,7 +33,7 @@ use netbuild_proto::{
 };
 use std::{
     io::Read,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -45,6 +47,9 @@ pub(crate) struct MeshCache {
     pub(crate) scrub: Arc<Scrub>,
     pub(crate) mesh_key: MeshKey,
     pub(crate) started: Instant,
+    pub(crate) metrics: Metrics,
+    /// Where the page is, once it is anywhere.
+    pub(crate) page: OnceLock<String>,
 }
 
 impl MeshCache {
@@ -71,6 +76,20 @@ impl MeshCache {
         let peer = self.far.disk().peer_id();
         let addresses = self.net.mesh.addresses();
         addresses.iter().map(|address| format_multiaddr(*address, Some(&peer))).collect()
+    }
+}
+
+impl Window for MeshCache {
+    fn is_serving(&self) -> bool {
+        !self.far.stop.is_cancelled()
+    }
+
+    fn metrics(&self, door: &HttpCounts) -> String {
+        self.metrics.text(self, door)
+    }
+
+    fn board(&self) -> Board {
+        board(self, self.metrics.guests())
     }
 }
 
@@ -168,6 +187,7 @@ impl Door for MeshCache {
             mesh_addresses: self.multiaddresses(),
             data_address: self.net.endpoint.local_addr().to_string(),
             ticket: self.ticket().to_string(),
+            page: self.page.get().cloned(),
             members: reports::members(&self.fetcher().view),
             counters: reports::counters(self.fetcher(), &self.net, &self.syncer),
             ..status
@@ -187,7 +207,7 @@ impl Door for MeshCache {
     }
 
     fn conflicts(&self) -> Result<Vec<ConflictRow>, CacheError> {
-        reports::conflicts(self.far.disk())
+        reports::conflicts(self.far.disk(), reports::MAX_CONFLICTS)
     }
 
     fn sync(&self, order: &SyncOrder, progress: OnProgress<'_>) -> Result<SyncReport, CacheError> {

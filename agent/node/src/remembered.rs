@@ -15,12 +15,13 @@ const MAX_MEMBERS: usize = 64;
 /// Most bytes of the file that are read: far more than are ever written.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Ports and members, as lines of text: `mesh PORT`, `data PORT`, `member MULTIADDRESS`.
+/// Ports and members, as lines of text: `mesh PORT`, `data PORT`, `http PORT`, `member MULTIADDRESS`.
 #[derive(Clone, Debug)]
 pub(crate) struct Remembered {
     path: PathBuf,
     mesh_port: u16,
     data_port: u16,
+    http_port: u16,
     /// The one met last comes last.
     members: Vec<(PeerId, Vec<SocketAddr>)>,
 }
@@ -30,13 +31,15 @@ impl Remembered {
     /// it can be found out again.
     pub(crate) fn load(data_dir: &Path) -> Self {
         let path = data_dir.join("remembered");
-        let mut remembered = Self { path, mesh_port: 0, data_port: 0, members: Vec::new() };
+        let mut remembered =
+            Self { path, mesh_port: 0, data_port: 0, http_port: 0, members: Vec::new() };
         let small = fs::metadata(&remembered.path).is_ok_and(|meta| meta.len() <= MAX_FILE);
         let text = if small { fs::read_to_string(&remembered.path) } else { Ok(String::new()) };
         for line in text.unwrap_or_default().lines() {
             match line.split_once(' ') {
                 Some(("mesh", port)) => remembered.mesh_port = port.parse().unwrap_or(0),
                 Some(("data", port)) => remembered.data_port = port.parse().unwrap_or(0),
+                Some(("http", port)) => remembered.http_port = port.parse().unwrap_or(0),
                 Some(("member", address)) => {
                     if let Ok(Seed { peer: Some(peer), addresses }) = parse_multiaddr(address) {
                         // Its addresses stand together.
@@ -60,6 +63,10 @@ impl Remembered {
         (self.data_port != 0).then_some(self.data_port)
     }
 
+    pub(crate) fn http_port(&self) -> Option<u16> {
+        (self.http_port != 0).then_some(self.http_port)
+    }
+
     /// The members to dial.
     pub(crate) fn seeds(&self) -> impl Iterator<Item = Seed> + '_ {
         self.members
@@ -68,9 +75,9 @@ impl Remembered {
     }
 
     /// Takes the ports of this time, and keeps them.
-    pub(crate) fn with_ports(mut self, mesh_port: u16, data_port: u16) -> Self {
-        if (self.mesh_port, self.data_port) != (mesh_port, data_port) {
-            (self.mesh_port, self.data_port) = (mesh_port, data_port);
+    pub(crate) fn with_ports(mut self, mesh: u16, data: u16, http: u16) -> Self {
+        if (self.mesh_port, self.data_port, self.http_port) != (mesh, data, http) {
+            (self.mesh_port, self.data_port, self.http_port) = (mesh, data, http);
             self.save();
         }
         self
@@ -93,7 +100,8 @@ impl Remembered {
 
     /// Writes the file, whole or not at all.
     pub(crate) fn save(&self) {
-        let mut text = format!("mesh {}\ndata {}\n", self.mesh_port, self.data_port);
+        let Self { mesh_port, data_port, http_port, .. } = self;
+        let mut text = format!("mesh {mesh_port}\ndata {data_port}\nhttp {http_port}\n");
         for (peer, addresses) in &self.members {
             for address in addresses {
                 text += &format!("member {}\n", format_multiaddr(*address, Some(peer)));
@@ -206,7 +214,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let peer = Identity::from_seed(&[1; 32]).peer_id();
         let addresses = ["192.0.2.1:7".parse().unwrap(), "[2001:db8::1]:7".parse().unwrap()];
-        let mut remembered = Remembered::load(dir.path()).with_ports(4001, 4002);
+        let mut remembered = Remembered::load(dir.path()).with_ports(4001, 4002, 4003);
         assert!(remembered.meet(peer, &addresses));
         assert!(!remembered.meet(peer, &addresses));
         remembered.save();

@@ -33,7 +33,7 @@ use std::{
 };
 
 /// Most conflicts that are told at once.
-const MAX_CONFLICTS: usize = 1000;
+pub(crate) const MAX_CONFLICTS: usize = 1000;
 
 fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
@@ -257,10 +257,10 @@ fn reason(step: &Step) -> String {
     }
 }
 
-/// The actions with results that differ.
-pub(crate) fn conflicts(disk: &DiskCache) -> Result<Vec<ConflictRow>, CacheError> {
+/// The actions with results that differ, at most `limit`.
+pub(crate) fn conflicts(disk: &DiskCache, limit: usize) -> Result<Vec<ConflictRow>, CacheError> {
     let version = |record: &SealedRecord| version(record.record(), disk);
-    let rows = disk.store().conflicts(MAX_CONFLICTS).map_err(failed)?;
+    let rows = disk.store().conflicts(limit).map_err(failed)?;
     let row = |conflict: netbuild_store::Conflict| ConflictRow {
         key: conflict.key.to_string(),
         task_hint: String::new(),

@@ -6,13 +6,14 @@ use crate::{
 };
 use netbuild_core::{
     cache::CacheError,
-    evict::{Amount, Limits, Pin},
+    evict::{Amount, Limits, Pin, Why},
     key::ActionKey,
 };
 use netbuild_gateway::OnStep;
 use netbuild_proto::control::{GcOrder, GcReport, GcRow, PinRow, Rows, SpaceReport, SpaceShare};
 use netbuild_store::{Evicted, Evicting, Share, Store, Usage};
 use std::{
+    collections::BTreeMap,
     fmt,
     ops::ControlFlow,
     sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
@@ -73,11 +74,14 @@ pub(crate) struct Room {
     /// Set once an agent is assembled.
     elsewhere: OnceLock<Elsewhere>,
     expired: Mutex<Option<Instant>>,
+    /// What was given up since the start, in number and bytes, by the reason.
+    evicted: Mutex<BTreeMap<Why, (u64, u64)>>,
 }
 
 impl Room {
     pub(crate) fn new(store: Arc<dyn Store>, settings: StoreSettings) -> Self {
-        Self { store, settings, elsewhere: OnceLock::new(), expired: Mutex::default() }
+        let (elsewhere, expired, evicted) = (OnceLock::new(), Mutex::default(), Mutex::default());
+        Self { store, settings, elsewhere, expired, evicted }
     }
 
     /// From now on it is known what others have.
@@ -106,7 +110,27 @@ impl Room {
         if let Some(known) = elsewhere.filter(|_| !dry_run) {
             (known.lost)(&evicted.forgotten);
         }
+        if !dry_run {
+            let mut all = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
+            for (why, (count, bytes)) in &evicted.reasons {
+                let sum = all.entry(*why).or_default();
+                *sum = (sum.0 + count, sum.1 + bytes);
+            }
+        }
         Ok(evicted)
+    }
+
+    /// What is taken, and what may be; `None` where that cannot be told.
+    pub(crate) fn figures(&self) -> Option<(Usage, Limits)> {
+        let usage = self.store.usage().ok()?;
+        let limits = self.limits(&usage);
+        Some((usage, limits))
+    }
+
+    /// What was given up since the start, in number and bytes, by the reason.
+    pub(crate) fn evicted(&self) -> [(Why, (u64, u64)); Why::ALL.len()] {
+        let all = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
+        Why::ALL.map(|why| (why, all.get(&why).copied().unwrap_or_default()))
     }
 
     /// Makes space if it is short, at a pace that disturbs nobody. `pause` waits, and says whether to

@@ -426,7 +426,7 @@ fn own(
     };
     let cache = Arc::clone(&door);
     // A file system without sockets is no reason to do without the cache.
-    let start = || ControlServer::start(socket, door);
+    let start = || ControlServer::start(socket, door, Arc::default());
     let server = has_socket.then(start).and_then(|started| {
         let failed = |error: &std::io::Error| {
             let socket = socket.display();
@@ -466,6 +466,7 @@ fn share(
         delta: false,
         flights: Flights::default(),
         unused: Mutex::default(),
+        traffic: Arc::default(),
     });
     {
         let _inside = runtime.enter();

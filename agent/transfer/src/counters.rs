@@ -1,5 +1,7 @@
 //! What an endpoint has done since it was bound.
 
+use netbuild_core::moved::{Coding, Moved};
+use netbuild_proto::data;
 use std::sync::{
     Arc,
     atomic::{AtomicU32, AtomicU64, Ordering},
@@ -18,6 +20,8 @@ pub struct Counters {
     pub bytes_served: u64,
     /// Bytes of chunks that these runs stand for.
     pub logical_served: u64,
+    /// The same by coding, in the order of [`Coding::ALL`]: runs of chunks only.
+    pub served: [Moved; Coding::ALL.len()],
     /// Runs that were coded for others.
     pub runs_coded: u64,
     /// Runs that had been coded before.
@@ -42,6 +46,7 @@ pub(crate) struct Tally {
     pub(crate) requests_refused: AtomicU64,
     pub(crate) bytes_served: AtomicU64,
     pub(crate) logical_served: AtomicU64,
+    served: [[AtomicU64; 2]; Coding::ALL.len()],
     pub(crate) runs_coded: AtomicU64,
     pub(crate) runs_hot: AtomicU64,
     pub(crate) dials: AtomicU64,
@@ -54,6 +59,23 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// A run of chunks was handed to QUIC.
+    pub(crate) fn served(&self, coding: data::Coding, moved: Moved) {
+        add(&self.bytes_served, moved.wire);
+        add(&self.logical_served, moved.logical);
+        let coding = match coding {
+            // The provider lacks these: there is no body.
+            data::Coding::Absent => return,
+            data::Coding::Identity => Coding::Identity,
+            data::Coding::Gzip => Coding::Gzip,
+            data::Coding::Zstd => Coding::Zstd,
+            data::Coding::Delta => Coding::Delta,
+        };
+        let [logical, wire] = &self.served[coding as usize];
+        add(logical, moved.logical);
+        add(wire, moved.wire);
+    }
+
     pub(crate) fn snapshot(&self) -> Counters {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Counters {
@@ -62,6 +84,10 @@ impl Tally {
             requests_refused: get(&self.requests_refused),
             bytes_served: get(&self.bytes_served),
             logical_served: get(&self.logical_served),
+            served: std::array::from_fn(|at| {
+                let [logical, wire] = &self.served[at];
+                Moved { logical: get(logical), wire: get(wire) }
+            }),
             runs_coded: get(&self.runs_coded),
             runs_hot: get(&self.runs_hot),
             dials: get(&self.dials),

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use netbuild_core::{
     chunk::Chunk,
     codec::{Backlog, Circumstances, Codec, Kind, Policy},
+    moved::Moved,
 };
 use netbuild_proto::data::{Accept, Coding, MAX_BEATS, RUN_HEADER, RunHeader};
 use std::{
@@ -99,7 +100,7 @@ impl Stream {
     /// Makes the frames of a run of the first of these chunks, now that it is ready to be sent.
     fn frames(&mut self, run: Run, chunks: &[Chunk], accept: &Accept) -> Frames {
         let (now, goodput) = (Instant::now(), self.client().goodput(accept.goodput));
-        let (count, decoded) = (run.count, run.decoded as u64);
+        let (coding, count, decoded) = (run.coding, run.count, run.decoded as u64);
         let runs = run.split(chunks);
         let wire = runs.iter().map(Run::wire).sum();
         // The first run is not late: before it nobody had asked for anything.
@@ -110,7 +111,7 @@ impl Stream {
             // What follows the first of them did not wait for anything.
             run.put(std::mem::take(&mut late), &mut parts);
         }
-        Frames { parts, wire, decoded, count }
+        Frames { parts, coding, wire, decoded, count }
     }
 }
 
@@ -178,6 +179,7 @@ impl Run {
 #[derive(Debug)]
 struct Frames {
     parts: Vec<Bytes>,
+    coding: Coding,
     wire: u64,
     decoded: u64,
     count: usize,
@@ -301,8 +303,8 @@ impl Provider {
     }
 
     fn count(&self, frames: &Frames) {
-        add(&self.tally.bytes_served, frames.wire);
-        add(&self.tally.logical_served, frames.decoded);
+        let moved = Moved { logical: frames.decoded, wire: frames.wire };
+        self.tally.served(frames.coding, moved);
     }
 
     /// Reads and codes the next run, that begins with chunk number `from`.

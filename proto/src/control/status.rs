@@ -66,6 +66,8 @@ pub struct Status {
     pub data_address: String,
     /// The join ticket; empty without a mesh.
     pub ticket: String,
+    /// URL of the page of the agent; `None` when it has none.
+    pub page: Option<String>,
     /// Members of the mesh that this agent knows.
     pub members: Vec<Member>,
     /// The storage that it shares with others, the one that is asked first at the top.

@@ -174,7 +174,7 @@ fn knowing() -> Served {
     let path = dir.path().join("control.sock");
     let (sender, broken_off) = mpsc::channel();
     let door = Knowing { shelf: Shelf::default(), broken_off: Mutex::new(sender) };
-    let server = ControlServer::start(&path, Arc::new(door)).unwrap();
+    let server = ControlServer::start(&path, Arc::new(door), Arc::default()).unwrap();
     let cache = SocketCache::connect(&path).unwrap();
     Served { cache, server, broken_off, path, _dir: dir }
 }

@@ -1,9 +1,9 @@
 //! What is said in the configuration, checked and turned into what the programs use.
 
 use super::{
-    Background, ConfigError, FallbackWay, Join, LimitEntry, PlanSection, ScrubSettings,
-    StoreSection, StoreSettings, SyncSection, SyncSettings, TransferSection, TransferSettings,
-    TrustSection, variable,
+    Background, ConfigError, FallbackWay, Join, LimitEntry, LogFormat, PlanSection, Said,
+    ScrubSettings, StoreSection, StoreSettings, SyncSection, SyncSettings, TransferSection,
+    TransferSettings, TrustSection, variable,
 };
 use netbuild_core::{
     codec::NoPolicy,
@@ -14,12 +14,13 @@ use netbuild_core::{
     plan::{Policy, Target},
     score::Weights,
 };
+use netbuild_gateway::HttpOptions;
 use netbuild_mesh::parse_multiaddr;
 use netbuild_proto::{
     record::{MAX_REGION, check_region},
     ticket::{PREFIX, Ticket},
 };
-use std::{collections::BTreeSet, ffi::OsString, time::Duration};
+use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, time::Duration};
 
 pub(super) fn parse_join(entries: Vec<String>) -> Result<Vec<Join>, String> {
     let parse = |entry: &String| {
@@ -73,6 +74,38 @@ fn parse_target(text: &str) -> Result<Option<Target>, String> {
         }
         Ok(peer) => Ok(Some(Target::Peer(peer))),
         Err(_) => parse_region(text.to_owned()).map(|region| Some(Target::Region(region))),
+    }
+}
+
+/// Where the agent is watched, and by which names.
+pub(super) fn parse_http(
+    listen: Said<String>,
+    names: Said<Vec<String>>,
+) -> Result<Option<HttpOptions>, ConfigError> {
+    let listen = listen.parse(|text| match text.as_str() {
+        "off" => Ok(None),
+        _ => text.parse::<SocketAddr>().map(Some).map_err(|_| {
+            format!("`{text}` is neither ADDRESS:PORT, such as 127.0.0.1:7717, nor `off`")
+        }),
+    })?;
+    let proper = |name: &String| {
+        !name.is_empty()
+            && name.len() <= 253
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+    };
+    let names =
+        names.parse(|names: Vec<String>| match names.iter().find(|name| !proper(name)) {
+            Some(name) => Err(format!("`{name}` is not the name of a machine, without a port")),
+            None => Ok(names),
+        })?;
+    Ok(listen.map(|listen| HttpOptions { listen, port_before: None, names }))
+}
+
+pub(super) fn parse_log_format(format: String) -> Result<LogFormat, String> {
+    match format.as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("`{other}` is neither `text` nor `json`")),
     }
 }
 

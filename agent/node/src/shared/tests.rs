@@ -206,6 +206,7 @@ fn with_tiers(
         delta: false,
         flights: Flights::default(),
         unused: Mutex::default(),
+        traffic: Arc::default(),
     });
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
