@@ -1,7 +1,10 @@
 //! The command lines of both programs.
 
+mod demo;
 mod graph;
 mod wan;
+
+pub(crate) use demo::DemoArgs;
 
 pub(crate) use graph::{
     CheckArgs, ExportArgs, ExportFormat, FmtArgs, GraphCommand, GraphFileArgs, ImportArgs,
@@ -83,6 +86,8 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Check this machine, its agent, its peers and tiers, and say what to change
     Doctor(DoctorArgs),
+    /// See a build in one region come warm to others, measured on this machine
+    Demo(DemoArgs),
     /// Emulate wide-area links between sites on this machine
     #[command(subcommand)]
     Wan(WanCommand),
@@ -496,6 +501,10 @@ pub(crate) struct AgentArgs {
     /// UDP address of the mesh; port 0 takes a free one [env: NETBUILD_LISTEN] [default: 0.0.0.0:0]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// IP address at which others reach this agent, on the same ports, when that is not where it listens
+    /// [env: NETBUILD_ANNOUNCE]
+    #[arg(long, value_name = "IP")]
+    announce: Option<String>,
     /// Meet this member first: a ticket or a multiaddress; repeatable [env: NETBUILD_JOIN]
     #[arg(long, value_name = "TICKET|MULTIADDR")]
     join: Vec<String>,
@@ -518,6 +527,7 @@ impl AgentArgs {
         Flags {
             region: self.region.clone(),
             listen: self.listen.clone(),
+            announce: self.announce.clone(),
             join: self.join.clone(),
             http: self.http.clone(),
             log_format: self.log_format.clone(),

@@ -36,7 +36,7 @@ pub(crate) use peers::peers;
 pub(crate) use pin::{pin, unpin};
 pub(crate) use plan::plan;
 pub(crate) use put::put;
-pub(crate) use run::run;
+pub(crate) use run::{executable, run};
 pub(crate) use space::{du, gc};
 pub(crate) use status::{status, ticket};
 pub(crate) use sync::sync;
@@ -151,7 +151,7 @@ fn now_ms() -> u64 {
 }
 
 /// Prints data on standard output. A reader that has gone away has read enough.
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     try_print(text);
 }
 

@@ -55,6 +55,10 @@ impl CliError {
         Self { message, hint: None, code: EXIT_USAGE }
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints the error and returns its exit code, which tells enough when nobody reads the rest.
     pub(crate) fn print(self, program: &str) -> ExitCode {
         let hint = self.hint.map(|hint| format!("  hint: {hint}\n")).unwrap_or_default();

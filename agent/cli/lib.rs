@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod demo;
 mod diff;
 mod errors;
 mod graph_file;
@@ -67,6 +68,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Flush(args) => commands::flush(&args),
         Command::Stop(args) => commands::stop(&args),
         Command::Doctor(args) => commands::doctor(&args),
+        Command::Demo(args) => demo::demo(&args),
         Command::Wan(command) => commands::wan(&command),
         Command::Completions { shell } => commands::completions(shell),
         Command::Man(args) => commands::man(&args),

@@ -108,7 +108,9 @@ fn metrics_tell_what_a_build_took_from_where_and_dashboards_know_their_names() {
         command.arg("--region").arg(region).arg("--data-dir").arg(&data_dir);
         command.args(["--listen", "127.0.0.1:0", "--backend"]);
         command.arg(format!("{}?policy=read-only", redis.url()));
-        join.iter().for_each(|ticket| drop(command.arg("--join").arg(ticket)));
+        for ticket in join {
+            command.args(["--join", ticket]);
+        }
         Agent::spawn(command, &data_dir)
     };
     let east = start("us-east", &[]);

@@ -117,6 +117,7 @@ impl Rogue {
                 identity: identity.clone(),
                 mesh_key: ticket.mesh_key,
                 listen: "127.0.0.1:0".parse()?,
+                announce: None,
                 allowed: None,
                 region: region.to_owned(),
                 data_port: endpoint.local_addr().port(),

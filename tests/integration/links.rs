@@ -3,6 +3,7 @@
 mod benchmark;
 mod choice;
 mod copying;
+mod demo;
 mod failover;
 mod order;
 mod partition;

@@ -192,7 +192,12 @@ impl Running {
     pub(crate) fn wait(mut self) -> Run {
         let child = self.0.as_mut().expect("it runs");
         wait_until("the command has ended", || child.try_wait().expect("a child").is_some());
-        Run::from(self.0.take().expect("it runs").wait_with_output().expect("its output"))
+        Run::from(self.output())
+    }
+
+    /// Waits for its end, however long that takes; what it printed.
+    pub(crate) fn output(mut self) -> Output {
+        self.0.take().expect("it runs").wait_with_output().expect("its output")
     }
 }
 

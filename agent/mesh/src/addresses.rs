@@ -65,6 +65,19 @@ pub(crate) fn in_order(mut own: Vec<SocketAddr>) -> Vec<SocketAddr> {
     own
 }
 
+/// What to tell instead of where this agent listens: the same ports of the host at which others
+/// reach them.
+pub(crate) fn announced(listening: &[SocketAddr], host: Option<IpAddr>) -> Vec<SocketAddr> {
+    let Some(host) = host else { return listening.to_vec() };
+    let mut told: Vec<SocketAddr> = Vec::new();
+    for port in listening.iter().map(SocketAddr::port) {
+        if !told.iter().any(|address| address.port() == port) {
+            told.push(SocketAddr::new(host, port));
+        }
+    }
+    told
+}
+
 /// Where others see this agent: behind a router this is not where it listens.
 #[derive(Debug, Default)]
 pub(crate) struct Observed(BTreeMap<SocketAddr, BTreeSet<IpAddr>>);
@@ -143,6 +156,14 @@ mod tests {
         let own = parse(&["127.0.0.1:7", "[fe80::1]:7", "[2001:db8::1]:7", "10.0.0.1:7"]);
         let ordered = parse(&["10.0.0.1:7", "[2001:db8::1]:7", "127.0.0.1:7"]);
         assert_eq!(in_order(own), ordered);
+    }
+
+    #[test]
+    fn a_host_that_is_announced_stands_for_all_at_which_this_agent_listens() {
+        let own = parse(&["10.0.0.1:7", "127.0.0.1:7", "[2001:db8::1]:9"]);
+        assert_eq!(announced(&own, None), own);
+        let host = Some("192.0.2.7".parse().unwrap());
+        assert_eq!(announced(&own, host), parse(&["192.0.2.7:7", "192.0.2.7:9"]));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use netbuild_core::peer::PeerId;
 use netbuild_proto::membership::{Held, LinkReport, Response};
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -84,6 +84,9 @@ pub(crate) struct Driver {
     /// `None` once nobody receives.
     events: Option<mpsc::Sender<Event>>,
     view: watch::Sender<View>,
+    /// Where this agent listens, and where others reach it.
+    listening: Vec<SocketAddr>,
+    announce: Option<IpAddr>,
     addresses: Vec<SocketAddr>,
     dials: HashMap<ConnectionId, Target>,
     asks: HashMap<OutboundRequestId, (PeerId, Asker)>,
@@ -101,6 +104,7 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
         view: watch::Sender<View>,
+        announce: Option<IpAddr>,
     ) -> Self {
         Self {
             swarm,
@@ -109,6 +113,8 @@ impl Driver {
             commands,
             events: Some(events),
             view,
+            listening: Vec::new(),
+            announce,
             addresses: Vec::new(),
             dials: HashMap::new(),
             asks: HashMap::new(),
@@ -120,7 +126,7 @@ impl Driver {
 
     /// Takes the addresses that were known before it ran.
     pub(crate) fn listens_at(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
-        self.addresses = addresses;
+        self.listening = addresses;
         self.handle_addresses(now);
         self.show();
     }

@@ -46,6 +46,7 @@ fn options(seed: u8, seeds: Vec<Seed>) -> Options {
         identity: Identity::from_seed(&[seed; 32]),
         mesh_key: KEY,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        announce: None,
         allowed: None,
         region: String::new(),
         data_port: 1,

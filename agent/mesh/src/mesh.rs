@@ -115,6 +115,7 @@ impl Mesh {
             command_receiver,
             events,
             view_sender,
+            options.announce,
         );
         driver.listens_at(listening, now);
         let mut task = JoinSet::new();

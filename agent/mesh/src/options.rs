@@ -3,7 +3,13 @@
 use crate::seed::Seed;
 use netbuild_core::peer::{Identity, PeerId};
 use netbuild_proto::ticket::MeshKey;
-use std::{collections::BTreeSet, fmt::Debug, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Debug,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Answers what other members ask by [`crate::Mesh::ask`].
 pub trait Exchange: Send + Sync + Debug + 'static {
@@ -22,6 +28,8 @@ pub struct Options {
     pub mesh_key: MeshKey,
     /// UDP address to listen on; port 0 takes any. `[::]` listens on IPv6 only.
     pub listen: SocketAddr,
+    /// The host at which others reach the ports of this agent, when that is not where it listens.
+    pub announce: Option<IpAddr>,
     /// The only peers that may connect; `None` for every holder of the mesh key.
     pub allowed: Option<BTreeSet<PeerId>>,
     /// The region to tell; empty for none.

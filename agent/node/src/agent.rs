@@ -160,6 +160,7 @@ impl Agent {
             identity,
             mesh_key,
             listen: settings.listen,
+            announce: settings.announce,
             allowed: settings.allowed.clone(),
             region: disk.region(),
             data_port: endpoint.local_addr().port(),

@@ -23,15 +23,15 @@ use netbuild_proto::{
     ticket::{MeshKey, Ticket},
 };
 use parse::{
-    parse_http, parse_join, parse_log_format, parse_peers, parse_plan, parse_region, parse_scrub,
-    parse_store, parse_sync, parse_transfer, parse_trust,
+    parse_announce, parse_http, parse_join, parse_log_format, parse_peers, parse_plan,
+    parse_region, parse_scrub, parse_store, parse_sync, parse_transfer, parse_trust,
 };
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
@@ -66,6 +66,8 @@ pub mod variable {
     ];
     /// `agent.listen`.
     pub const LISTEN: &str = "NETBUILD_LISTEN";
+    /// `agent.announce`.
+    pub const ANNOUNCE: &str = "NETBUILD_ANNOUNCE";
     /// `mesh.join`, entries separated by commas.
     pub const JOIN: &str = "NETBUILD_JOIN";
     /// `cache.backend`.
@@ -146,6 +148,7 @@ struct AgentSection {
     region: Option<String>,
     data_dir: Option<PathBuf>,
     listen: Option<String>,
+    announce: Option<String>,
     data_port: Option<u16>,
 }
 
@@ -244,6 +247,8 @@ pub struct Flags {
     pub region: Option<String>,
     /// `--listen`.
     pub listen: Option<String>,
+    /// `--announce`.
+    pub announce: Option<String>,
     /// `--join`, all of them.
     pub join: Vec<String>,
     /// `--backend`.
@@ -374,6 +379,8 @@ pub struct Settings {
     pub region_settings: RegionSettings,
     /// UDP address of the mesh.
     pub listen: SocketAddr,
+    /// The host at which others reach this agent, if not where it listens.
+    pub announce: Option<IpAddr>,
     /// UDP port of the data plane.
     pub data_port: u16,
     /// Whom to meet.
@@ -508,6 +515,14 @@ pub fn resolve(
         text.parse::<SocketAddr>()
             .map_err(|_| format!("`{text}` is not ADDRESS:PORT, such as 0.0.0.0:4001"))
     })?;
+    let announce = text(
+        ("--announce", flags.announce.clone()),
+        variable::ANNOUNCE,
+        "agent.announce",
+        file.agent.announce,
+        default.agent.announce,
+    )
+    .parse(parse_announce)?;
     let jobs = text(
         ("-j", flags.jobs.map(|jobs| jobs.to_string())),
         variable::JOBS,
@@ -586,6 +601,7 @@ pub fn resolve(
         region_settings: RegionSettings { name: region.clone(), origin: region_origin, hint },
         region,
         listen,
+        announce,
         data_port: file.agent.data_port.or(default.agent.data_port).unwrap_or(0),
         join: join.parse(parse_join)?,
         allowed: peers.parse(parse_peers)?,
@@ -924,6 +940,19 @@ mod tests {
         };
         let flags = Flags { listen: Some("here".into()), ..Flags::default() };
         assert!(error(&flags, &[("HOME", "/")]).starts_with("--listen: `here` is not"));
+        for bad in ["build.example", "192.0.2.1:4001", "0.0.0.0", "224.0.0.1"] {
+            let bad_host = [("HOME", "/"), (variable::ANNOUNCE, bad)];
+            let message = error(&Flags::default(), &bad_host);
+            assert!(
+                message.starts_with(&format!("NETBUILD_ANNOUNCE: `{bad}` is not")),
+                "{message}"
+            );
+        }
+        let announced = |host: &str| {
+            with(&[("HOME", "/"), (variable::ANNOUNCE, host)], &Flags::default()).unwrap().announce
+        };
+        assert_eq!(announced("192.0.2.1"), Some([192, 0, 2, 1].into()));
+        assert_eq!(announced(""), None);
         let bad_region = [("HOME", "/"), (variable::REGION, "a b")];
         assert!(error(&Flags::default(), &bad_region).starts_with("NETBUILD_REGION:"));
         let (_dir, flags) = file("[mesh]\njoin = [\"nonsense\"]\n");

@@ -1,5 +1,6 @@
-//! The control socket. A thread of its own talks to clients, so that a slow one delays no packet;
-//! the emulator only answers questions.
+//! Questions to a running emulator: from its own process, or through the control socket. A thread
+//! of its own talks to clients of that, so that a slow one delays no packet; the emulator only
+//! answers questions.
 
 use crate::{
     emulator::Questions,
@@ -30,7 +31,25 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 type Question = (Request, SyncSender<Response>);
 
-/// The end of the emulator. Dropping it ends the thread with its next client.
+/// The end that asks.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    questions: SyncSender<Question>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Asker {
+    /// The answer. `BrokenPipe` when the emulator is gone.
+    pub(crate) fn ask(&self, request: Request) -> io::Result<Response> {
+        let (reply, answer) = sync_channel(1);
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.questions.send((request, reply)).map_err(|_| gone(()))?;
+        rustix::io::write(&*self.bell, &1u64.to_ne_bytes())?;
+        answer.recv().map_err(|_| gone(()))
+    }
+}
+
+/// The end of the emulator. Dropping it ends the thread of the socket with its next client.
 #[derive(Debug)]
 pub(crate) struct Control {
     questions: Receiver<Question>,
@@ -38,6 +57,16 @@ pub(crate) struct Control {
 }
 
 impl Control {
+    /// Both ends.
+    pub(crate) fn pair() -> Result<(Self, Asker), WanError> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(WanError::io("make an eventfd"))?;
+        let bell = Arc::new(bell);
+        let (sender, questions) = sync_channel(1);
+        let asker = Asker { questions: sender, bell: Arc::clone(&bell) };
+        Ok((Self { questions, bell }, asker))
+    }
+
     /// Binds the socket, where only the same user gets to, and serves it on a thread.
     pub(crate) fn start(place: &Place) -> Result<Self, WanError> {
         let path = place.socket();
@@ -49,16 +78,12 @@ impl Control {
             _ => {}
         }
         let listener = UnixListener::bind(&path).map_err(WanError::file("serve", &path))?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(WanError::io("make an eventfd"))?;
-        let bell = Arc::new(bell);
-        let (sender, questions) = sync_channel(1);
-        let ring = Arc::clone(&bell);
+        let (control, asker) = Self::pair()?;
         thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || serve(&listener, &sender, &ring))
+            .spawn(move || serve(&listener, &asker))
             .map_err(WanError::io("start a thread"))?;
-        Ok(Self { questions, bell })
+        Ok(control)
     }
 }
 
@@ -78,14 +103,14 @@ impl Questions for Control {
 }
 
 /// Talks to clients until the emulator is gone.
-fn serve(listener: &UnixListener, questions: &SyncSender<Question>, bell: &OwnedFd) {
+fn serve(listener: &UnixListener, asker: &Asker) {
     for client in listener.incoming() {
         let Ok(client) = client else {
             // Out of descriptors, at worst; the client tries again.
             thread::yield_now();
             continue;
         };
-        match talk(&client, questions, bell) {
+        match talk(&client, asker) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return,
             Err(error) => tracing::debug!(%error, "a client of the control socket"),
@@ -94,11 +119,7 @@ fn serve(listener: &UnixListener, questions: &SyncSender<Question>, bell: &Owned
 }
 
 /// Serves one client. `BrokenPipe` when the emulator is gone.
-fn talk(
-    mut client: &UnixStream,
-    questions: &SyncSender<Question>,
-    bell: &OwnedFd,
-) -> io::Result<()> {
+fn talk(mut client: &UnixStream, asker: &Asker) -> io::Result<()> {
     let same_user = rustix::net::sockopt::socket_peercred(client)?.uid;
     if same_user != rustix::process::geteuid() {
         return Err(io::ErrorKind::PermissionDenied.into());
@@ -108,13 +129,7 @@ fn talk(
     let mut line = String::new();
     BufReader::new(client.take(MAX_REQUEST)).read_line(&mut line)?;
     let response = match serde_json::from_str(&line) {
-        Ok(request) => {
-            let (reply, answer) = sync_channel(1);
-            let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-            questions.send((request, reply)).map_err(|_| gone(()))?;
-            rustix::io::write(bell, &1u64.to_ne_bytes())?;
-            answer.recv().map_err(|_| gone(()))?
-        }
+        Ok(request) => asker.ask(request)?,
         Err(error) => Response::Error { message: format!("not a request: {error}") },
     };
     let mut text = serde_json::to_string(&response)?;

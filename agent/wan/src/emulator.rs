@@ -2,9 +2,10 @@
 //! questions, and by the end.
 
 use crate::{
+    devices::{Devices, Packet},
     error::WanError,
     protocol::{LinkStatus, Request, Response, SiteStatus, Status},
-    sys::MTU,
+    relay::PORTS,
 };
 use netbuild_core::wan::{Layout, Profile, Shaper, Target, Verdict, find};
 use rustix::{
@@ -16,7 +17,6 @@ use rustix::{
     },
 };
 use std::{
-    net::Ipv4Addr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -31,55 +31,13 @@ const MODERATION: u32 = 64;
 const MAX_MODERATION: Duration = Duration::from_micros(500);
 /// Most buffers that are kept for packets to come, some 6 MB; more are freed.
 const POOL: usize = 4_096;
-/// A packet may be this long and one byte longer, by which a longer one is told.
-const BUFFER: usize = MTU + 1;
-/// Events taken from the kernel at once: every device and the three others.
-const EVENTS: usize = netbuild_core::wan::MAX_SITES + 3;
-/// Length of an IPv4 header without options.
-const HEADER: usize = 20;
+/// Events taken from the kernel at once: every device or door and the three others.
+const EVENTS: usize = netbuild_core::wan::MAX_SITES * PORTS + 3;
 
 /// What the events are about; below these, the number of a device.
 const TIMER: u64 = u64::MAX;
 const QUESTION: u64 = u64::MAX - 1;
 const STOP: u64 = u64::MAX - 2;
-
-/// A packet, in a buffer that is used again for others of any length.
-#[derive(Debug)]
-struct Packet {
-    buffer: Box<[u8; BUFFER]>,
-    len: usize,
-}
-
-impl Packet {
-    fn bytes(&self) -> &[u8] {
-        self.buffer.get(..self.len).unwrap_or_default()
-    }
-}
-
-/// The devices.
-#[derive(Debug)]
-pub(crate) enum Devices {
-    /// One for each site, in their order.
-    PerSite(Vec<OwnedFd>),
-    /// One for all sites, which are told apart by their addresses.
-    Shared(OwnedFd),
-}
-
-impl Devices {
-    fn all(&self) -> &[OwnedFd] {
-        match self {
-            Self::PerSite(devices) => devices,
-            Self::Shared(device) => std::slice::from_ref(device),
-        }
-    }
-
-    fn of(&self, site: usize) -> Option<&OwnedFd> {
-        match self {
-            Self::PerSite(devices) => devices.get(site),
-            Self::Shared(device) => Some(device),
-        }
-    }
-}
 
 /// Who the emulator is, for its status.
 #[derive(Debug)]
@@ -188,15 +146,10 @@ impl Emulator {
     /// Writes all packets that have arrived. How many there were.
     fn deliver(&mut self, now: Instant) -> usize {
         let mut packets = 0;
-        let count = self.layout.sites().len();
-        for (index, shaper) in self.directions.iter_mut().enumerate() {
-            let (Some(shaper), Some(device)) = (shaper, self.devices.of(index % count)) else {
-                continue;
-            };
+        for shaper in self.directions.iter_mut().flatten() {
             while let Some(packet) = shaper.poll_packet(now) {
                 packets += 1;
-                // Like a wire, it does not try again.
-                if rustix::io::write(device, packet.bytes()).is_err() {
+                if !self.devices.write(&packet) {
                     self.undelivered += 1;
                 }
                 recycle(&mut self.pool, packet);
@@ -207,23 +160,23 @@ impl Emulator {
 
     /// Reads packets of a device into the shapers.
     fn take(&mut self, number: usize) -> Result<(), WanError> {
+        let count = self.layout.sites().len();
         for _ in 0..READ_AT_ONCE {
-            let Some(device) = self.devices.all().get(number) else {
-                return Ok(());
-            };
-            let new = || Packet { buffer: Box::new([0; BUFFER]), len: 0 };
-            let mut packet = self.pool.pop().unwrap_or_else(new);
-            match rustix::io::read(device, packet.buffer.as_mut_slice()) {
-                Ok(len) => packet.len = len,
+            let mut packet = self.pool.pop().unwrap_or_else(Packet::new);
+            let routed = match self.devices.read(number, &mut packet, &self.layout) {
+                Ok(routed) => routed,
                 Err(Errno::AGAIN | Errno::INTR) => {
                     recycle(&mut self.pool, packet);
                     return Ok(());
                 }
                 // Somebody removed the device or its namespace.
                 Err(error) => return Err(WanError::io("read packets")(error)),
-            }
-            let len = packet.len;
-            let Some(shaper) = self.route(number, packet.bytes()) else {
+            };
+            let shaper = routed.and_then(|(route, len)| {
+                let shaper = self.directions.get_mut(route.from * count + route.to)?.as_mut()?;
+                Some((shaper, len))
+            });
+            let Some((shaper, len)) = shaper else {
                 self.unroutable += 1;
                 recycle(&mut self.pool, packet);
                 continue;
@@ -233,17 +186,6 @@ impl Emulator {
             }
         }
         Ok(())
-    }
-
-    /// The direction of a packet that came from this device.
-    fn route(&mut self, device: usize, packet: &[u8]) -> Option<&mut Shaper<Packet>> {
-        let (source, destination) = addresses(packet)?;
-        let from = match self.devices {
-            Devices::PerSite(_) => device,
-            Devices::Shared(_) => self.layout.site_of(source)?,
-        };
-        let to = self.layout.site_of(destination)?;
-        self.directions.get_mut(from * self.layout.sites().len() + to)?.as_mut()
     }
 
     pub(crate) fn answer(&mut self, request: &Request) -> Response {
@@ -344,22 +286,11 @@ fn recycle(pool: &mut Vec<Packet>, packet: Packet) {
     }
 }
 
-/// Source and destination of an IPv4 packet; `None` for anything else.
-fn addresses(packet: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    let header = packet.first_chunk::<HEADER>()?;
-    if packet.len() > MTU || header[0] >> 4 != 4 {
-        return None;
-    }
-    let [.., a, b, c, d, e, f, g, h] = *header;
-    Some((Ipv4Addr::new(a, b, c, d), Ipv4Addr::new(e, f, g, h)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use netbuild_core::wan::SiteSpec;
-    use proptest::prelude::*;
-    use std::os::unix::net::UnixDatagram;
+    use std::os::{fd::OwnedFd, unix::net::UnixDatagram};
 
     /// Two sites whose devices are sockets.
     fn emulator() -> (Emulator, [UnixDatagram; 2]) {
@@ -391,7 +322,7 @@ mod tests {
         let (mut emulator, [a, b]) = emulator();
         a.send(&packet(1, 2)).unwrap();
         emulator.take(0).unwrap();
-        let mut buffer = [0; BUFFER];
+        let mut buffer = [0; 1501];
         let at = emulator.directions[1].as_ref().unwrap().next_timeout().unwrap();
         emulator.deliver(at - Duration::from_nanos(1));
         assert!(b.recv(&mut buffer).is_err());
@@ -434,13 +365,5 @@ mod tests {
         assert_eq!(profiles(reset), (changed, vec!["datacenter".to_owned(); 2]));
         assert!(matches!(profiles(set("c", "lossy")).0, Response::Error { .. }));
         assert!(matches!(profiles(set("a", "moon")).0, Response::Error { .. }));
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_a_packet_or_are_not(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let found = addresses(&bytes);
-            prop_assert_eq!(found.is_some(), bytes.len() >= HEADER && bytes[0] >> 4 == 4);
-        }
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::{
     control::Control,
-    emulator::{Devices, Emulator, Identity},
+    devices::Devices,
+    emulator::{Emulator, Identity},
     error::WanError,
     ip, namespaces,
     place::{Place, State, Taken},

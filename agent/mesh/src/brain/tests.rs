@@ -41,6 +41,7 @@ fn brain(now: Instant) -> Brain {
         identity: identity(1),
         mesh_key: KEY,
         listen: address(1),
+        announce: None,
         allowed: None,
         region: String::new(),
         data_port: 1,

@@ -39,12 +39,12 @@ impl Driver {
                 }
             }
             SwarmEvent::NewListenAddr { address, .. } => {
-                self.addresses.extend(border::from_multiaddr(&address));
+                self.listening.extend(border::from_multiaddr(&address));
                 self.handle_addresses(now);
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 let gone = border::from_multiaddr(&address);
-                self.addresses.retain(|address| Some(*address) != gone);
+                self.listening.retain(|address| Some(*address) != gone);
                 self.handle_addresses(now);
             }
             SwarmEvent::ListenerError { error, .. } => {
@@ -58,7 +58,8 @@ impl Driver {
     }
 
     pub(super) fn handle_addresses(&mut self, now: Instant) {
-        self.addresses = addresses::in_order(std::mem::take(&mut self.addresses));
+        self.listening = addresses::in_order(std::mem::take(&mut self.listening));
+        self.addresses = addresses::announced(&self.listening, self.announce);
         self.brain.handle_listening(&self.addresses, now);
     }
 

@@ -64,6 +64,7 @@ pub(crate) fn options(seed: u8) -> Options {
         identity: Identity::from_seed(&[seed; 32]),
         mesh_key: KEY,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        announce: None,
         allowed: None,
         region: format!("region-{seed}"),
         data_port: 1000 + u16::from(seed),

@@ -20,7 +20,12 @@ use netbuild_proto::{
     record::{MAX_REGION, check_region},
     ticket::{PREFIX, Ticket},
 };
-use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 pub(super) fn parse_join(entries: Vec<String>) -> Result<Vec<Join>, String> {
     let parse = |entry: &String| {
@@ -50,6 +55,17 @@ pub(super) fn parse_join(entries: Vec<String>) -> Result<Vec<Join>, String> {
     match keys.len() {
         0 | 1 => Ok(joins),
         count => Err(format!("the tickets are of {count} different meshes")),
+    }
+}
+
+pub(super) fn parse_announce(host: String) -> Result<Option<IpAddr>, String> {
+    if host.is_empty() {
+        return Ok(None);
+    }
+    let address = host.parse::<IpAddr>().ok();
+    match address.filter(|address| !address.is_unspecified() && !address.is_multicast()) {
+        Some(address) => Ok(Some(address)),
+        None => Err(format!("`{host}` is not the IP address of a host, such as 192.0.2.1")),
     }
 }
 

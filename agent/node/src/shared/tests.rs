@@ -122,6 +122,14 @@ impl netbuild_store::Tier for Moody {
         self.background(self.tier.put(batch))
     }
 
+    fn try_writing(&self) -> Answer<'_, ()> {
+        self.background(self.tier.try_writing())
+    }
+
+    fn ahead(&self) -> Answer<'_, Option<i64>> {
+        self.background(self.tier.ahead())
+    }
+
     fn changes<'a>(&'a self, after: &'a ChangeCursor) -> Answer<'a, Changes> {
         self.background(self.tier.changes(after))
     }

@@ -317,6 +317,7 @@ impl Rogue {
                 identity,
                 mesh_key: ticket.mesh_key,
                 listen,
+                announce: None,
                 allowed: None,
                 region: "rogue".into(),
                 data_port: endpoint.local_addr().port(),
