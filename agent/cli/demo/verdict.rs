@@ -265,7 +265,7 @@ mod tests {
     fn a_target_that_is_missed_is_said_to_be() {
         assert_eq!(
             verdict().to_text(Style::default()),
-            "measured                of what            target\n\
+            "measured               of what            target\n\
              warm, near      0.040  500 ms of 12.5 s   at most 0.08   met\n\
              warm, us-west   0.080  1.0 s of 12.5 s\n\
              an update      96.0 %  60.0 kB of 1.5 MB  at least 97 %  MISSED\n\

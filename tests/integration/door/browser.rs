@@ -94,10 +94,10 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// What a person reads in a part of the page.
+    /// What a person reads in a part of the page; nothing before it is there.
     #[track_caller]
     pub(super) fn text(&mut self, selector: &str) -> String {
-        let text = self.value(&format!("document.querySelector({selector:?}).innerText"));
+        let text = self.value(&format!("document.querySelector({selector:?})?.innerText ?? ''"));
         text.as_str().expect("text").replace('\u{a0}', " ")
     }
 

@@ -3,12 +3,7 @@
 use crate::support::{Place, Running, netbuild, signal, through, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 /// Where a demo runs, and where nothing may be left of it.
 struct Stage {
@@ -17,10 +12,7 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let place = Place::new();
-        // For a demo of another user.
-        fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o777)).expect("it is ours");
-        Self { place }
+        Self { place: Place::new() }
     }
 
     fn demo(&self, args: &[&str]) -> Command {
@@ -33,7 +25,7 @@ impl Stage {
         serde_json::from_slice(&fs::read(self.place.path("json")).expect("a file")).expect("JSON")
     }
 
-    /// The directory of the demo that runs.
+    /// The directory of a demo.
     fn directory(&self) -> Option<PathBuf> {
         let list = fs::read_dir(self.place.path("")).expect("a directory");
         let mut paths = list.map(|entry| entry.expect("an entry").path());
@@ -97,9 +89,9 @@ fn tell(stage: &Stage, demo: &mut Command, links: &str) -> String {
     assert_eq!(
         names,
         [
-            "warm_far",
             "warm_near",
             "warm_us_west",
+            "warm_far",
             "recovery",
             "incremental",
             "sync",
@@ -164,29 +156,21 @@ fn without_root_the_links_are_on_loopback() {
     assert!(stdout.contains("without root"), "{stdout}");
 }
 
-/// The same command as another user. What only root may read it may read: this tree, and Rust, may be
-/// in root's home.
+/// The same command as a user without rights: nobody, in a user namespace. Files are those of the one who
+/// runs the tests, as this tree, and Rust, may be in root's home.
 fn without_root(command: &Command) -> Command {
     if !rustix::process::geteuid().is_root() {
         return through(&["env"], command);
     }
-    let nobody = [
-        "setpriv",
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-        "--inh-caps=-all,+dac_read_search",
-        "--ambient-caps=-all,+dac_read_search",
-    ];
-    through(&nobody, command)
+    through(&["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"], command)
 }
 
 /// A demo that has come so far that `us-east` builds.
 fn building(stage: &Stage, args: &[&str]) -> (Running, PathBuf) {
     let running = Running::start(&mut stage.demo(args));
-    let builds = |directory: &Path| directory.join("us-east.workspace/out/gen").exists();
-    wait_until("us-east builds", || stage.directory().is_some_and(|path| builds(&path)));
-    (running, stage.directory().expect("it is there"))
+    let directory = stage.place.path(&format!("netbuild-demo-{}", running.pid()));
+    wait_until("us-east builds", || directory.join("us-east.workspace/out/gen").exists());
+    (running, directory)
 }
 
 #[test]
