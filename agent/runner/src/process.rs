@@ -475,7 +475,8 @@ impl Running {
 fn refused(what: String, errno: i32) -> Ending {
     const PASSING: [Errno; 6] =
         [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::INTR, Errno::BUSY];
-    let passing = PASSING.contains(&Errno::from_raw_os_error(errno));
+    // Without a number, such as where the cause is no call of the system, it is none of them.
+    let passing = PASSING.iter().any(|known| known.raw_os_error() == errno);
     match errno {
         0 => Ending::Refused { why: what, passing },
         _ => {
