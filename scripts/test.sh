@@ -138,7 +138,7 @@ regions() {
     docker-compose config -q &&
         scripts/build-images.sh --debug &&
         scripts/lib/scenario.sh network-failure multi-region-sync --docker --debug &&
-        scripts/lib/scenario.sh network-failure bandwidth-optimization --debug
+        scripts/lib/scenario.sh bandwidth-optimization --debug
 }
 
 step() {
