@@ -1,5 +1,7 @@
 //! Interactive tasks, in a terminal of their own: what they have of it, who has it after them, and what keys do.
 
+// What is sent to a shell while it starts a command (vfork) may be lost on it, so signals and stops are for Python here.
+
 use crate::support::{Place, Run, Workspace, netbuild, signal, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -175,9 +177,21 @@ fn what_others_have_to_say_waits_until_the_terminal_is_free() {
 #[test]
 fn ctrl_c_is_for_the_task_first() {
     let place = Place::new();
-    let catches = "trap 'echo caught; echo x > out; exit 0' INT; echo ready; \
-                   while :; do sleep 0.1; done";
-    let mut terminal = Terminal::start(&workspace(&place, "catches", catches).command(&[]));
+    let catches = "import os, signal, time\n\
+                   def caught(*_):\n    \
+                       os.write(1, b'caught\\n')\n    \
+                       open('out', 'w').close()\n    \
+                       os._exit(0)\n\
+                   signal.signal(signal.SIGINT, caught)\n\
+                   os.write(1, b'ready\\n')\n\
+                   time.sleep(1000)\n";
+    let workspace_of = |name: &str, command: &str, script: &str| {
+        let workspace = workspace(&place, name, command);
+        workspace.write("script.py", script);
+        workspace
+    };
+    let mut terminal =
+        Terminal::start(&workspace_of("catches", "exec python3 script.py", catches).command(&[]));
     terminal.wait_for("ready");
     terminal.keys("\u{3}");
     let (code, screen) = terminal.wait();
@@ -185,7 +199,12 @@ fn ctrl_c_is_for_the_task_first() {
     assert!(screen.contains("caught") && screen.contains("2 executed"), "{screen}");
 
     let sleep = sleep(1);
-    let ends = workspace(&place, "ends", &format!("(setsid {sleep} &); echo ready; sleep 1000"));
+    let ends = "import os, signal, time\n\
+                signal.signal(signal.SIGINT, signal.SIG_DFL)\n\
+                os.write(1, b'ready\\n')\n\
+                time.sleep(1000)\n";
+    let command = format!("(setsid {sleep} &); exec python3 script.py");
+    let ends = workspace_of("ends", &command, ends);
     let mut terminal = Terminal::start(&ends.command(&[]));
     terminal.wait_for("ready");
     terminal.keys("\u{3}");
@@ -233,12 +252,11 @@ fn run_in(terminal: &Terminal) -> u32 {
 #[test]
 fn ctrl_z_stops_the_run_and_it_goes_on_where_it_was() {
     let place = Place::new();
-    // One process that waits: a shell that is about to start another is not stopped before that runs.
-    let waits = "import os, signal, time\n\
-                 signal.signal(signal.SIGCONT, lambda *_: print('continued', flush=True))\n\
-                 print('running', flush=True)\n\
-                 while not os.path.exists('go'): time.sleep(0.05)\n";
     let workspace = workspace(&place, "w", &format!("python3 waits.py; {ASKS}"));
+    let waits = "import os, signal, time\n\
+                 signal.signal(signal.SIGCONT, lambda *_: os.write(1, b'continued\\n'))\n\
+                 os.write(1, b'running\\n')\n\
+                 while not os.path.exists('go'): time.sleep(0.05)\n";
     workspace.write("waits.py", waits);
     let mut shell = Terminal::shell(&workspace.root);
     shell.keys(&format!("{}\n", typed(&workspace)));
