@@ -177,6 +177,9 @@ fn the_units_are_what_systemd_takes_and_closed_in() {
     };
     for unit in ["netbuild-agent.service", "netbuild-user.service"] {
         done(analyze().args(["verify", "--man=no", "--recursive-errors=no"]).arg(unit));
+        // Where standard output goes, to nowhere as the ticket is a secret, standard error would go too.
+        let text = fs::read_to_string(root.join(system).join(unit)).unwrap();
+        assert!(text.contains("\nStandardOutput=null\nStandardError=journal\n"), "{unit}");
     }
     let mut security = analyze();
     security.args(["security", "--offline=true", "--no-pager", "--threshold", EXPOSURE]);
