@@ -46,7 +46,8 @@ impl Unit {
         match self {
             Self::Ratio => format!("{value:.3}"),
             Self::Seconds => seconds(value),
-            Self::Saved => format!("{:.1} %", value * 1e2),
+            // Never more than it is: what was sent is not nothing.
+            Self::Saved => format!("{:.1} %", (value * 1e3).floor() / 10.0),
         }
     }
 
