@@ -1,5 +1,6 @@
 //! Figures and names as people read them.
 
+pub(crate) use netbuild_core::text::size;
 use std::{borrow::Cow, time::Duration};
 
 /// Characters of a peer id that are shown: its end, as its beginning is the same for all.
@@ -63,18 +64,6 @@ pub(crate) fn duration(value: Duration) -> String {
 /// A round-trip time.
 pub(crate) fn millis(value: f64) -> String {
     if value < 99.95 { format!("{value:.1} ms") } else { format!("{value:.0} ms") }
-}
-
-/// A number of bytes.
-pub(crate) fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
 }
 
 /// Bytes per second.

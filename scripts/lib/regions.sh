@@ -160,21 +160,21 @@ start_local_agent() {
     in_region "$region" netbuild status --json | json 'v["pid"]' >"$state/$region/agent.pid"
 }
 
-# signal_agent REGION SIGNAL
-signal_agent() {
+# do_to_agent REGION VERB SIGNAL: what docker calls it, and the signal that does the same here.
+do_to_agent() {
+    if [[ $place == docker ]]; then
+        container "$1"
+        docker "$2" "$found" >/dev/null
+        return
+    fi
     local pid
     pid=$(pid_of "$state/$1/agent.pid") || fail "the agent of $1 does not run"
-    kill "-$2" "$pid"
+    kill "-$3" "$pid"
 }
 
 # kill_agent REGION: as a crash would.
 kill_agent() {
-    if [[ $place == docker ]]; then
-        container "$1"
-        docker kill "$found" >/dev/null
-    else
-        signal_agent "$1" KILL
-    fi
+    do_to_agent "$1" kill KILL
 }
 
 # start_agent REGION: starts one that was killed.
@@ -190,21 +190,11 @@ start_agent() {
 
 # pause_agent REGION, resume_agent REGION: it neither answers nor closes anything.
 pause_agent() {
-    if [[ $place == docker ]]; then
-        container "$1"
-        docker pause "$found" >/dev/null
-    else
-        signal_agent "$1" STOP
-    fi
+    do_to_agent "$1" pause STOP
 }
 
 resume_agent() {
-    if [[ $place == docker ]]; then
-        container "$1"
-        docker unpause "$found" >/dev/null
-    else
-        signal_agent "$1" CONT
-    fi
+    do_to_agent "$1" unpause CONT
 }
 
 agent_answers() {

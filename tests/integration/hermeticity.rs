@@ -3,7 +3,7 @@
 //! All of them must be there where these tests run: a system without namespaces, Landlock or ptrace fails them.
 
 use crate::support::{
-    Agent, Place, Run, Running, Workspace, netbuild, signal, through, wait_until,
+    Agent, Place, Run, Running, Workspace, netbuild, runs, signal, through, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -235,15 +235,6 @@ fn a_command_of_ns_cannot_undo_what_keeps_it_in() {
 /// A command that does nothing for long and that no other test has.
 fn sleep(number: u32) -> String {
     format!("sleep {}{number:03}", std::process::id())
-}
-
-/// Whether a process with this command line is there.
-fn runs(command: &str) -> bool {
-    let wanted = format!("{}\0", command.replace(' ', "\0")).into_bytes();
-    let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    processes
-        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
-        .any(|c| c == wanted)
 }
 
 #[test]

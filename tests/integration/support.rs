@@ -327,6 +327,15 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a process with this command line is there.
+pub(crate) fn runs(command: &str) -> bool {
+    let wanted = format!("{}\0", command.replace(' ', "\0")).into_bytes();
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    processes
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
+        .any(|c| c == wanted)
+}
+
 /// Counts executions in a file outside of the workspace, which no task declares.
 pub(crate) struct Ledger(PathBuf);
 

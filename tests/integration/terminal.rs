@@ -2,7 +2,7 @@
 
 // What is sent to a shell while it starts a command (vfork) may be lost on it, so signals and stops are for Python here.
 
-use crate::support::{Place, Run, Workspace, netbuild, signal, wait_until};
+use crate::support::{Place, Run, Workspace, netbuild, runs, signal, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
@@ -123,15 +123,6 @@ fn typed(workspace: &Workspace) -> String {
 /// A command that does nothing for long and that no other test has.
 fn sleep(number: u32) -> String {
     format!("sleep 8{}{number:02}", std::process::id())
-}
-
-/// Whether a process with this command line is there.
-fn runs(command: &str) -> bool {
-    let wanted = format!("{}\0", command.replace(' ', "\0")).into_bytes();
-    let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    processes
-        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
-        .any(|c| c == wanted)
 }
 
 #[test]

@@ -143,18 +143,6 @@ fn late(check: &'static str, limit: Duration) -> Finding {
     Finding::warning(check, says).fix("look whether a disk or a process of this machine hangs")
 }
 
-/// Bytes as people read them.
-fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
-}
-
 fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }

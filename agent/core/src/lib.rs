@@ -42,6 +42,7 @@ pub mod secret;
 pub mod sim;
 pub mod sketch;
 pub mod spread;
+pub mod text;
 pub mod tiers;
 pub mod tree;
 pub mod wan;

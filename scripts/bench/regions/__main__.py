@@ -124,7 +124,7 @@ def first_rows(part):
 def measure(name, bench, fast):
     """One part, with what it was measured on."""
     machine = report.machine()
-    part = {"links": "no link", "plots": [], **parts.run(name, bench).to_json()}
+    part = {"links": "no link", "plots": [], **report.part(parts.PARTS, name, bench).to_json()}
     return {
         "name": name, **part, "machine": machine, "netbuild": netbuild.version(bench.lab), "commit": commit(),
         "runs": bench.runs, "fast": fast, "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

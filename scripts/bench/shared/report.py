@@ -199,6 +199,16 @@ class Part:
         }
 
 
+def part(parts, name, bench):
+    """Measures one of the parts; what it cannot measure is in its report."""
+    try:
+        return parts[name](bench)
+    except (Unavailable, Failed, OSError) as error:
+        failed = Part(bench.lab, name, parts[name].__doc__)
+        failed.notes.append(f"not run: {' '.join(str(error).split())}")
+        return failed
+
+
 def machine():
     """What the figures were measured on."""
     def read(path, default=""):

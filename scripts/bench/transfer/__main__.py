@@ -80,7 +80,7 @@ def main():
         about = {"netbuild": netbuild.version(lab), "commit": commit(), "machine": machine,
                  "runs": args.runs, "quick": args.quick, "disk": shutil.disk_usage(lab.work)._asdict()}
         print(f"netbuild {about['netbuild']}, commit {about['commit']}; medians of {args.runs} runs\n", flush=True)
-        done = [parts.run(name, bench) for name in names]
+        done = [report.part(parts.PARTS, name, bench) for name in names]
     print()
     for part in done:
         print(part.to_text() + "\n")

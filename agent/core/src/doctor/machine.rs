@@ -1,7 +1,8 @@
 //! The machine: its clock, its limits, and what it lets a command be kept from.
 
-use super::{Buffers, Cgroup, Clock, Descriptors, Finding, Levels, Limits, size};
+use super::{Buffers, Cgroup, Clock, Descriptors, Finding, Levels, Limits};
 use crate::record::Sandbox;
+use crate::text::size;
 
 pub(super) const CLOCK: &str = "clock";
 pub(super) const BUFFERS: &str = "UDP buffers";

@@ -1,6 +1,7 @@
 //! Where things are kept: the data directory and the tiers.
 
-use super::{Directory, FileSystem, Finding, State, Tier, TierState, Trouble, millis, size};
+use super::{Directory, FileSystem, Finding, State, Tier, TierState, Trouble, millis};
+use crate::text::size;
 use std::time::Duration;
 
 pub(super) const DIRECTORY: &str = "data directory";
