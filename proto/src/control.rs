@@ -43,10 +43,12 @@ use std::io::{self, Read, Write};
 
 /// Version of the protocol. Both ends come from one installation, but an agent may outlive an
 /// upgrade of the command next to it.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// Most blobs of one [`Request::Fetch`]; of more, each so many are a request. The files of a large
 /// tree of outputs are fewer, and their digests fit into a few megabytes.
 pub const MAX_FETCH: usize = 100_000;
+/// Most keys of one [`Request::Bring`].
+pub const MAX_BRING: usize = 4096;
 /// Bytes of a digest among others: 32 of the hash and at most 9 of the size, or 40 in memory, which
 /// decoding counts as well.
 const DIGEST_BYTES: usize = 41;
@@ -67,6 +69,10 @@ pub enum Request {
     Lookup(ActionKey),
     /// The same, of who uses no result that obtained less than this level.
     LookupFrom(ActionKey, Sandbox),
+    /// `Cache::peek`.
+    Peek(ActionKey),
+    /// `Cache::bring`, at most [`MAX_BRING`]; ends early when the connection is closed.
+    Bring(Vec<ActionKey>),
     /// `Cache::fetch_all`, at most [`MAX_FETCH`].
     Fetch(Vec<Digest>),
     /// `Cache::open`: content frames follow the answer.
@@ -148,6 +154,8 @@ pub enum Response {
         /// Who sent them, and how.
         movement: Movement,
     },
+    /// A record that is here.
+    Record(SealedRecord),
     /// The blobs are on disk, as far as they can be had.
     Fetched {
         /// Those that cannot: their places among those that were asked for, in order.
@@ -223,6 +231,8 @@ enum RequestV4 {
     Pins,
     Share(DigestV1),
     LookupFrom([u8; 32], SandboxV1),
+    Peek([u8; 32]),
+    Bring(Vec<[u8; 32]>),
 }
 
 #[derive(Encode, Decode)]
@@ -273,6 +283,7 @@ enum ResponseV4 {
     Space(SpaceReport),
     Cleared(GcReport),
     Pins(Rows<PinRow>),
+    Record(Vec<u8>),
 }
 
 impl Request {
@@ -282,6 +293,8 @@ impl Request {
             Self::Hello { version } => RequestV4::Hello { version: *version },
             Self::Lookup(key) => RequestV4::Lookup(key.0),
             Self::LookupFrom(key, least) => RequestV4::LookupFrom(key.0, (*least).into()),
+            Self::Peek(key) => RequestV4::Peek(key.0),
+            Self::Bring(keys) => RequestV4::Bring(keys.iter().map(|key| key.0).collect()),
             Self::Fetch(blobs) => {
                 RequestV4::Fetch(blobs.iter().map(|blob| (*blob).into()).collect())
             }
@@ -315,11 +328,13 @@ impl Request {
             RequestV4::Hello { version } => Self::Hello { version },
             RequestV4::Lookup(key) => Self::Lookup(ActionKey(key)),
             RequestV4::LookupFrom(key, least) => Self::LookupFrom(ActionKey(key), least.into()),
+            RequestV4::Peek(key) => Self::Peek(ActionKey(key)),
+            RequestV4::Bring(keys) => {
+                check_length(keys.len(), MAX_BRING)?;
+                Self::Bring(keys.into_iter().map(ActionKey).collect())
+            }
             RequestV4::Fetch(blobs) => {
-                let (len, limit) = (blobs.len(), MAX_FETCH);
-                if len > limit {
-                    return Err(invalid(DecodeError::TooLong { len, limit }));
-                }
+                check_length(blobs.len(), MAX_FETCH)?;
                 Self::Fetch(blobs.into_iter().map(Into::into).collect())
             }
             RequestV4::Open(blob) => Self::Open(blob.into()),
@@ -349,6 +364,10 @@ impl Request {
     }
 }
 
+fn check_length(len: usize, limit: usize) -> io::Result<()> {
+    if len > limit { Err(invalid(DecodeError::TooLong { len, limit })) } else { Ok(()) }
+}
+
 impl Response {
     /// Sends the response; one that is too large as [`Response::Failed`].
     pub fn write(&self, socket: &mut impl Write) -> io::Result<()> {
@@ -363,6 +382,7 @@ impl Response {
                 bytes: *bytes,
                 movement: movement.into(),
             },
+            Self::Record(record) => ResponseV4::Record(record.as_bytes().to_vec()),
             Self::Fetched { missing, source, movement, seconds } => ResponseV4::Fetched {
                 missing: missing.clone(),
                 source: source.into(),
@@ -409,6 +429,9 @@ impl Response {
                 bytes,
                 movement: movement.try_into().map_err(invalid)?,
             },
+            ResponseV4::Record(record) => {
+                Self::Record(SealedRecord::open(&record).map_err(invalid)?)
+            }
             ResponseV4::Fetched { missing, source, movement, seconds } => Self::Fetched {
                 missing,
                 source: source.try_into().map_err(invalid)?,
@@ -471,6 +494,8 @@ mod tests {
             Request::Monitor,
             Request::Share(Digest::of(b"shared")),
             Request::LookupFrom(ActionKey([7; 32]), Sandbox::Landlock),
+            Request::Peek(ActionKey([8; 32])),
+            Request::Bring(vec![ActionKey([9; 32]), ActionKey([10; 32])]),
             Request::Verify(VerifyOrder { deep: true, repair: false }),
         ];
         requests.iter().for_each(|request| request.write(&mut bytes).unwrap());
@@ -483,6 +508,7 @@ mod tests {
         let source = Source::Peer { peer: identity.peer_id(), region: "us-east".into() };
         let record = SealedRecord::seal(full, &identity).unwrap();
         let mut responses = vec![
+            Response::Record(record.clone()),
             Response::Hit { record, source: source.clone(), bytes: 7, movement: movement() },
             Response::Fetched { missing: vec![3, 9], source, movement: movement(), seconds: 0.5 },
         ];

@@ -21,7 +21,7 @@ const MAGIC: &[u8; 16] = b"netbuild state 5";
 const MAX_STATE: usize = 1 << 30;
 
 /// What tells one version of a file from another without reading it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub struct Stamp {
     /// Device number.
     pub dev: u64,

@@ -1,5 +1,6 @@
 //! The mesh on emulated wide-area links: each test in network namespaces of its own.
 
+mod ahead;
 mod benchmark;
 mod choice;
 mod copying;

@@ -126,6 +126,17 @@ pub trait Cache: Send + Sync + fmt::Debug {
     /// obtained less than [`Watch::least`] need not be there.
     fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError>;
 
+    /// The record of an action that is on this disk, whether or not what it names is.
+    fn peek(&self, _: &ActionKey) -> Result<Option<Record>, CacheError> {
+        Ok(None)
+    }
+
+    /// Brings to this disk what the records of these keys name that are here, of all at once, for
+    /// lookups that follow: a hit then says who sent its part. What cannot be had is left to these.
+    fn bring(&self, _: &[ActionKey], _: &dyn Watch) -> Result<(), CacheError> {
+        Ok(())
+    }
+
     /// Brings blobs to this disk, all at once, so that [`Cache::open`] finds them. Those that can
     /// be had are kept even if others cannot. While they come, `watch` hears how far they are.
     fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError>;

@@ -210,6 +210,11 @@ pub trait Watch: Sync {
     fn least(&self) -> Sandbox {
         Sandbox::Loose
     }
+
+    /// Nobody waits for it any more, and what is not here yet need not come.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// Watches nothing.

@@ -8,9 +8,10 @@ use netbuild_core::{
     digest::{Digest, DigestBuilder},
     key::ActionKey,
     moved::{Movement, Watch},
+    record::Record,
 };
 use netbuild_proto::control::{
-    ContentReader, MAX_FETCH, Request, Response, Status, VERSION, write_content,
+    ContentReader, MAX_BRING, MAX_FETCH, Request, Response, Status, VERSION, write_content,
 };
 use std::{
     fs::File,
@@ -223,6 +224,9 @@ impl Connection {
                 Response::Moving(progress) => watch.moving(&progress),
                 response => return Ok(response),
             }
+            if watch.is_over() {
+                return Err(CacheError::Failed("nobody waits for the answer any more".to_owned()));
+            }
         }
     }
 
@@ -286,7 +290,7 @@ fn kind(response: &Response) -> &'static str {
         Response::Working => "that it is at work",
         Response::Moving(_) => "that something moves",
         Response::Missing => "that it is missing",
-        Response::Hit { .. } => "a record",
+        Response::Hit { .. } | Response::Record(_) => "a record",
         Response::Fetched { .. } => "that it is fetched",
         Response::Done => "that it is done",
         Response::Failed(_) => "a failure",
@@ -314,6 +318,26 @@ impl Cache for SocketCache {
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    fn peek(&self, key: &ActionKey) -> Result<Option<Record>, CacheError> {
+        match self.ask(&Request::Peek(*key))? {
+            Response::Missing => Ok(None),
+            Response::Record(record) if record.record().key == *key => {
+                Ok(Some(record.record().clone()))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn bring(&self, keys: &[ActionKey], watch: &dyn Watch) -> Result<(), CacheError> {
+        for keys in keys.chunks(MAX_BRING) {
+            match self.ask_watching(&Request::Bring(keys.to_vec()), watch)? {
+                Response::Done => {}
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(())
     }
 
     fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {

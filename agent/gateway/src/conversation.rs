@@ -54,6 +54,25 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door, visit: &Visit) -> io::
             Request::Hello { .. } => Response::Failed("greeted twice".into()).write(&mut writer)?,
             Request::Lookup(key) => looking(&mut writer, &guest, &key, Sandbox::Loose)?,
             Request::LookupFrom(key, least) => looking(&mut writer, &guest, &key, least)?,
+            Request::Peek(key) => {
+                let answer = contained(|| door.peek_sealed(&key)).map(|found| match found {
+                    Some(record) => Response::Record(record),
+                    None => Response::Missing,
+                });
+                let failed = |error: CacheError| Response::Failed(error.to_string());
+                answer.unwrap_or_else(failed).write(&mut writer)?;
+            }
+            Request::Bring(keys) => {
+                moving(&mut writer, |watch| {
+                    door.bring(&keys, watch)?;
+                    for key in &keys {
+                        if let Some(record) = door.peek_sealed(key)? {
+                            door.keep(guest.number, record.record());
+                        }
+                    }
+                    Ok(Response::Done)
+                })?;
+            }
             Request::Fetch(blobs) => {
                 moving(&mut writer, |watch| {
                     let FetchedAll { missing, fetched } = door.fetch_all(&blobs, watch)?;
@@ -200,9 +219,24 @@ impl<T> Latest<T> {
     }
 }
 
-impl Watch for Latest<Progress> {
+/// Progress for a client: the first of it at once, as it says that blobs are not here.
+struct Client<'a> {
+    latest: &'a Latest<Progress>,
+    told: AtomicBool,
+    wake: &'a (dyn Fn() + Sync),
+    gone: &'a AtomicBool,
+}
+
+impl Watch for Client<'_> {
     fn moving(&self, progress: &Progress) {
-        self.set(progress.clone());
+        self.latest.set(progress.clone());
+        if !self.told.swap(true, Ordering::Relaxed) {
+            (self.wake)();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 }
 
@@ -216,6 +250,10 @@ impl Watch for AtLeast<'_> {
 
     fn least(&self) -> Sandbox {
         self.1
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_over()
     }
 }
 
@@ -245,7 +283,7 @@ fn working(
     writer: &mut &UnixStream,
     work: impl FnOnce() -> Result<Response, CacheError> + Send,
 ) -> io::Result<()> {
-    answer(writer, HEARTBEAT, || None, &AtomicBool::default(), work)
+    answer(writer, HEARTBEAT, || None, &AtomicBool::default(), |_| work())
 }
 
 /// The same for work that moves blobs, with how far they are.
@@ -253,9 +291,11 @@ fn moving(
     writer: &mut &UnixStream,
     work: impl FnOnce(&dyn Watch) -> Result<Response, CacheError> + Send,
 ) -> io::Result<()> {
-    let latest = Latest::none();
+    let (latest, gone) = (Latest::none(), AtomicBool::default());
     let news = || latest.take().map(Response::Moving);
-    answer(writer, PROGRESS, news, &AtomicBool::default(), || work(&latest))
+    answer(writer, PROGRESS, news, &gone, |wake| {
+        work(&Client { latest: &latest, told: AtomicBool::default(), wake, gone: &gone })
+    })
 }
 
 /// The same for work in steps. A client that has gone ends it.
@@ -272,7 +312,7 @@ fn stepping(
         ControlFlow::Continue(())
     };
     let news = || latest.take().map(|(what, part)| Response::Doing { what, part });
-    answer(writer, PROGRESS, news, &gone, || work(&tell))
+    answer(writer, PROGRESS, news, &gone, |_| work(&tell))
 }
 
 /// Syncs, and tells the client how far it is. A client that has gone ends the sync.
@@ -301,21 +341,27 @@ fn telling<P: Send>(
         ControlFlow::Continue(())
     };
     let news = || latest.take().map(to_response);
-    answer(writer, PROGRESS, news, &gone, || work(&mut tell))
+    answer(writer, PROGRESS, news, &gone, |_| work(&mut tell))
 }
 
-/// Answers with what `work` comes to. Until then, the client hears at each `beat` what is new, and
-/// that it goes on. When it turns out that it is `gone`, that is set, but the work waited for.
+/// Answers with what `work` comes to. Until then, the client hears at each `beat`, and when `work`
+/// says so, what is new, and that it goes on. When it turns out that it is `gone`, that is set, but
+/// the work waited for.
 fn answer(
     writer: &mut &UnixStream,
     beat: Duration,
     news: impl Fn() -> Option<Response>,
     gone: &AtomicBool,
-    work: impl FnOnce() -> Result<Response, CacheError> + Send,
+    work: impl FnOnce(&(dyn Fn() + Sync)) -> Result<Response, CacheError> + Send,
 ) -> io::Result<()> {
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(1);
-        scope.spawn(move || drop(sender.send(contained(work))));
+        scope.spawn(move || {
+            // What does not fit is behind a call that was not heard yet.
+            let wake = || drop(sender.try_send(None));
+            let result = contained(|| work(&wake));
+            drop(sender.send(Some(result)));
+        });
         let mut write = |response: Response| {
             response.write(writer).inspect_err(|_| gone.store(true, Ordering::Relaxed))
         };
@@ -325,8 +371,9 @@ fn answer(
                 write(news)?;
             }
             match result {
-                Ok(Ok(response)) => return write(response),
-                Ok(Err(error)) => return write(Response::Failed(error.to_string())),
+                Ok(Some(Ok(response))) => return write(response),
+                Ok(Some(Err(error))) => return write(Response::Failed(error.to_string())),
+                Ok(None) => {}
                 Err(RecvTimeoutError::Timeout) => write(Response::Working)?,
                 // The thread sends before it ends.
                 Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::Other.into()),

@@ -40,6 +40,11 @@ pub trait Door: Cache + 'static {
         watch: &dyn Watch,
     ) -> Result<Option<(SealedRecord, Hit)>, CacheError>;
 
+    /// The signed bytes of a record that is here; see [`Cache::peek`].
+    fn peek_sealed(&self, _: &ActionKey) -> Result<Option<SealedRecord>, CacheError> {
+        Ok(None)
+    }
+
     /// The state of the process.
     fn status(&self) -> Status;
 

@@ -7,7 +7,7 @@ use crate::{
     decisions::Decisions,
     disk_cache::{DiskCache, failed},
     far_cache::FarCache,
-    fetcher::{Fetcher, Net},
+    fetcher::{Credits, Fetcher, Net},
     flights::Flights,
     keys::{self, KeyError},
     measure::Measuring,
@@ -189,6 +189,7 @@ impl Agent {
             delta: settings.transfer.delta,
             flights: Flights::default(),
             unused: Mutex::default(),
+            credits: Credits::default(),
             traffic: Arc::default(),
         });
         shelf.bring_with(&fetcher);

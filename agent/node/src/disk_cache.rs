@@ -297,6 +297,10 @@ impl Cache for DiskCache {
         Ok(found.map(|(_, hit)| hit))
     }
 
+    fn peek(&self, key: &ActionKey) -> Result<Option<Record>, CacheError> {
+        Ok(self.record_of(key)?.map(|sealed| sealed.record().clone()))
+    }
+
     fn fetch_all(&self, blobs: &[Digest], _: &dyn Watch) -> Result<FetchedAll, CacheError> {
         let missing = self.store.promise(None, blobs).map_err(failed)?;
         let movement = Movement::default();
@@ -342,6 +346,10 @@ impl Door for DiskCache {
             None => self.second_best(key)?,
         };
         Ok(found.map(from_disk))
+    }
+
+    fn peek_sealed(&self, key: &ActionKey) -> Result<Option<SealedRecord>, CacheError> {
+        self.record_of(key)
     }
 
     /// Without others nothing that was lost comes back.

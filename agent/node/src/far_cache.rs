@@ -33,11 +33,14 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How often each source is tried for something that a person waits for and nobody can build.
 const PATIENT_ROUNDS: u32 = 3;
+
+/// How often it is looked whether anybody still waits for what is brought.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A cache with sources. Its calls block, and must not come from a thread of the runtime.
 #[derive(Debug)]
@@ -102,27 +105,57 @@ impl FarCache {
         let Some(taken) = self.fetcher.complete(&record, &Scope::Mesh, 1, watch).await? else {
             return Ok(None);
         };
-        let bytes = taken.wire();
-        if bytes > 0 || told_by.is_some() {
-            self.fetcher.announce(&record, false);
-        }
-        if let Some(Source::Tier(tier)) = taken.movement.from() {
-            self.fetcher.shared.fill(&record, tier);
+        if taken.wire() > 0 || told_by.is_some() {
+            self.fetcher.came(&record, &taken);
         }
         let from = taken.movement.from().cloned().or(told_by);
         let hit = Hit {
             record: record.record().clone(),
             source: from.unwrap_or(Source::Disk),
-            bytes,
+            bytes: taken.wire(),
             movement: taken.movement,
         };
         Ok(Some((record, hit)))
+    }
+
+    /// Counts what was sent before for what this hit names.
+    fn credited(
+        &self,
+        (record, hit): (SealedRecord, Hit),
+    ) -> Result<(SealedRecord, Hit), CacheError> {
+        if self.fetcher.credits.is_empty() {
+            return Ok((record, hit));
+        }
+        let named = self.disk().whole(record.record())?.unwrap_or_default();
+        let Some((source, sent)) = self.fetcher.credits.take(&named) else {
+            return Ok((record, hit));
+        };
+        let source = if hit.bytes > sent { hit.source } else { source };
+        Ok((record, Hit { source, bytes: hit.bytes + sent, ..hit }))
     }
 }
 
 impl Cache for FarCache {
     fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
         Ok(self.lookup_sealed(key, watch)?.map(|(_, hit)| hit))
+    }
+
+    fn peek(&self, key: &ActionKey) -> Result<Option<Record>, CacheError> {
+        self.disk().peek(key)
+    }
+
+    fn bring(&self, keys: &[ActionKey], watch: &dyn Watch) -> Result<(), CacheError> {
+        let over = async {
+            while !watch.is_over() {
+                sleep(LOOK).await;
+            }
+        };
+        self.wait(async {
+            tokio::select! {
+                brought = self.fetcher.bring(keys, watch) => brought,
+                () = over => Ok(()),
+            }
+        })
     }
 
     fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
@@ -145,6 +178,7 @@ impl Cache for FarCache {
             priority: Priority::Urgent,
             alike: self.fetcher.delta,
             watch,
+            landed: &|_, _, _| (),
         };
         let mut taken = Taken::default();
         let lacking: BTreeSet<Digest> =
@@ -196,7 +230,7 @@ impl Door for FarCache {
         if let Some(found) = self.disk().complete(key)? {
             let (record, hit) = from_disk(found);
             let source = came_from.unwrap_or(Source::Disk);
-            return Ok(Some((record, Hit { source, ..hit })));
+            return self.credited((record, Hit { source, ..hit })).map(Some);
         }
         let found = self.wait(async {
             if let Some(record) = self.disk().record_of(key)? {
@@ -216,9 +250,13 @@ impl Door for FarCache {
         // It may have come in the background meanwhile.
         self.fetcher.first_use(key);
         match found {
-            Some(found) => Ok(Some(found)),
+            Some(found) => self.credited(found).map(Some),
             None => Ok(self.disk().second_best(key)?.map(from_disk)),
         }
+    }
+
+    fn peek_sealed(&self, key: &ActionKey) -> Result<Option<SealedRecord>, CacheError> {
+        self.disk().record_of(key)
     }
 
     fn status(&self) -> Status {

@@ -1,8 +1,12 @@
 //! Getting records and blobs from other agents: who is asked, in which order, and by how many of a
 //! region.
 
+mod ahead;
 mod asking;
+mod credits;
 mod joining;
+
+pub(crate) use credits::Credits;
 
 use crate::{
     attempts::{Reach, Sources, Team, Told, Trial, Tried, ask},
@@ -23,7 +27,7 @@ use netbuild_core::{
     digest::Digest,
     key::ActionKey,
     ledger::{Cost, Item},
-    moved::{Movement, Watch},
+    moved::{Movement, Progress, Watch},
     peer::PeerId,
     peers::{Peer, Peers},
     plan::{MAX_TEAM, Plan, Who},
@@ -72,6 +76,7 @@ pub(crate) struct Fetcher {
     pub(crate) flights: Flights,
     /// Records that came in the background and were not used yet, with the source that had them.
     pub(crate) unused: Mutex<BTreeMap<ActionKey, Who>>,
+    pub(crate) credits: Credits,
     pub(crate) traffic: Arc<Traffic>,
 }
 
@@ -107,6 +112,8 @@ pub(crate) struct Want<'a> {
     pub(crate) priority: Priority,
     /// Hears how far it is.
     pub(crate) watch: &'a dyn Watch,
+    /// Hears of each blob that is here, who sent of it first, and how many bytes were sent for it.
+    pub(crate) landed: &'a dyn Fn(&Digest, Option<&Source>, u64),
 }
 
 impl Want<'_> {
@@ -309,17 +316,17 @@ impl Fetcher {
     ) -> Result<Option<Taken>, CacheError> {
         let key = record.record().key;
         let mut taken = Taken::default();
-        for _ in 0..MAX_ROUNDS {
+        for round in 0..MAX_ROUNDS {
             let lacking = self.disk.lacking(record.record())?;
             if lacking.is_empty() {
                 self.heal(record)?;
                 return Ok(Some(taken));
             }
-            let mut holders: BTreeSet<Who> =
-                self.view.holders(&key).into_iter().map(Who::Peer).collect();
-            // Who wrote it had all of it once.
-            holders.insert(Who::Peer(record.record().writer));
-            holders.extend(self.shared.holders(&key));
+            if round == 0 {
+                let total = lacking.blobs.iter().map(|blob| blob.size).sum();
+                watch.moving(&Progress { total, ..Progress::default() });
+            }
+            let holders = self.holders(record);
             let blobs: BTreeSet<Digest> = lacking.blobs.iter().copied().collect();
             let bases = self.bases(&[record.record()], &blobs)?;
             let want = Want {
@@ -333,6 +340,7 @@ impl Fetcher {
                 priority: Priority::Normal,
                 alike: self.delta,
                 watch,
+                landed: &|_, _, _| (),
             };
             if !self.blobs(&want, &mut taken).await?.is_empty() {
                 // Whatever was thought to hold it all does not.
@@ -348,6 +356,25 @@ impl Fetcher {
         }
         self.heal(record)?;
         Ok(Some(taken))
+    }
+
+    /// Who is thought to hold all that a record names.
+    fn holders(&self, record: &SealedRecord) -> BTreeSet<Who> {
+        let key = record.record().key;
+        let mut holders: BTreeSet<Who> =
+            self.view.holders(&key).into_iter().map(Who::Peer).collect();
+        // Who wrote it had all of it once.
+        holders.insert(Who::Peer(record.record().writer));
+        holders.extend(self.shared.holders(&key));
+        holders
+    }
+
+    /// What a record names has come from others: these hear that it is here, and tiers get it.
+    pub(crate) fn came(&self, record: &SealedRecord, taken: &Taken) {
+        self.announce(record, false);
+        if let Some(Source::Tier(tier)) = taken.movement.from() {
+            self.shared.fill(record, tier);
+        }
     }
 
     /// All of a record is here: tiers that gave something of it wrongly get it again.
@@ -406,7 +433,11 @@ impl Fetcher {
         let size = want.blobs.iter().map(|blob| blob.size).sum();
         let fetch = self.traffic.begin(&want.what, size, want.priority == Priority::Background);
         let watched = fetch.watched(want.watch);
-        let want = &Want { watch: &watched, ..want.clone() };
+        let landed = |blob: &Digest, from: Option<&Source>, sent| {
+            (want.landed)(blob, from, sent);
+            claim.landed(blob);
+        };
+        let want = &Want { watch: &watched, landed: &landed, ..want.clone() };
         let store = self.disk.store();
         let job = Job::new(store, self.net.as_ref().map(|net| &net.endpoint), want)?;
         let missing = job.missing();

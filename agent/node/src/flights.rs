@@ -81,6 +81,13 @@ impl Claim<'_> {
         Delegated(self)
     }
 
+    /// One of them is here: who waits for it need not wait for the others.
+    pub(crate) fn landed(&self, blob: &Digest) {
+        if self.flights.lock().end(blob, self.number) {
+            self.flights.changed.notify_waiters();
+        }
+    }
+
     fn set_delegated(&self, delegated: bool) {
         let mut flying = self.flights.lock();
         for blob in &self.mine {
@@ -97,13 +104,18 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut flying = self.flights.lock();
         for blob in &self.mine {
-            // Somebody in more of a hurry may have taken it over.
-            if flying.blobs.get(blob).is_some_and(|flight| flight.claim == self.number) {
-                flying.blobs.remove(blob);
-            }
+            flying.end(blob, self.number);
         }
         drop(flying);
         self.flights.changed.notify_waiters();
+    }
+}
+
+impl Flying {
+    /// Ends the flight of a claim, unless somebody in more of a hurry has taken it over.
+    fn end(&mut self, blob: &Digest, claim: u64) -> bool {
+        let is_its = self.blobs.get(blob).is_some_and(|flight| flight.claim == claim);
+        is_its && self.blobs.remove(blob).is_some()
     }
 }
 
@@ -142,9 +154,10 @@ impl Flights {
         Claim { flights: self, number, mine, others }
     }
 
-    /// Returns once none of `blobs` is fetched by anybody for whom one on this errand waits. The
-    /// caller must hold no claim: two that wait for one another's would wait for ever.
+    /// Returns once each of `blobs` was seen not to be fetched by anybody for whom one on this errand
+    /// waits. The caller must hold no claim: two that wait for one another's would wait for ever.
     pub(crate) async fn landed(&self, blobs: &[Digest], errand: Errand) {
+        let mut left = blobs;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -152,8 +165,14 @@ impl Flights {
             changed.as_mut().enable();
             {
                 let flying = self.lock();
-                let mut flights = blobs.iter().filter_map(|blob| flying.blobs.get(blob));
-                if !flights.any(|flight| errand.waits_for(flight)) {
+                // Each is looked at until it has landed, and not again.
+                while let [first, rest @ ..] = left {
+                    if flying.blobs.get(first).is_some_and(|flight| errand.waits_for(flight)) {
+                        break;
+                    }
+                    left = rest;
+                }
+                if left.is_empty() {
                     return;
                 }
             }
@@ -182,6 +201,25 @@ mod tests {
         drop(first);
         waiting.await;
         assert_eq!(flights.claim(&[a, b], Errand::Build).others(), []);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_one_of_many_blobs_does_not_wait_for_the_others() {
+        let [a, b, c] = [Digest::of(b"a"), Digest::of(b"b"), Digest::of(b"c")];
+        let flights = Flights::default();
+        let all = flights.claim(&[a, b, c], Errand::Build);
+        let (one, both) = ([b], [a, b]);
+        let (for_one, for_both) =
+            (flights.landed(&one, Errand::Build), flights.landed(&both, Errand::Build));
+        tokio::pin!(for_one, for_both);
+        assert!(for_one.as_mut().now_or_never().is_none());
+        assert!(for_both.as_mut().now_or_never().is_none());
+        all.landed(&b);
+        for_one.await;
+        assert!(for_both.as_mut().now_or_never().is_none());
+        all.landed(&a);
+        for_both.await;
+        assert_eq!(flights.claim(&[a, b, c], Errand::Build).others(), [c]);
     }
 
     #[tokio::test]

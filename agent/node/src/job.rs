@@ -117,6 +117,9 @@ struct Patches {
 struct Wanted {
     blob: Digest,
     state: State,
+    /// Bytes that were sent for it, and who sent the first.
+    sent: u64,
+    from: Option<Source>,
 }
 
 #[derive(Debug)]
@@ -233,7 +236,7 @@ impl<'a> Job<'a> {
             } else {
                 State::Unknown
             };
-            job.blobs.borrow_mut().push(Wanted { blob: *blob, state });
+            job.blobs.borrow_mut().push(Wanted { blob: *blob, state, sent: 0, from: None });
         }
         Ok(job)
     }
@@ -583,7 +586,7 @@ impl<'a> Job<'a> {
                 };
                 match arrival {
                     Some(arrival) => {
-                        self.note(&from, &arrival, base, trial);
+                        self.note(&from, index, &arrival, base, trial);
                         kept = self.keep(id, index, &arrival.bytes);
                     }
                     None => {
@@ -642,8 +645,15 @@ impl<'a> Job<'a> {
         tracing::info!(peer = %peer.short(), chunk = %chunk.hash.short(), ?told, "told of wrong bytes");
     }
 
-    /// Counts what came.
-    fn note(&self, from: &Source, arrival: &Arrival, base: Option<Digest>, trial: &Peering<'_>) {
+    /// Counts what came for an item.
+    fn note(
+        &self,
+        from: &Source,
+        index: usize,
+        arrival: &Arrival,
+        base: Option<Digest>,
+        trial: &Peering<'_>,
+    ) {
         let moved = Moved { logical: arrival.bytes.len() as u64, wire: arrival.wire };
         trial.count(moved.logical);
         let Some(coding) = wire::coding(arrival.coding) else { return };
@@ -654,7 +664,25 @@ impl<'a> Job<'a> {
                 movement.base = movement.base.or(base);
             }
         }
+        let place = self.items.borrow()[index].places.first().copied();
+        if let Some(Place { blob, .. }) = place {
+            self.charge(blob, from, moved.wire);
+        }
         self.tell(from, coding);
+    }
+
+    /// Counts what was sent for a blob: of a chunk that is wanted in several places, for the first.
+    fn charge(&self, blob: usize, from: &Source, sent: u64) {
+        let wanted = &mut self.blobs.borrow_mut()[blob];
+        wanted.sent += sent;
+        wanted.from.get_or_insert_with(|| from.clone());
+    }
+
+    /// A blob is here.
+    fn landed(&self, blob: usize) {
+        let wanted = &mut self.blobs.borrow_mut()[blob];
+        wanted.state = State::Done;
+        (self.want.landed)(&wanted.blob, wanted.from.as_ref(), wanted.sent);
     }
 
     /// Keeps an item, unless it has come from another source meanwhile.
@@ -664,18 +692,24 @@ impl<'a> Job<'a> {
             return Ok(Ok(()));
         }
         let places = std::mem::take(&mut self.items.borrow_mut()[index].places);
-        for Place { blob, at } in &places {
-            let Wanted { blob, state } = &mut self.blobs.borrow_mut()[*blob];
-            match state {
-                State::Small(_) => {
-                    self.store.put_blob(blob, &mut &*bytes).map_err(failed)?;
-                    *state = State::Done;
+        for Place { blob: index, at } in &places {
+            let is_whole = {
+                let Wanted { blob, state, .. } = &mut self.blobs.borrow_mut()[*index];
+                match state {
+                    State::Small(_) => {
+                        self.store.put_blob(blob, &mut &*bytes).map_err(failed)?;
+                        true
+                    }
+                    State::Open(open) => {
+                        open.partial.write_chunk(*at, bytes).map_err(failed)?;
+                        open.left -= 1;
+                        false
+                    }
+                    State::Unknown | State::Done | State::Impossible => false,
                 }
-                State::Open(open) => {
-                    open.partial.write_chunk(*at, bytes).map_err(failed)?;
-                    open.left -= 1;
-                }
-                State::Unknown | State::Done | State::Impossible => {}
+            };
+            if is_whole {
+                self.landed(*index);
             }
         }
         self.spread.borrow_mut().handle_arrived(id, index, Instant::now());
@@ -689,14 +723,17 @@ impl<'a> Job<'a> {
 
     /// Keeps a blob all of whose chunks have arrived.
     fn finish(&self, index: usize) -> Part<()> {
-        let state = &mut self.blobs.borrow_mut()[index].state;
-        if !matches!(state, State::Open(open) if open.left == 0) {
-            return Ok(Ok(()));
-        }
-        let State::Open(open) = std::mem::replace(state, State::Unknown) else { return Ok(Ok(())) };
+        let open = {
+            let state = &mut self.blobs.borrow_mut()[index].state;
+            if !matches!(state, State::Open(open) if open.left == 0) {
+                return Ok(Ok(()));
+            }
+            std::mem::replace(state, State::Unknown)
+        };
+        let State::Open(open) = open else { return Ok(Ok(())) };
         match open.partial.finish() {
             Ok(()) => {
-                *state = State::Done;
+                self.landed(index);
                 Ok(Ok(()))
             }
             // Every chunk was right, so the manifest was not.
@@ -820,6 +857,7 @@ mod tests {
             alike: true,
             priority: Priority::Normal,
             watch: &(),
+            landed: &|_, _, _| (),
         }
     }
 

@@ -98,6 +98,15 @@ impl Cache for MeshCache {
         self.far.lookup(key, watch)
     }
 
+    fn peek(&self, key: &ActionKey) -> Result<Option<Record>, CacheError> {
+        self.far.peek(key)
+    }
+
+    fn bring(&self, keys: &[ActionKey], watch: &dyn Watch) -> Result<(), CacheError> {
+        self.scrub.make_way();
+        self.far.bring(keys, watch)
+    }
+
     fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {
         self.scrub.make_way();
         self.far.fetch_all(blobs, watch)
@@ -130,6 +139,10 @@ impl Door for MeshCache {
     ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
         self.scrub.make_way();
         self.far.lookup_sealed(key, watch)
+    }
+
+    fn peek_sealed(&self, key: &ActionKey) -> Result<Option<SealedRecord>, CacheError> {
+        self.far.peek_sealed(key)
     }
 
     fn drain(&self, timeout: Duration) -> Result<(), CacheError> {

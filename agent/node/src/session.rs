@@ -11,7 +11,7 @@ use crate::{
     decisions::Decisions,
     disk_cache::DiskCache,
     far_cache::FarCache,
-    fetcher::Fetcher,
+    fetcher::{Credits, Fetcher},
     flights::Flights,
     keys,
     keys::KeyError,
@@ -28,6 +28,7 @@ use netbuild_core::{
     merge::Trust,
     moved::Watch,
     plan::Policy,
+    record::Record,
 };
 use netbuild_gateway::{
     ConnectError, ControlServer, Door, OnStep, OnVerify, SocketCache, socket_path,
@@ -466,6 +467,7 @@ fn share(
         delta: false,
         flights: Flights::default(),
         unused: Mutex::default(),
+        credits: Credits::default(),
         traffic: Arc::default(),
     });
     {
@@ -479,6 +481,14 @@ fn share(
 impl Cache for Session {
     fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
         self.with(|cache| cache.lookup(key, watch))
+    }
+
+    fn peek(&self, key: &ActionKey) -> Result<Option<Record>, CacheError> {
+        self.with(|cache| cache.peek(key))
+    }
+
+    fn bring(&self, keys: &[ActionKey], watch: &dyn Watch) -> Result<(), CacheError> {
+        self.with(|cache| cache.bring(keys, watch))
     }
 
     fn fetch_all(&self, blobs: &[Digest], watch: &dyn Watch) -> Result<FetchedAll, CacheError> {

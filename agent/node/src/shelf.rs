@@ -124,6 +124,7 @@ impl Provide for Shelf {
                 priority: Priority::Normal,
                 alike: fetcher.delta,
                 watch: &(),
+                landed: &|_, _, _| (),
             };
             let mut taken = Taken::default();
             let fetching = self.stop.run_until_cancelled(fetcher.blobs(&want, &mut taken));

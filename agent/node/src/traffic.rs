@@ -4,6 +4,7 @@ use metrics::Histogram;
 use netbuild_core::{
     cache::Source,
     moved::{Coding, Moved, Movement, Progress, Watch},
+    record::Sandbox,
 };
 use netbuild_gateway::Transfer;
 use std::{
@@ -177,6 +178,14 @@ impl Watch for Watched<'_> {
             running.progress.clone_from(progress);
         }
         self.by.moving(progress);
+    }
+
+    fn least(&self) -> Sandbox {
+        self.by.least()
+    }
+
+    fn is_over(&self) -> bool {
+        self.by.is_over()
     }
 }
 

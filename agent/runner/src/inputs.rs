@@ -34,6 +34,9 @@ pub(crate) enum InputError {
 /// Every input with its stamp, by path.
 pub(crate) type Inputs = BTreeMap<Vec<u8>, Seen>;
 
+/// What will stand at paths once the tasks before have had their turn.
+pub(crate) type Expected<'a> = BTreeMap<&'a [u8], &'a Entry>;
+
 /// Directories that walks leave out.
 #[derive(Debug)]
 pub(crate) struct Ignored(BTreeSet<Vec<u8>>);
@@ -56,18 +59,23 @@ impl Ignored {
     }
 }
 
-/// Finds and digests what the patterns select.
+/// Finds and digests what the patterns select. What is `expected` at a path that one names need not
+/// stand there.
 pub(crate) fn collect(
     table: &FileTable,
     ignored: &Ignored,
     patterns: &[InputPattern],
+    expected: &Expected<'_>,
 ) -> Result<Inputs, InputError> {
     let mut inputs = Inputs::new();
     for pattern in patterns.iter().filter(|pattern| !pattern.negated) {
         let start = pattern.glob.literal_prefix().as_bytes();
         if !pattern.glob.is_literal() {
             walk(table, ignored, start, patterns, pattern, &mut inputs)?;
-        } else if InputPattern::select(patterns, start) && !inputs.contains_key(start) {
+        } else if InputPattern::select(patterns, start)
+            && !inputs.contains_key(start)
+            && !expected.contains_key(start)
+        {
             let seen = table.see(start)?;
             if seen.entry == Entry::Directory {
                 for (path, seen) in tree(table, start)? {

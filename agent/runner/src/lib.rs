@@ -10,6 +10,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("the runner needs openat2, pidfd and subreapers of Linux");
 
+mod ahead;
 mod beneath;
 mod descriptors;
 mod discovered;

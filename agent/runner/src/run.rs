@@ -1,6 +1,7 @@
 //! One run of a graph: threads take ready tasks from the schedule until none is left.
 
 use crate::{
+    ahead::{self, Ahead},
     environment::{Caller, Environment},
     event::{Ended, Event, Observer},
     inputs::Ignored,
@@ -111,7 +112,7 @@ pub fn run(
 /// Runs all that a run is to do.
 pub(crate) fn execute(run: &Run<'_>, on_failure: OnFailure) -> Summary {
     let started = Instant::now();
-    let closure = run.graph.closure(&run.targets);
+    let closure = run.closure();
     let with_command = |id: &&TaskId| run.graph[**id].command.is_some();
     let cost =
         |id: TaskId| run.workspace.duration_ms(&run.graph[id].name).unwrap_or(UNKNOWN_COST_MS);
@@ -122,8 +123,12 @@ pub(crate) fn execute(run: &Run<'_>, on_failure: OnFailure) -> Summary {
         progress.summary.tasks = closure.iter().filter(with_command).count();
     }
     std::thread::scope(|scope| {
-        for _ in 0..run.jobs.min(closure.len().max(1)) {
-            scope.spawn(|| run.work());
+        let _ending = ahead::Ending(&run.ahead);
+        let threads = run.jobs.min(closure.len().max(1));
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| run.work())).collect();
+        scope.spawn(|| ahead::look(run, scope));
+        for worker in workers {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
     run.end_services();
@@ -176,6 +181,7 @@ pub(crate) struct Run<'a> {
     /// Whether each service whose turn has come stands; it is started with the first command that
     /// needs it.
     standing: BTreeMap<TaskId, Mutex<Standing>>,
+    pub(crate) ahead: Ahead,
     pub(crate) observer: &'a dyn Observer,
     pub(crate) cancel: &'a Cancel,
     pub(crate) tools: Tools,
@@ -249,6 +255,7 @@ impl<'a> Run<'a> {
                 .map(|(id, _)| (id, Mutex::new(Standing::Waits)))
                 .collect(),
             targets: options.targets,
+            ahead: Ahead::default(),
             observer,
             cancel,
             tools: Tools::default(),
@@ -272,6 +279,11 @@ impl<'a> Run<'a> {
 }
 
 impl Run<'_> {
+    /// All tasks that the targets need, dependencies first.
+    pub(crate) fn closure(&self) -> Vec<TaskId> {
+        self.graph.closure(&self.targets)
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -505,6 +517,11 @@ impl Run<'_> {
         self.data_of(id).iter().flat_map(|entries| entries.iter().cloned()).collect()
     }
 
+    /// What a finished task left.
+    pub(crate) fn left_by(&self, id: TaskId) -> Option<Arc<Entries>> {
+        self.progress().data.get(&id).cloned()
+    }
+
     /// What a finished task left at a path.
     pub(crate) fn left_at(&self, path: &[u8]) -> Option<Entry> {
         let left: Vec<_> = self.progress().data.values().cloned().collect();
@@ -611,8 +628,9 @@ impl Run<'_> {
         {
             std::thread::sleep(TICK);
         }
-        let closure = self.graph.closure(&self.targets);
-        for (id, standing) in closure.iter().filter_map(|id| Some((id, self.standing.get(id)?))) {
+        for (id, standing) in
+            self.closure().iter().filter_map(|id| Some((id, self.standing.get(id)?)))
+        {
             let standing = *standing.lock().unwrap_or_else(PoisonError::into_inner);
             if standing == Standing::NotNeeded && !self.cancel.is_requested() {
                 self.tell_skipped(&self.graph[*id], "nothing that ran needs it".into());

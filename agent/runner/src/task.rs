@@ -5,7 +5,7 @@ use crate::{
     discovered::{self, Discovered},
     environment::Environment,
     event::{Ended, Event, Levels},
-    files::FileError,
+    files::{FileError, Seen},
     inputs::{self, InputError, Inputs},
     jobserver::{JobServer, pipe_of},
     outputs::{self, Collected, OutputError},
@@ -25,13 +25,13 @@ use netbuild_core::{
     graph::{CachePolicy, PlatformKey, Task, TaskId},
     key::{Action, ActionKey, OutputDeclaration, OutputShape, Platform},
     moved::{Progress, Watch},
-    record::{ActionResult, Execution, Output, OutputKind, Sandbox},
+    record::{ActionResult, Execution, Output, OutputKind, Record, Sandbox},
     tree::{self, Entry},
 };
 use netbuild_proto::{
     log::{self, Log},
     spawn::{Command, Namespaces},
-    workspace::TaskState,
+    workspace::{Stamp, TaskState},
 };
 use std::{
     io::Read as _,
@@ -279,7 +279,6 @@ fn prepare(
     argv: &[String],
     discovered: Option<Discovered>,
 ) -> Result<Prepared, TaskError> {
-    let environment = run.environment(task);
     let working_dir = run.workspace.files.absolute(task.working_dir.as_bytes());
     if task.working_dir != "." && !working_dir.is_dir() {
         return Err(TaskError::WorkingDir(task.working_dir.clone()));
@@ -288,6 +287,18 @@ fn prepare(
     for pattern in inputs::unmatched(task.inputs.as_deref().unwrap_or_default(), &inputs) {
         run.warn_of_pattern(task, pattern);
     }
+    with_inputs(run, id, task, argv, discovered, inputs)
+}
+
+fn with_inputs(
+    run: &Run<'_>,
+    id: TaskId,
+    task: &Task,
+    argv: &[String],
+    discovered: Option<Discovered>,
+    inputs: Inputs,
+) -> Result<Prepared, TaskError> {
+    let environment = run.environment(task);
     let mut tools = std::collections::BTreeMap::new();
     for tool in &task.tools {
         let digest = run.tools.digest(tool, &environment, run)?;
@@ -326,7 +337,8 @@ fn current_inputs(
     discovered: Option<&Discovered>,
 ) -> Result<Inputs, InputError> {
     let patterns = task.inputs.as_deref().unwrap_or_default();
-    let mut inputs = inputs::collect(&run.workspace.files, &run.ignored, patterns)?;
+    let nothing = inputs::Expected::new();
+    let mut inputs = inputs::collect(&run.workspace.files, &run.ignored, patterns, &nothing)?;
     for entries in run.data_of(id) {
         for (path, _) in &*entries {
             inputs::add_path(&run.workspace.files, &mut inputs, path)?;
@@ -419,11 +431,84 @@ pub(crate) fn standing(
     })
 }
 
+/// What is expected of a task before its turn.
+pub(crate) enum Expected {
+    /// Its outputs stand in the workspace.
+    UpToDate(Arc<Entries>),
+    /// They are in this record, which would be taken.
+    Record(Box<Record>),
+}
+
+/// What a cacheable task leaves when those that it reads leave `read`, as far as that can be known
+/// without running anything but the version commands of its tools; `None` when it cannot.
+pub(crate) fn expect(
+    run: &Run<'_>,
+    id: TaskId,
+    task: &Task,
+    argv: &[String],
+    read: &[Arc<Entries>],
+) -> Option<Expected> {
+    let discovered = discovered_earlier(run, task);
+    let mut expected = inputs::Expected::new();
+    for (path, entry) in read.iter().flat_map(|entries| entries.iter()) {
+        // What a link leads to counts, and may not be there yet.
+        if matches!(entry, Entry::Symlink { .. }) {
+            return None;
+        }
+        expected.insert(path.as_slice(), entry);
+    }
+    let patterns = task.inputs.as_deref().unwrap_or_default();
+    let mut inputs =
+        inputs::collect(&run.workspace.files, &run.ignored, patterns, &expected).ok()?;
+    if let Some(paths) = &discovered {
+        discovered::add(run, paths, &mut inputs).ok()?;
+    }
+    for (path, entry) in expected {
+        inputs.insert(path.to_vec(), Seen { entry: entry.clone(), stamp: Stamp::default() });
+    }
+    let prepared = with_inputs(run, id, task, argv, discovered, inputs).ok()?;
+    if !is_findable(task, &prepared) {
+        return None;
+    }
+    if let Ok((done, cache)) = up_to_date(run, task, &prepared)
+        && cache == (run.cache_id)()
+    {
+        return Some(Expected::UpToDate(done.entries));
+    }
+    let record = run.cache.peek(&prepared.key).ok().flatten()?;
+    refusal(run, task, &record).is_none().then(|| Expected::Record(Box::new(record)))
+}
+
+/// Why a result is not taken, if it is not.
+fn refusal(run: &Run<'_>, task: &Task, record: &Record) -> Option<Cause> {
+    let execution = &record.execution;
+    if execution.bound_to.is_some_and(|id| id != run.workspace.id) {
+        return Some(Cause::BoundElsewhere);
+    }
+    if execution.sandbox_obtained < run.accept_from {
+        let (made_at, least) = (execution.sandbox_obtained.as_str(), run.accept_from.as_str());
+        let why = format!("it was made at level `{made_at}`, and `min_accept_level` is `{least}`");
+        return Some(Cause::NotRestored(why));
+    }
+    // It saw an environment that the task does not have any more.
+    if execution.sandbox_obtained == Sandbox::Loose && task.sandbox.level != Sandbox::Loose {
+        let why = "it was made at level `loose`, which the task has no more".to_owned();
+        return Some(Cause::NotRestored(why));
+    }
+    let code = record.result.exit_code;
+    (code != 0).then(|| Cause::NotRestored(format!("its command ended with exit code {code}")))
+}
+
 /// Tells the observer of a run how far the result of a task is.
 struct Fetching<'a>(&'a Run<'a>, &'a Task);
 
 impl Watch for Fetching<'_> {
     fn moving(&self, progress: &Progress) {
+        self.0.ahead.handle_far();
+        // While nobody sends, it waits for what is brought already, which shows by itself.
+        if progress.sources.is_empty() {
+            return;
+        }
         self.0.observer.event(Event::Moving { task: &self.1.name, progress });
     }
 
@@ -446,25 +531,10 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, 
                 return Ok(Found::Miss(Cause::CacheFailed(error.to_string())));
             }
         };
+        if let Some(why) = refusal(run, task, &hit.record) {
+            return Ok(Found::Miss(why));
+        }
         let execution = &hit.record.execution;
-        if execution.bound_to.is_some_and(|id| id != run.workspace.id) {
-            return Ok(Found::Miss(Cause::BoundElsewhere));
-        }
-        if execution.sandbox_obtained < run.accept_from {
-            let (made_at, least) = (execution.sandbox_obtained.as_str(), run.accept_from.as_str());
-            let why =
-                format!("it was made at level `{made_at}`, and `min_accept_level` is `{least}`");
-            return Ok(Found::Miss(Cause::NotRestored(why)));
-        }
-        // It saw an environment that the task does not have any more.
-        if execution.sandbox_obtained == Sandbox::Loose && task.sandbox.level != Sandbox::Loose {
-            let why = "it was made at level `loose`, which the task has no more".to_owned();
-            return Ok(Found::Miss(Cause::NotRestored(why)));
-        }
-        if hit.record.result.exit_code != 0 {
-            let why = format!("its command ended with exit code {}", hit.record.result.exit_code);
-            return Ok(Found::Miss(Cause::NotRestored(why)));
-        }
         let outputs = &hit.record.result.outputs;
         let restored = restore::expand(outputs, run.cache).and_then(|entries| {
             restore::restore(run, outputs, &entries, cleaned(task))?;

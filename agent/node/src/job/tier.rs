@@ -212,15 +212,19 @@ impl Job<'_> {
         if Hash::of(&bytes) != asked.hash {
             return Ok(Err(wrong(tier, asked.blob)));
         }
-        self.count(trial, tier, bytes.len() as u64);
+        let place = self.items.borrow()[asked.item].places.first().copied();
+        self.count(trial, tier, place.map(|place| place.blob), bytes.len() as u64);
         let kept = self.keep(id, asked.item, &bytes)?;
         self.changed.notify_waiters();
         Ok(kept.map_err(Into::into))
     }
 
-    fn count(&self, trial: &Trial, tier: &Tier, bytes: u64) {
+    fn count(&self, trial: &Trial, tier: &Tier, blob: Option<usize>, bytes: u64) {
         let from = Source::Tier(tier.name.clone());
         trial.count(bytes);
+        if let Some(blob) = blob {
+            self.charge(blob, &from, bytes);
+        }
         let moved = Moved { logical: bytes, wire: bytes };
         self.movement.borrow_mut().add(&from, Coding::Identity, moved);
         self.tell(&from, Coding::Identity);
@@ -242,7 +246,7 @@ impl Job<'_> {
         while let Some(part) = parts.next().await {
             match part {
                 Ok(Some(bytes)) => {
-                    self.count(trial, tier, bytes.len() as u64);
+                    self.count(trial, tier, Some(index), bytes.len() as u64);
                     // The writer ends before the last piece only when it failed, which it says.
                     if pieces.send(bytes).await.is_err() {
                         break;
@@ -261,7 +265,7 @@ impl Job<'_> {
             (Err(error), _) => Ok(Err(error)),
             (Ok(false), _) => Ok(Ok(())),
             (Ok(true), Ok(())) => {
-                self.blobs.borrow_mut()[index].state = State::Done;
+                self.landed(index);
                 self.changed.notify_waiters();
                 Ok(Ok(()))
             }

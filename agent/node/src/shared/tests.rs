@@ -1,7 +1,11 @@
 use super::*;
 use crate::{
-    config::FallbackWay, decisions::Decisions, disk_cache::DiskCache, far_cache::FarCache,
-    fetcher::Fetcher, flights::Flights,
+    config::FallbackWay,
+    decisions::Decisions,
+    disk_cache::DiskCache,
+    far_cache::FarCache,
+    fetcher::{Credits, Fetcher},
+    flights::Flights,
 };
 use bytes::Bytes;
 use netbuild_core::{
@@ -214,6 +218,7 @@ fn with_tiers(
         delta: false,
         flights: Flights::default(),
         unused: Mutex::default(),
+        credits: Credits::default(),
         traffic: Arc::default(),
     });
     let runtime =

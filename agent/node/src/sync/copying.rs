@@ -203,6 +203,7 @@ impl Syncer {
                         priority: Priority::Background,
                         alike: self.fetcher.delta,
                         watch: &(),
+                        landed: &|_, _, _| (),
                     };
                     let missing = self.fetcher.blobs(&want, &mut taken).await?;
                     let missing: BTreeSet<Digest> = missing.into_iter().collect();

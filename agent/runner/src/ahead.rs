@@ -1,0 +1,238 @@
+//! Looking ahead: which results a run will want, found out from records alone, so that all that is
+//! not on this disk comes at once.
+//!
+//! The key of a task needs the digests of what the tasks before it leave, and not their bytes;
+//! their records have these. A run that waited for the bytes of each task before it looked up the
+//! next would pay the round trips of a far cache once for each level of the graph.
+//!
+//! Nothing depends on this: what is found wrong here is found rightly when the task has its turn.
+
+use crate::{
+    event::Event,
+    restore::{self, RestoreError},
+    run::{Entries, Run},
+    task::{self, Expected},
+};
+use netbuild_core::{
+    digest::Digest,
+    graph::{DependencyKind, Task, TaskId},
+    key::ActionKey,
+    moved::{Progress, Watch},
+    record::{Output, OutputKind, Record},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::Scope,
+};
+
+/// Results that are brought at once: the first come while later ones are still found out.
+const BATCH: usize = 1024;
+/// Batches under way; with more, what is found out waits for the next lookup that lacks something.
+const MOST_BATCHES: usize = 8;
+
+/// Whether it is time to look ahead.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum State {
+    /// All that was looked up was on this disk.
+    #[default]
+    Near,
+    /// Something is not.
+    Far,
+    Over,
+}
+
+impl Ahead {
+    /// A result that is known is not on this disk.
+    pub(crate) fn handle_far(&self) {
+        let mut state = self.state();
+        if *state == State::Near {
+            *state = State::Far;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for the first result that is not here; `false` when the run ends without one.
+    fn wait(&self) -> bool {
+        let waited = self.changed.wait_while(self.state(), |state| *state == State::Near);
+        *waited.unwrap_or_else(PoisonError::into_inner) == State::Far
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the looking ahead when it is dropped: the run has nothing more to do.
+#[derive(Debug)]
+pub(crate) struct Ending<'a>(pub(crate) &'a Ahead);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        *self.0.state() = State::Over;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Looks ahead once the run lacks something, and brings what it will want.
+pub(crate) fn look<'scope>(run: &'scope Run<'_>, scope: &'scope Scope<'scope, '_>) {
+    if !run.ahead.wait() {
+        return;
+    }
+    let watch = Bringing { run, task: None };
+    let batches = Arc::new(AtomicUsize::new(0));
+    let mut walk = Walk { run, known: BTreeMap::new(), found: Vec::new() };
+    let mut left = run.closure();
+    loop {
+        let mut later = Vec::new();
+        for id in left {
+            if watch.is_over() {
+                return;
+            }
+            let left = walk.visit(id);
+            if matches!(left, Left::Later(_)) {
+                later.push(id);
+            }
+            walk.known.insert(id, left);
+            if walk.found.len() >= BATCH {
+                bring(run, scope, &batches, std::mem::take(&mut walk.found));
+            }
+        }
+        bring(run, scope, &batches, std::mem::take(&mut walk.found));
+        // What is in a directory tells its listing, and without that nobody knows the keys of
+        // those that read it.
+        let listings = walk.listings();
+        if listings.is_empty() {
+            return;
+        }
+        match run.cache.fetch_all(&listings, &watch) {
+            Ok(brought) if brought.missing.is_empty() => left = later,
+            _ => return,
+        }
+    }
+}
+
+/// Brings results, in a thread of its own.
+fn bring<'scope>(
+    run: &'scope Run<'_>,
+    scope: &'scope Scope<'scope, '_>,
+    batches: &Arc<AtomicUsize>,
+    found: Vec<(TaskId, ActionKey)>,
+) {
+    let Some((last, _)) = found.last() else { return };
+    if batches.fetch_add(1, Ordering::Relaxed) >= MOST_BATCHES {
+        batches.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    let (task, batches) = (&run.graph[*last], Arc::clone(batches));
+    scope.spawn(move || {
+        let keys: Vec<ActionKey> = found.iter().map(|(_, key)| *key).collect();
+        if let Err(error) = run.cache.bring(&keys, &Bringing { run, task: Some(task) }) {
+            // Those whose turn it is ask for themselves, and say what is wrong.
+            tracing::debug!(%error, "results could not be brought");
+        }
+        batches.fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+/// Shows what comes as of the last task that it is for, until that has its own to show.
+struct Bringing<'a> {
+    run: &'a Run<'a>,
+    task: Option<&'a Task>,
+}
+
+impl Watch for Bringing<'_> {
+    fn moving(&self, progress: &Progress) {
+        let Some(task) = self.task.filter(|_| !progress.sources.is_empty()) else { return };
+        if !self.is_over() {
+            self.run.observer.event(Event::Moving { task: &task.name, progress });
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.run.cancel.is_requested() || *self.run.ahead.state() == State::Over
+    }
+}
+
+/// What a task leaves, as far as records tell.
+enum Left {
+    Known(Arc<Entries>),
+    /// Listings are missing: its own, or one of a task before it.
+    Later(Vec<Digest>),
+    /// It runs first.
+    Unknown,
+}
+
+struct Walk<'a, 'r> {
+    run: &'a Run<'r>,
+    known: BTreeMap<TaskId, Left>,
+    /// Results to bring, in the order of the graph.
+    found: Vec<(TaskId, ActionKey)>,
+}
+
+impl Walk<'_, '_> {
+    /// Looks at a task after those that it reads.
+    fn visit(&mut self, id: TaskId) -> Left {
+        let (run, task) = (self.run, &self.run.graph[id]);
+        if let Some(entries) = run.left_by(id) {
+            return Left::Known(entries);
+        }
+        let mut read = Vec::new();
+        for dep in task.deps.iter().filter(|dep| dep.kind == DependencyKind::Data) {
+            match self.known.get(&dep.task) {
+                Some(Left::Known(entries)) => read.push(Arc::clone(entries)),
+                Some(Left::Later(_)) => return Left::Later(Vec::new()),
+                Some(Left::Unknown) | None => return Left::Unknown,
+            }
+        }
+        let Some(argv) = &task.command else {
+            return Left::Known(Arc::new(read.iter().flat_map(|it| it.iter().cloned()).collect()));
+        };
+        let is_cached = task.is_cacheable()
+            && task.service.is_none()
+            && task.runs_on(std::env::consts::OS, std::env::consts::ARCH);
+        match is_cached.then(|| task::expect(run, id, task, argv, &read)) {
+            Some(Some(Expected::UpToDate(entries))) => Left::Known(entries),
+            Some(Some(Expected::Record(record))) => {
+                let is_second =
+                    matches!(self.known.get(&id), Some(Left::Later(own)) if !own.is_empty());
+                if !is_second {
+                    self.found.push((id, record.key));
+                }
+                match restore::expand(&record.result.outputs, run.cache) {
+                    Ok(entries) => Left::Known(Arc::new(entries)),
+                    // One that was fetched and is not there is damaged.
+                    Err(RestoreError::Lost(_)) if !is_second => Left::Later(listings(&record)),
+                    Err(_) => Left::Unknown,
+                }
+            }
+            _ => Left::Unknown,
+        }
+    }
+
+    /// All listings that are missing.
+    fn listings(&self) -> Vec<Digest> {
+        let missing = |left: &Left| match left {
+            Left::Later(missing) => missing.clone(),
+            Left::Known(_) | Left::Unknown => Vec::new(),
+        };
+        self.known.values().flat_map(missing).collect()
+    }
+}
+
+fn listings(record: &Record) -> Vec<Digest> {
+    let listing = |output: &Output| match output.kind {
+        OutputKind::Tree { listing } | OutputKind::Files { listing } => Some(listing),
+        OutputKind::File { .. } | OutputKind::Symlink { .. } | OutputKind::Absent => None,
+    };
+    record.result.outputs.iter().filter_map(listing).collect()
+}
