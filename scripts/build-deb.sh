@@ -91,11 +91,14 @@ for page in "$work"/man/*.1; do
     compressed "$page" "usr/share/man/man1/$(basename "$page").gz"
 done
 for shell in bash zsh fish; do
-    "$bin_dir/netbuild" completions "$shell" >"$work/$shell"
+    "$bin_dir/netbuild" completions "$shell" >"$work/netbuild.$shell"
+    "$bin_dir/netbuild" completions "$shell" --agent >"$work/netbuild-agent.$shell"
 done
-put 644 "$work/bash" usr/share/bash-completion/completions/netbuild
-put 644 "$work/zsh" usr/share/zsh/vendor-completions/_netbuild
-put 644 "$work/fish" usr/share/fish/vendor_completions.d/netbuild.fish
+for program in netbuild netbuild-agent; do
+    put 644 "$work/$program.bash" "usr/share/bash-completion/completions/$program"
+    put 644 "$work/$program.zsh" "usr/share/zsh/vendor-completions/_$program"
+    put 644 "$work/$program.fish" "usr/share/fish/vendor_completions.d/$program.fish"
+done
 
 put 644 $from/netbuild-agent.service usr/lib/systemd/system/netbuild-agent.service
 put 644 $from/netbuild-agent.user.service usr/lib/systemd/user/netbuild-agent.service

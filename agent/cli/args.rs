@@ -95,6 +95,9 @@ pub(crate) enum Command {
     Completions {
         /// The shell
         shell: Shell,
+        /// The script of netbuild-agent
+        #[arg(long)]
+        agent: bool,
     },
     /// Print a manual page, or write those of all commands
     Man(ManArgs),

@@ -45,7 +45,7 @@ pub(crate) use wan::wan;
 pub(crate) use why::why;
 
 use crate::{
-    args::{Args, GraphFileArgs},
+    args::{AgentArgs, Args, GraphFileArgs},
     errors::CliError,
     graph_file,
 };
@@ -69,11 +69,15 @@ use std::{
 /// What completes the names of tasks, which the script of clap knows nothing of.
 const TASK_NAMES: &str = include_str!("completions.bash");
 
-/// Prints a completion script.
-pub(crate) fn completions(shell: Shell) -> Result<ExitCode, CliError> {
+/// Prints a completion script, of this program or of the agent.
+pub(crate) fn completions(shell: Shell, agent: bool) -> Result<ExitCode, CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "netbuild", &mut script);
-    if shell == Shell::Bash {
+    let (mut command, name) = match agent {
+        true => (AgentArgs::command(), "netbuild-agent"),
+        false => (Args::command(), "netbuild"),
+    };
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    if shell == Shell::Bash && !agent {
         script.extend_from_slice(TASK_NAMES.as_bytes());
     }
     print(&String::from_utf8_lossy(&script));

@@ -70,7 +70,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Doctor(args) => commands::doctor(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Wan(command) => commands::wan(&command),
-        Command::Completions { shell } => commands::completions(shell),
+        Command::Completions { shell, agent } => commands::completions(shell, agent),
         Command::Man(args) => commands::man(&args),
     }
 }

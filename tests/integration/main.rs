@@ -9,6 +9,7 @@ mod hermeticity;
 mod hostile;
 mod integrity;
 mod interruption;
+mod large;
 mod layers;
 mod links;
 mod model;

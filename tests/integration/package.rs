@@ -108,6 +108,7 @@ fn the_package_is_sound_and_what_is_in_it_runs() {
         "usr/share/man/man1/netbuild-graph-check.1.gz",
         "usr/share/man/man1/netbuild-agent.1.gz",
         "usr/share/bash-completion/completions/netbuild",
+        "usr/share/bash-completion/completions/netbuild-agent",
         "usr/share/zsh/vendor-completions/_netbuild",
         "usr/share/fish/vendor_completions.d/netbuild.fish",
         "usr/share/doc/netbuild/copyright",

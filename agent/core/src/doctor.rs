@@ -12,7 +12,7 @@ mod tests;
 
 pub use facts::{
     Buffers, Cgroup, Clock, Configuration, Descriptors, Directory, Facts, FileSystem, Invitation,
-    Known, Levels, Limits, Look, Member, Owner, Place, Port, PortState, Reached, State, Tier,
+    Known, Levels, Limits, Look, Member, Owner, PAGE, Place, Port, PortState, Reached, State, Tier,
     TierState, Trouble,
 };
 

@@ -58,6 +58,14 @@ impl Output {
             OutputKind::Symlink { .. } | OutputKind::Absent => None,
         }
     }
+
+    /// The listing that names the files of the output, when it has one.
+    pub fn listing(&self) -> Option<Digest> {
+        match self.kind {
+            OutputKind::Tree { listing } | OutputKind::Files { listing } => Some(listing),
+            OutputKind::File { .. } | OutputKind::Symlink { .. } | OutputKind::Absent => None,
+        }
+    }
 }
 
 /// Outputs and exit of an action.
@@ -188,5 +196,10 @@ impl Record {
     /// The blobs that the record itself names. Listings name more.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
         self.result.outputs.iter().filter_map(Output::blob).chain(self.result.log)
+    }
+
+    /// Those of them that are listings.
+    pub fn listings(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.result.outputs.iter().filter_map(Output::listing)
     }
 }

@@ -1,11 +1,7 @@
 //! What a patch may start from: what the same task left at the same place before.
 
 use crate::disk_cache::{DiskCache, failed};
-use netbuild_core::{
-    cache::CacheError,
-    digest::Digest,
-    record::{OutputKind, Record},
-};
+use netbuild_core::{cache::CacheError, digest::Digest, record::Record};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most blobs that are named as possible bases of one.
@@ -28,10 +24,7 @@ impl DiskCache {
         let outputs = records.iter().flat_map(|record| &record.result.outputs);
         for output in outputs {
             let Some(blob) = output.blob() else { continue };
-            let listing = match output.kind {
-                OutputKind::Tree { listing } | OutputKind::Files { listing } => Some(listing),
-                OutputKind::File { .. } | OutputKind::Symlink { .. } | OutputKind::Absent => None,
-            };
+            let listing = output.listing();
             if !lacking.contains(&blob) && listing.is_none() {
                 continue;
             }

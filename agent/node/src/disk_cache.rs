@@ -10,7 +10,7 @@ use netbuild_core::{
     merge::{Level, Trust},
     moved::{Movement, Watch},
     peer::{Identity, PeerId},
-    record::{OutputKind, Record},
+    record::Record,
     tree::Entry,
 };
 use netbuild_gateway::{Door, OnStep, OnVerify};
@@ -105,12 +105,8 @@ impl DiskCache {
     fn named(&self, record: &Record) -> Result<(BTreeSet<Digest>, bool), CacheError> {
         let mut named: BTreeSet<Digest> = record.blobs().collect();
         let mut unknown = false;
-        for output in &record.result.outputs {
-            let (OutputKind::Tree { listing } | OutputKind::Files { listing }) = &output.kind
-            else {
-                continue;
-            };
-            match self.files(listing)? {
+        for listing in record.listings() {
+            match self.files(&listing)? {
                 Some(files) => named.extend(files.into_iter().map(|(_, file)| file)),
                 None => unknown = true,
             }
@@ -418,7 +414,7 @@ impl Door for DiskCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netbuild_core::record::{ActionResult, Execution, Output, Sandbox};
+    use netbuild_core::record::{ActionResult, Execution, Output, OutputKind, Sandbox};
     use netbuild_store::MemoryStore;
 
     const KEY: ActionKey = ActionKey([7; 32]);

@@ -15,23 +15,19 @@ use crate::{
 };
 use netbuild_core::{
     digest::Digest,
-    graph::{DependencyKind, Task, TaskId},
+    graph::{DependencyKind, TaskId},
     key::ActionKey,
     moved::{Progress, Watch},
-    record::{Output, OutputKind, Record},
 };
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::Scope,
 };
 
 /// Results that are brought at once: the first come while later ones are still found out.
 const BATCH: usize = 1024;
-/// Batches under way; with more, what is found out waits for the next lookup that lacks something.
+/// Most batches under way: with as many, the walk waits for one to end.
 const MOST_BATCHES: usize = 8;
 
 /// Whether it is time to look ahead.
@@ -41,8 +37,15 @@ pub(crate) struct Ahead {
     changed: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// How many are under way.
+    batches: usize,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum State {
+enum Phase {
     /// All that was looked up was on this disk.
     #[default]
     Near,
@@ -55,20 +58,22 @@ impl Ahead {
     /// A result that is known is not on this disk.
     pub(crate) fn handle_far(&self) {
         let mut state = self.state();
-        if *state == State::Near {
-            *state = State::Far;
+        if state.phase == Phase::Near {
+            state.phase = Phase::Far;
             self.changed.notify_all();
         }
     }
 
-    /// Waits for the first result that is not here; `false` when the run ends without one.
-    fn wait(&self) -> bool {
-        let waited = self.changed.wait_while(self.state(), |state| *state == State::Near);
-        *waited.unwrap_or_else(PoisonError::into_inner) == State::Far
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while something holds; `false` when the run is over by then.
+    fn wait_while(&self, holds: impl Fn(&State) -> bool) -> bool {
+        let waited = self
+            .changed
+            .wait_while(self.state(), |state| state.phase != Phase::Over && holds(state));
+        waited.unwrap_or_else(PoisonError::into_inner).phase != Phase::Over
     }
 }
 
@@ -78,18 +83,34 @@ pub(crate) struct Ending<'a>(pub(crate) &'a Ahead);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        *self.0.state() = State::Over;
+        self.0.state().phase = Phase::Over;
+        self.0.changed.notify_all();
+    }
+}
+
+/// A batch under way, until it is dropped.
+struct Batch<'a>(&'a Ahead);
+
+impl<'a> Batch<'a> {
+    fn begin(ahead: &'a Ahead) -> Self {
+        ahead.state().batches += 1;
+        Self(ahead)
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.0.state().batches -= 1;
         self.0.changed.notify_all();
     }
 }
 
 /// Looks ahead once the run lacks something, and brings what it will want.
 pub(crate) fn look<'scope>(run: &'scope Run<'_>, scope: &'scope Scope<'scope, '_>) {
-    if !run.ahead.wait() {
+    if !run.ahead.wait_while(|state| state.phase == Phase::Near) {
         return;
     }
-    let watch = Bringing { run, task: None };
-    let batches = Arc::new(AtomicUsize::new(0));
+    let watch = Bringing { run, last: None };
     let mut walk = Walk { run, known: BTreeMap::new(), found: Vec::new() };
     let mut left = run.closure();
     loop {
@@ -104,10 +125,10 @@ pub(crate) fn look<'scope>(run: &'scope Run<'_>, scope: &'scope Scope<'scope, '_
             }
             walk.known.insert(id, left);
             if walk.found.len() >= BATCH {
-                bring(run, scope, &batches, std::mem::take(&mut walk.found));
+                bring(run, scope, std::mem::take(&mut walk.found));
             }
         }
-        bring(run, scope, &batches, std::mem::take(&mut walk.found));
+        bring(run, scope, std::mem::take(&mut walk.found));
         // What is in a directory tells its listing, and without that nobody knows the keys of
         // those that read it.
         let listings = walk.listings();
@@ -125,41 +146,41 @@ pub(crate) fn look<'scope>(run: &'scope Run<'_>, scope: &'scope Scope<'scope, '_
 fn bring<'scope>(
     run: &'scope Run<'_>,
     scope: &'scope Scope<'scope, '_>,
-    batches: &Arc<AtomicUsize>,
     found: Vec<(TaskId, ActionKey)>,
 ) {
     let Some((last, _)) = found.last() else { return };
-    if batches.fetch_add(1, Ordering::Relaxed) >= MOST_BATCHES {
-        batches.fetch_sub(1, Ordering::Relaxed);
+    let last = *last;
+    if !run.ahead.wait_while(|state| state.batches >= MOST_BATCHES) {
         return;
     }
-    let (task, batches) = (&run.graph[*last], Arc::clone(batches));
+    let batch = Batch::begin(&run.ahead);
     scope.spawn(move || {
+        let _batch = batch;
         let keys: Vec<ActionKey> = found.iter().map(|(_, key)| *key).collect();
-        if let Err(error) = run.cache.bring(&keys, &Bringing { run, task: Some(task) }) {
+        if let Err(error) = run.cache.bring(&keys, &Bringing { run, last: Some(last) }) {
             // Those whose turn it is ask for themselves, and say what is wrong.
             tracing::debug!(%error, "results could not be brought");
         }
-        batches.fetch_sub(1, Ordering::Relaxed);
     });
 }
 
-/// Shows what comes as of the last task that it is for, until that has its own to show.
+/// Shows what comes as of the last task that it is for.
 struct Bringing<'a> {
     run: &'a Run<'a>,
-    task: Option<&'a Task>,
+    last: Option<TaskId>,
 }
 
 impl Watch for Bringing<'_> {
     fn moving(&self, progress: &Progress) {
-        let Some(task) = self.task.filter(|_| !progress.sources.is_empty()) else { return };
-        if !self.is_over() {
-            self.run.observer.event(Event::Moving { task: &task.name, progress });
+        let Some(last) = self.last.filter(|_| !progress.sources.is_empty()) else { return };
+        // Of one that has ended nobody would say when this ends.
+        if !self.is_over() && self.run.left_by(last).is_none() {
+            self.run.observer.event(Event::Moving { task: &self.run.graph[last].name, progress });
         }
     }
 
     fn is_over(&self) -> bool {
-        self.run.cancel.is_requested() || *self.run.ahead.state() == State::Over
+        self.run.cancel.is_requested() || self.run.ahead.state().phase == Phase::Over
     }
 }
 
@@ -211,7 +232,9 @@ impl Walk<'_, '_> {
                 match restore::expand(&record.result.outputs, run.cache) {
                     Ok(entries) => Left::Known(Arc::new(entries)),
                     // One that was fetched and is not there is damaged.
-                    Err(RestoreError::Lost(_)) if !is_second => Left::Later(listings(&record)),
+                    Err(RestoreError::Lost(_)) if !is_second => {
+                        Left::Later(record.listings().collect())
+                    }
                     Err(_) => Left::Unknown,
                 }
             }
@@ -227,12 +250,4 @@ impl Walk<'_, '_> {
         };
         self.known.values().flat_map(missing).collect()
     }
-}
-
-fn listings(record: &Record) -> Vec<Digest> {
-    let listing = |output: &Output| match output.kind {
-        OutputKind::Tree { listing } | OutputKind::Files { listing } => Some(listing),
-        OutputKind::File { .. } | OutputKind::Symlink { .. } | OutputKind::Absent => None,
-    };
-    record.result.outputs.iter().filter_map(listing).collect()
 }

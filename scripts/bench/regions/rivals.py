@@ -151,7 +151,7 @@ class Tarball(MakeFrom):
 def made_up_to_date():
     """make goes by times, and a checkout is newer than what was built from it; programs lose their mode in a bucket."""
     return (f"touch .restored && find {OUTPUTS} -type f -exec touch -r .restored {{}} +\n"
-            f"if [ -d {OUTPUTS}/bin ]; then chmod +x {OUTPUTS}/bin/*; fi\n")
+            f"if [ -d {OUTPUTS}/bin ]; then find {OUTPUTS}/bin -type f -exec chmod +x {{}} +; fi\n")
 
 
 class Sccache(MakeFrom):

@@ -173,10 +173,13 @@ pub struct Member {
     pub heard: Option<Duration>,
 }
 
+/// The role of the address where an agent is watched by HTTP.
+pub const PAGE: &str = "page";
+
 /// An address of an agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {
-    /// `mesh` or `data`.
+    /// `mesh` or `data`, which are UDP, or [`PAGE`].
     pub role: &'static str,
     /// The address.
     pub address: SocketAddr,

@@ -1,6 +1,6 @@
 //! The agent, its addresses, and the other members.
 
-use super::{Finding, Invitation, Member, Owner, Port, PortState, Reached, millis};
+use super::{Finding, Invitation, Member, Owner, PAGE, Port, PortState, Reached, millis};
 use std::{net::SocketAddr, time::Duration};
 
 pub(super) const AGENT: &str = "agent";
@@ -69,8 +69,8 @@ const RESTART: &str = "restart it: netbuild stop && netbuild-agent --detach, or 
 
 pub(super) fn ports(ports: &[Port]) -> Vec<Finding> {
     let mut found: Vec<Finding> = ports.iter().map(port).collect();
-    let local = |port: &Port| port.address.ip().is_loopback();
-    if !ports.is_empty() && ports.iter().all(local) {
+    let mut udp = ports.iter().filter(|port| port.role != PAGE).peekable();
+    if udp.peek().is_some() && udp.all(|port| port.address.ip().is_loopback()) {
         let says = "only loopback is listened on: other machines cannot reach this agent";
         found.push(Finding::note(PORTS, says).fix("--listen 0.0.0.0:4001, or [agent] listen"));
     }
@@ -79,6 +79,9 @@ pub(super) fn ports(ports: &[Port]) -> Vec<Finding> {
 
 fn port(port: &Port) -> Finding {
     let Port { role, address, state } = port;
+    if *role == PAGE {
+        return page(*address, state);
+    }
     match state {
         PortState::Free if address.port() == 0 => Finding::note(
             PORTS,
@@ -113,6 +116,28 @@ fn port(port: &Port) -> Finding {
             format!("{role}: the agent does not answer at {address}: {why}"),
         )
         .fix(format!("let UDP {} in: nft, iptables or the cloud's rules", address.port())),
+    }
+}
+
+/// Where the agent is watched: builds do without it.
+fn page(address: SocketAddr, state: &PortState) -> Finding {
+    match state {
+        PortState::Free if address.port() == 0 => {
+            Finding::ok(PORTS, format!("{PAGE}: any free port of {}", address.ip()))
+        }
+        PortState::Free => Finding::ok(PORTS, format!("{PAGE}: TCP {address} can be had")),
+        PortState::Refused(why) => Finding::note(
+            PORTS,
+            format!("{PAGE}: TCP {address} cannot be had: {why}; the agent takes another port"),
+        )
+        .fix("for one that stays, choose another: [http] listen, or --http"),
+        PortState::Ours(Reached::Yes(took)) => {
+            Finding::ok(PORTS, format!("{PAGE}: http://{address}/ answers, in {}", millis(*took)))
+        }
+        PortState::Ours(Reached::No(why)) => {
+            Finding::warning(PORTS, format!("{PAGE}: http://{address}/ does not answer: {why}"))
+                .fix("see the log of the agent: netbuild status tells where it is")
+        }
     }
 }
 

@@ -223,6 +223,23 @@ fn ports_say_whether_they_can_be_had_or_reached() {
 }
 
 #[test]
+fn a_page_that_cannot_be_had_is_no_problem() {
+    let with = |state: PortState| {
+        let mut facts = well();
+        let address = "127.0.0.1:7717".parse().unwrap();
+        facts.ports = Look::Seen(vec![Port { role: PAGE, address, state }]);
+        only(&facts)
+    };
+    expect(&with(PortState::Free), Verdict::Ok, "TCP 127.0.0.1:7717 can be had", "");
+    let taken = PortState::Refused("Address in use".into());
+    expect(&with(taken), Verdict::Note, "takes another port", "[http] listen");
+    let answers = PortState::Ours(Reached::Yes(Duration::from_millis(2)));
+    expect(&with(answers), Verdict::Ok, "http://127.0.0.1:7717/ answers", "");
+    let silent = PortState::Ours(Reached::No("refused".into()));
+    expect(&with(silent), Verdict::Warning, "does not answer: refused", "log of the agent");
+}
+
+#[test]
 fn one_address_of_a_member_is_enough() {
     let of = |last: Reached| {
         let refused = Reached::No("refused".into());

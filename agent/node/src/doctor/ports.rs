@@ -6,14 +6,15 @@ use crate::{
 };
 use futures::future::join_all;
 use netbuild_core::{
-    doctor::{Invitation, Port, PortState, Reached},
+    doctor::{Invitation, PAGE, Port, PortState, Reached},
     peer::{Identity, PeerId},
 };
 use netbuild_mesh::parse_multiaddr;
 use netbuild_proto::control::Status;
 use std::{
-    net::{SocketAddr, UdpSocket},
-    time::Duration,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::{Duration, Instant},
 };
 
 /// Most addresses that are tried; a machine with more has them from containers.
@@ -23,21 +24,53 @@ const DATA: &str = "data";
 
 /// The addresses of the agent that answered so, or those that one would take.
 pub(super) fn look(settings: &Settings, status: Option<&Status>, limit: Duration) -> Vec<Port> {
-    match status.filter(|status| !status.mesh_addresses.is_empty()) {
-        Some(status) => of_agent(status, limit).unwrap_or_default(),
-        None => {
-            let data = SocketAddr::new(settings.listen.ip(), settings.data_port);
-            [(MESH, settings.listen), (DATA, data)]
-                .map(|(role, address)| Port { role, address, state: free(address) })
-                .into()
-        }
+    if let Some(status) = status.filter(|status| !status.mesh_addresses.is_empty()) {
+        let mut ports = of_agent(status, limit).unwrap_or_default();
+        ports.extend(status.page.as_deref().and_then(|page| page_of(page, limit)));
+        return ports;
+    }
+    let data = SocketAddr::new(settings.listen.ip(), settings.data_port);
+    let udp = [(MESH, settings.listen), (DATA, data)].map(|(role, address)| Port {
+        role,
+        address,
+        state: free(UdpSocket::bind(address)),
+    });
+    let page = settings.http.as_ref().map(|http| Port {
+        role: PAGE,
+        address: http.listen,
+        state: free(TcpListener::bind(http.listen)),
+    });
+    udp.into_iter().chain(page).collect()
+}
+
+fn free<S>(bound: io::Result<S>) -> PortState {
+    match bound {
+        Ok(_) => PortState::Free,
+        Err(error) => PortState::Refused(error.to_string()),
     }
 }
 
-fn free(address: SocketAddr) -> PortState {
-    match UdpSocket::bind(address) {
-        Ok(_) => PortState::Free,
-        Err(error) => PortState::Refused(error.to_string()),
+/// Where an agent says that it is watched; `None` when that is not an address.
+fn page_of(page: &str, limit: Duration) -> Option<Port> {
+    let address = page.strip_prefix("http://")?.trim_end_matches('/').parse().ok()?;
+    let began = Instant::now();
+    let reached = match healthz(address, limit) {
+        Ok(()) => Reached::Yes(began.elapsed()),
+        Err(error) => Reached::No(error.to_string()),
+    };
+    Some(Port { role: PAGE, address, state: PortState::Ours(reached) })
+}
+
+fn healthz(address: SocketAddr, limit: Duration) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer)?;
+    match &answer {
+        b"HTTP/1.1 200" => Ok(()),
+        other => Err(io::Error::other(String::from_utf8_lossy(other).into_owned())),
     }
 }
 

@@ -50,12 +50,16 @@ impl Fetcher {
         let named: Vec<&Record> = records.iter().map(SealedRecord::record).collect();
         let mut taken = Taken::default();
         for _ in 0..MAX_ROUNDS {
-            // In the order of the keys, which is that in which they are looked up.
+            // In the order of the keys, which is that in which they are looked up; but listings first, as
+            // whoever asked goes on by what they name.
             let (mut lacking, mut known) = (Vec::new(), BTreeSet::new());
             for record in &named {
                 let blobs = self.disk.lacking(record)?.blobs;
                 lacking.extend(blobs.into_iter().filter(|blob| known.insert(*blob)));
             }
+            let listings: BTreeSet<Digest> =
+                named.iter().flat_map(|record| record.listings()).collect();
+            lacking.sort_by_key(|blob| !listings.contains(blob));
             if lacking.is_empty() {
                 break;
             }

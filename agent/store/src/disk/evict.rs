@@ -17,7 +17,7 @@ use netbuild_core::{
     digest::{Digest, Hash},
     evict::{self, Holding, Limits, Part, Pin},
     key::ActionKey,
-    record::{OutputKind, Record},
+    record::Record,
     tree::Entry,
 };
 use netbuild_proto::listing::{self, MAX_LISTING};
@@ -275,12 +275,10 @@ impl Inner {
     ) -> (Vec<u32>, bool) {
         let mut wanted: BTreeSet<Digest> = record.blobs().collect();
         let mut whole = true;
-        for output in &record.result.outputs {
-            if let OutputKind::Tree { listing } | OutputKind::Files { listing } = &output.kind {
-                match self.files_of(listing) {
-                    Some(files) => wanted.extend(files),
-                    None => whole = false,
-                }
+        for listing in record.listings() {
+            match self.files_of(&listing) {
+                Some(files) => wanted.extend(files),
+                None => whole = false,
             }
         }
         let here: Vec<u32> =
