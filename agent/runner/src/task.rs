@@ -515,6 +515,10 @@ impl Watch for Fetching<'_> {
     fn least(&self) -> Sandbox {
         least(self.0, self.1)
     }
+
+    fn is_over(&self) -> bool {
+        self.0.cancel.is_requested()
+    }
 }
 
 /// Restores the outputs from the cache. Whatever is wrong with the cache is a miss.
@@ -526,6 +530,7 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, 
             Ok(Some(hit)) => hit,
             Ok(None) if lost.is_empty() => return Ok(Found::Miss(Cause::NoRecord)),
             Ok(None) => break,
+            Err(_) if run.cancel.is_requested() => return Err(TaskError::Cancelled),
             Err(error) => {
                 run.warn_of_cache(&error);
                 return Ok(Found::Miss(Cause::CacheFailed(error.to_string())));

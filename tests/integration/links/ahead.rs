@@ -1,7 +1,8 @@
 //! What a build will want comes at once, and not level by level.
 
 use super::sites::Sites;
-use crate::support::{Agent, wait_until};
+use crate::support::{Agent, Running, signal, wait_until};
+use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 
 /// Tasks one after the other.
@@ -74,4 +75,24 @@ fn a_chain_from_afar_comes_in_a_few_fetches_and_each_result_counts_with_its_byte
     let run = restored.run(&[]).expect_success();
     let came = (run.executed(), run.count("/hits/peer"), run.count("/hits/disk"));
     assert_eq!(came, (2, 4, TASKS - 6), "{}", run.summary);
+}
+
+#[test]
+fn ctrl_c_does_not_wait_for_what_is_on_its_way() {
+    const BYTES: u64 = 30_000_000;
+    let sites = Sites::up("ahead-cut", &["us-east", "eu-central"]);
+    let east = sites.agent("us-east", &[]);
+    let central = sites.agent("eu-central", &[&east]);
+    let task = json!({
+        "command": format!("head -c {BYTES} /dev/urandom > blob"), "inputs": [], "outputs": ["blob"],
+    });
+    let graph = json!({ "version": "1", "tasks": { "t": task } });
+    sites.workspace("us-east", &graph).run(&[]).expect_success();
+    wait_until("central knows of it", || central.status()["store"]["records"] == 1);
+    let restored = sites.workspace("eu-central", &graph);
+    let running = Running::start(&mut restored.command(&[]));
+    wait_until("it is on its way", || central.counter("data_bytes_fetched") > BYTES / 20);
+    signal(running.pid(), Signal::INT);
+    assert_eq!(running.wait().code(), Some(130));
+    assert_eq!(central.status()["store"]["blobs"], 0, "the run waited for all of it");
 }
