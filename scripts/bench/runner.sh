@@ -131,7 +131,7 @@ generate_tree() {
 mkdir -p tree
 for directory in $(seq 100); do mkdir -p tree/$directory; done
 openssl enc -aes-128-ctr -nosalt -pass pass:tree -in /dev/zero 2>/dev/null | head -c 1073740000 |
-    split -b 107374 -a 5 -d --filter='n=${FILE#x}; cat >tree/$((10#$n % 100 + 1))/$n'
+    split -b 107374 -a 5 -d --filter='n=${FILE#x}; cat >tree/$(expr $n % 100 + 1)/$n'
 MAKE
     cat >"$work/netbuild/graph.json" <<'GRAPH'
 { "version": "1", "tasks": {
