@@ -35,7 +35,7 @@ pub(crate) enum InputError {
 pub(crate) type Inputs = BTreeMap<Vec<u8>, Seen>;
 
 /// What will stand at paths once the tasks before have had their turn.
-pub(crate) type Expected<'a> = BTreeMap<&'a [u8], &'a Entry>;
+pub(crate) type Awaited<'a> = BTreeMap<&'a [u8], &'a Entry>;
 
 /// Directories that walks leave out.
 #[derive(Debug)]
@@ -59,13 +59,13 @@ impl Ignored {
     }
 }
 
-/// Finds and digests what the patterns select. What is `expected` at a path that one names need not
+/// Finds and digests what the patterns select. What is `awaited` at a path that one names need not
 /// stand there.
 pub(crate) fn collect(
     table: &FileTable,
     ignored: &Ignored,
     patterns: &[InputPattern],
-    expected: &Expected<'_>,
+    awaited: &Awaited<'_>,
 ) -> Result<Inputs, InputError> {
     let mut inputs = Inputs::new();
     for pattern in patterns.iter().filter(|pattern| !pattern.negated) {
@@ -74,7 +74,7 @@ pub(crate) fn collect(
             walk(table, ignored, start, patterns, pattern, &mut inputs)?;
         } else if InputPattern::select(patterns, start)
             && !inputs.contains_key(start)
-            && !expected.contains_key(start)
+            && !awaited.contains_key(start)
         {
             let seen = table.see(start)?;
             if seen.entry == Entry::Directory {

@@ -337,7 +337,7 @@ fn current_inputs(
     discovered: Option<&Discovered>,
 ) -> Result<Inputs, InputError> {
     let patterns = task.inputs.as_deref().unwrap_or_default();
-    let nothing = inputs::Expected::new();
+    let nothing = inputs::Awaited::new();
     let mut inputs = inputs::collect(&run.workspace.files, &run.ignored, patterns, &nothing)?;
     for entries in run.data_of(id) {
         for (path, _) in &*entries {
@@ -449,7 +449,7 @@ pub(crate) fn expect(
     read: &[Arc<Entries>],
 ) -> Option<Expected> {
     let discovered = discovered_earlier(run, task);
-    let mut expected = inputs::Expected::new();
+    let mut expected = inputs::Awaited::new();
     for (path, entry) in read.iter().flat_map(|entries| entries.iter()) {
         // What a link leads to counts, and may not be there yet.
         if matches!(entry, Entry::Symlink { .. }) {
