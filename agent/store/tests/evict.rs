@@ -232,3 +232,40 @@ fn many_use_it_while_it_is_full() {
     assert!(usage.total() < LIMIT + (5 << 20), "{usage:?}");
     assert_eq!(store.stats().quarantined, 0);
 }
+
+#[test]
+fn who_adds_to_a_full_store_takes_away_what_goes_next_and_nothing_that_was_used_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let results = fill(&store, 1..=40);
+    let bound = limits(store.usage().unwrap().total());
+    let mut gone = evict(&store, &bound, &[], false).forgotten;
+    assert!(!gone.is_empty());
+    let left = |gone: &[ActionKey]| {
+        let stays = |key: &u8| !gone.contains(&ActionKey([*key; 32]));
+        results.iter().map(|(key, _)| *key).filter(stays).collect::<Vec<_>>()
+    };
+    // A use has the precision of a second.
+    let used = left(&gone)[0];
+    let looked = Instant::now();
+    while looked.elapsed() < Duration::from_millis(1100) {
+        store.record(&ActionKey([used; 32])).unwrap().unwrap();
+    }
+    // Nobody makes space meanwhile.
+    let new = fill(&store, 101..=112);
+    assert!(new.iter().all(|result| is_whole(&store, result)));
+    let total = store.usage().unwrap().total();
+    assert!(total <= bound.max_bytes + 300_000, "{total} of {}", bound.max_bytes);
+    // What went is told by the next who asks.
+    let told = evict(&store, &limits(u64::MAX), &[], false);
+    assert!(!told.forgotten.is_empty() && told.bytes > 0);
+    gone.extend(told.forgotten);
+    assert!(left(&gone).contains(&used));
+    for result in &results {
+        assert_eq!(is_whole(&store, result), !gone.contains(&ActionKey([result.0; 32])));
+    }
+    assert!(evict(&store, &limits(u64::MAX), &[], false).forgotten.is_empty());
+    // Without a bound nothing more goes.
+    let more = fill(&store, 121..=132);
+    assert!(more.iter().chain(&new).all(|result| is_whole(&store, result)));
+}

@@ -1,15 +1,16 @@
-//! The only code that names sled: ordered keys and checked values, with every failure contained.
+//! The only code that names sled: ordered keys in checked leaves, with every failure contained.
 //!
 //! sled 0.34 may panic on a damaged file, when it opens it and later. Each call is therefore made where a
 //! panic is caught and becomes an error; after the first one the engine is not asked again.
 
+use super::leaf;
 use crate::StoreError;
 use std::{
     any::Any,
     cell::Cell,
     collections::BTreeMap,
     io,
-    ops::Bound::Excluded,
+    ops::Bound::{Excluded, Included, Unbounded},
     panic::{self, AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
@@ -34,11 +35,6 @@ const MAX_PENDING: usize = 4096;
 /// Most changes of a database that is kept in memory as there is no room for it on disk: half a gigabyte or
 /// so. It is better to do without than to take more from the builds on this machine.
 const MAX_IN_MEMORY: usize = 2_000_000;
-/// Version of the envelope and of what is in it, the first byte of each value. An index with values of
-/// another version is made again.
-const VERSION: u8 = 3;
-/// Version and CRC-32C before each value.
-const ENVELOPE: usize = 1 + 4;
 
 /// Why the engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +76,10 @@ impl From<EngineError> for StoreError {
 /// One write: a key with its new value, or with none to remove it.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 
-/// A key with its value.
-pub(super) type Item = (Vec<u8>, Vec<u8>);
+pub(super) use super::leaf::Item;
+
+/// Keys with their new values, or with none.
+type Pending = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// An embedded ordered map. What is written is not durable until the engine is closed; after a crash all
 /// changes up to some moment are there, and none after it.
@@ -90,7 +88,7 @@ pub(super) struct Engine {
     /// `None` once closed.
     db: RwLock<Option<sled::Db>>,
     /// The newest changes, not written to `db` yet.
-    pending: Mutex<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    pending: Mutex<Pending>,
     broken: AtomicBool,
     /// Whether `pending` is all there is.
     in_memory: AtomicBool,
@@ -169,14 +167,18 @@ impl Engine {
         if self.is_in_memory() {
             return Ok(None);
         }
-        match self.ask(|db| db.get(key))? {
-            Some(sealed) => open_value(key, &sealed).map(Some),
-            None => Ok(None),
-        }
+        let Some((name, sealed)) = self.ask(|db| leaf_of(db, key))? else { return Ok(None) };
+        let items = leaf::items(&name, &sealed).ok_or(EngineError::BadValue)?;
+        let found = items.binary_search_by_key(&key, |(key, _)| key).ok();
+        Ok(found.map(|at| items[at].1.to_vec()))
     }
 
-    /// Takes all changes or none.
-    pub(super) fn write(&self, changes: Vec<Change>) -> Result<(), EngineError> {
+    /// Takes all changes or none. `on_bad` is called for a damaged leaf, whose keys are lost.
+    pub(super) fn write(
+        &self,
+        changes: Vec<Change>,
+        on_bad: impl FnMut(),
+    ) -> Result<(), EngineError> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(EngineError::Broken);
         }
@@ -189,54 +191,39 @@ impl Engine {
             }
             return Ok(());
         }
-        if pending.len() < MAX_PENDING { Ok(()) } else { self.write_out(&mut pending) }
+        if pending.len() < MAX_PENDING { Ok(()) } else { self.write_out(&mut pending, on_bad) }
     }
 
     /// Gives the system what waits to be written, so that it survives this process.
-    pub(super) fn hand_over(&self) -> Result<(), EngineError> {
-        self.write_out(&mut self.pending())
+    pub(super) fn hand_over(&self, on_bad: impl FnMut()) -> Result<(), EngineError> {
+        self.write_out(&mut self.pending(), on_bad)
     }
 
     /// Returns when all that was written is on the disk.
-    pub(super) fn persist(&self) -> Result<(), EngineError> {
-        self.write_out(&mut self.pending())?;
+    pub(super) fn persist(&self, on_bad: impl FnMut()) -> Result<(), EngineError> {
+        self.write_out(&mut self.pending(), on_bad)?;
         if self.is_in_memory() {
             return Ok(());
         }
         self.ask(|db| db.flush().map(drop))
     }
 
-    fn pending(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes what is pending, in one batch and so all or nothing.
-    fn write_out(
-        &self,
-        pending: &mut BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    ) -> Result<(), EngineError> {
+    fn write_out(&self, pending: &mut Pending, mut on_bad: impl FnMut()) -> Result<(), EngineError> {
         if pending.is_empty() || self.is_in_memory() {
             return Ok(());
         }
-        let mut batch = sled::Batch::default();
-        for (key, value) in &*pending {
-            match value {
-                Some(value) => batch.insert(key.as_slice(), seal_value(key, value)),
-                None => batch.remove(key.as_slice()),
-            }
-        }
-        self.ask(|db| {
-            db.apply_batch(batch)?;
-            // What a write replaced is freed as later calls begin, a little with each, and a batch is
-            // one call. Without these a million changes in a row would leave gigabytes behind.
-            (0..pending.len()).try_for_each(|_| db.contains_key(b"").map(drop))
-        })?;
+        self.ask(|db| db.apply_batch(batch_of(db, pending, &mut on_bad)?))?;
         pending.clear();
         Ok(())
     }
 
     /// At most `limit` keys with their values: those after `after` that start with `prefix`, in order. A
-    /// damaged value is left out and `on_bad` called.
+    /// damaged leaf is left out and `on_bad` called.
     pub(super) fn after(
         &self,
         prefix: u8,
@@ -252,32 +239,44 @@ impl Engine {
             let there = all.filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
             return Ok(there.take(limit).collect());
         }
-        self.write_out(&mut self.pending())?;
-        let found = self.ask(|db| {
-            db.range(start.as_slice()..[prefix + 1].as_slice())
-                .filter(|item| !matches!(item, Ok((key, _)) if **key == *start))
-                .take(limit)
-                .collect::<sled::Result<Vec<_>>>()
-        })?;
-        let mut values = Vec::with_capacity(found.len());
-        for (key, sealed) in found {
-            match open_value(&key, &sealed) {
-                Ok(value) => values.push((key.to_vec(), value)),
-                Err(_) => on_bad(),
+        self.write_out(&mut self.pending(), &mut on_bad)?;
+        self.ask(|db| {
+            let first = leaf_of(db, &start)?;
+            let behind = first.as_ref().map_or(Unbounded, |(name, _)| Excluded(name.clone()));
+            let first = first.into_iter().map(Ok);
+            let mut found: Vec<Item> = Vec::new();
+            for leaf in first.chain(db.range((behind, Excluded(sled::IVec::from(&[prefix + 1]))))) {
+                let (name, sealed) = leaf?;
+                let Some(items) = leaf::items(&name, &sealed) else {
+                    on_bad();
+                    continue;
+                };
+                for (key, value) in items {
+                    // Not those of a leaf that was split after its first half was read.
+                    let last = found.last().map_or(start.as_slice(), |(key, _)| key);
+                    if key > last && key.first() == Some(&prefix) {
+                        found.push((key.to_vec(), value.to_vec()));
+                    }
+                    if found.len() == limit {
+                        return Ok(found);
+                    }
+                }
             }
-        }
-        Ok(values)
+            Ok(found)
+        })
     }
 
     /// Writes everything out and lets the files go.
     pub(super) fn close(&mut self) -> Result<(), EngineError> {
         let is_open = self.db.get_mut().unwrap_or_else(PoisonError::into_inner).is_some();
-        let written = if is_open { self.write_out(&mut self.pending()) } else { Ok(()) };
+        let mut is_bad = false;
+        let written =
+            if is_open { self.write_out(&mut self.pending(), || is_bad = true) } else { Ok(()) };
         let Some(db) = self.db.get_mut().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
         self.let_go(db)?;
-        written
+        if is_bad { Err(EngineError::BadValue) } else { written }
     }
 
     /// Lets go of what is replaced: what it fails at now nobody will miss.
@@ -390,22 +389,57 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("no message").to_owned()
 }
 
-/// The checksum covers the key too, so that a value never counts under another key.
-fn checksum(key: &[u8], value: &[u8]) -> [u8; 4] {
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&[VERSION]), key);
-    crc32c::crc32c_append(crc, value).to_le_bytes()
+/// The leaf that a key is in if it is anywhere.
+fn leaf_of(db: &sled::Db, key: &[u8]) -> sled::Result<Option<(sled::IVec, sled::IVec)>> {
+    db.range((Unbounded, Included(sled::IVec::from(key)))).next_back().transpose()
 }
 
-fn seal_value(key: &[u8], value: &[u8]) -> Vec<u8> {
-    [&[VERSION], &checksum(key, value)[..], value].concat()
-}
-
-fn open_value(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, EngineError> {
-    let (head, value) = sealed.split_at_checked(ENVELOPE).ok_or(EngineError::BadValue)?;
-    if head[0] != VERSION || head[1..] != checksum(key, value) {
-        return Err(EngineError::BadValue);
+/// The leaves as they are after the changes. One that is damaged begins anew.
+fn batch_of(
+    db: &sled::Db,
+    changes: &Pending,
+    on_bad: &mut dyn FnMut(),
+) -> sled::Result<sled::Batch> {
+    let mut batch = sled::Batch::default();
+    let mut changed: Option<(sled::IVec, Vec<Item>)> = None;
+    for (key, value) in changes {
+        let (name, sealed) = leaf_of(db, key)?.unwrap_or_default();
+        // Changes are in the order of their keys, so that those of a leaf come together.
+        if changed.as_ref().is_none_or(|(open, _)| *open != name) {
+            if let Some((name, items)) = changed.take() {
+                put_leaves(&mut batch, &name, &items);
+            }
+            let items = if sealed.is_empty() { Some(Vec::new()) } else { leaf::items(&name, &sealed) };
+            let items = items.unwrap_or_else(|| {
+                on_bad();
+                Vec::new()
+            });
+            let own = |(key, value): (&[u8], &[u8])| (key.to_vec(), value.to_vec());
+            changed = Some((name, items.into_iter().map(own).collect()));
+        }
+        let Some((_, items)) = &mut changed else { continue };
+        match (items.binary_search_by(|(known, _)| known.cmp(key)), value) {
+            (Ok(at), Some(value)) => items[at].1.clone_from(value),
+            (Ok(at), None) => drop(items.remove(at)),
+            (Err(at), Some(value)) => items.insert(at, (key.clone(), value.clone())),
+            (Err(_), None) => {}
+        }
     }
-    Ok(value.to_vec())
+    if let Some((name, items)) = changed {
+        put_leaves(&mut batch, &name, &items);
+    }
+    Ok(batch)
+}
+
+fn put_leaves(batch: &mut sled::Batch, name: &[u8], items: &[Item]) {
+    // Its keys belong to the leaf before it then.
+    if items.is_empty() {
+        batch.remove(name);
+        return;
+    }
+    for (name, sealed) in leaf::leaves(name.to_vec(), items) {
+        batch.insert(name, sealed);
+    }
 }
 
 #[cfg(test)]
@@ -418,8 +452,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut engine = Engine::open(dir.path()).unwrap();
         let put = |key: &[u8]| (key.to_vec(), Some([key, b"!"].concat()));
-        engine.write(["b2", "a9", "b1", "c0", "b3"].map(|key| put(key.as_bytes())).into()).unwrap();
-        engine.write(vec![(b"b3".to_vec(), None)]).unwrap();
+        engine.write(["b2", "a9", "b1", "c0", "b3"].map(|key| put(key.as_bytes())).into(), || panic!()).unwrap();
+        engine.write(vec![(b"b3".to_vec(), None)], || panic!()).unwrap();
         assert_eq!(engine.get(b"b2").unwrap().unwrap(), b"b2!");
         assert_eq!(engine.get(b"b3").unwrap(), None);
         engine.close().unwrap();
@@ -440,8 +474,8 @@ mod tests {
         let (memory, disk) = (Engine::in_memory(), Engine::open(dir.path()).unwrap());
         for engine in [&memory, &disk] {
             let put = |key: &str| (key.as_bytes().to_vec(), Some(key.as_bytes().to_vec()));
-            engine.write(["b2", "a9", "b", "b1", "c", "b3"].map(put).into()).unwrap();
-            engine.write(vec![(b"b3".to_vec(), None)]).unwrap();
+            engine.write(["b2", "a9", "b", "b1", "c", "b3"].map(put).into(), || panic!()).unwrap();
+            engine.write(vec![(b"b3".to_vec(), None)], || panic!()).unwrap();
         }
         for (after, limit) in [(&b""[..], 9), (b"", 1), (b"1", 9), (b"2", 9)] {
             let found = |engine: &Engine| engine.after(b'b', after, limit, || panic!()).unwrap();
@@ -453,18 +487,6 @@ mod tests {
         disk.become_that(&memory);
         assert_eq!(disk.get(b"b2").unwrap().unwrap(), b"b2");
         assert!(disk.is_in_memory() && !disk.is_broken());
-    }
-
-    #[test]
-    fn any_flipped_bit_of_a_value_is_noticed() {
-        let good = seal_value(b"key", b"value");
-        assert_eq!(open_value(b"key", &good).unwrap(), b"value");
-        assert!(open_value(b"kez", &good).is_err());
-        for bit in 0..good.len() * 8 {
-            let mut bad = good.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(open_value(b"key", &bad).is_err(), "bit {bit}");
-        }
     }
 
     #[test]

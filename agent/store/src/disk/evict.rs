@@ -6,12 +6,12 @@
 use super::{
     entry::{BlobEntry, Place},
     inner::Inner,
-    layout::sync_dir,
+    outgoing::{Leaving, must_go, report, sync_dirs},
     uses,
 };
 use crate::{
     StoreError,
-    space::{Evicted, Evicting, MAX_NAMED_GONE, Removed, Share, Survey, Tell},
+    space::{Evicted, Evicting, Removed, Share, Survey, Tell},
 };
 use netbuild_core::{
     digest::{Digest, Hash},
@@ -22,9 +22,8 @@ use netbuild_core::{
 };
 use netbuild_proto::listing::{self, MAX_LISTING};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     fs, io,
-    path::PathBuf,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant, UNIX_EPOCH},
 };
@@ -58,6 +57,30 @@ struct Name {
     region: Arc<str>,
 }
 
+impl Found {
+    fn leaving(&self, one: &evict::Gone) -> Leaving {
+        let (name, holding) = (&self.names[one.holding], &self.holdings[one.holding]);
+        let part = |part: &u32| {
+            let (hash, entry) = self.blobs[*part as usize];
+            (Digest { hash, size: entry.size }, self.parts[*part as usize].bytes, entry.place)
+        };
+        Leaving {
+            removed: Removed {
+                what: name.what,
+                path: name.path.clone(),
+                why: one.why,
+                bytes: one.bytes,
+                idle: holding.idle,
+                rebuild: holding.rebuild,
+                refetch: holding.refetch,
+            },
+            hint: one.hint,
+            record: holding.bytes,
+            parts: one.parts.iter().map(part).collect(),
+        }
+    }
+}
+
 /// Bounds between the ages of [`Survey::ages`], in days.
 const AGES: [u64; 4] = [1, 7, 30, 90];
 /// Paths of [`Survey::paths`].
@@ -76,74 +99,46 @@ impl Inner {
         }
         let usage = self.usage()?;
         // What is dead in the journal comes back without anything that has to be given up for it.
-        let excess = limits.excess(usage.total().saturating_sub(usage.dead / 2), usage.free);
+        let used = usage.total().saturating_sub(usage.dead / 2);
+        let excess = limits.excess(used, usage.free);
+        if !how.dry_run {
+            self.outgoing().measure(used, limits.allowed(used, usage.free));
+        }
         if excess == 0 && !how.expire {
-            return Ok(Evicted::default());
+            return Ok(if how.dry_run { Evicted::default() } else { self.outgoing().take_done() });
         }
         self.write_uses();
         let Some(found) = self.look(how.refetch, how.tell)? else {
             return Ok(Evicted { broken_off: true, ..Evicted::default() });
         };
-        let gone = evict::choose(&found.holdings, &found.parts, limits, excess);
-        let mut done = Evicted::default();
-        let mut dirs = BTreeSet::new();
-        for (count, one) in gone.iter().enumerate() {
+        // Some of what is still here when as much has gone is next when more is put.
+        let ahead = if excess == 0 { 0 } else { limits.ahead(used, usage.free) };
+        let gone = evict::choose(&found.holdings, &found.parts, limits, excess + ahead);
+        let leaving: VecDeque<Leaving> = gone.iter().map(|one| found.leaving(one)).collect();
+        drop(found);
+        if how.dry_run {
+            return Ok(would_go(leaving, excess));
+        }
+        self.outgoing().replace(leaving, limits.grace);
+        let (mut freed, mut count, mut dirs) = (0, 0_usize, BTreeSet::new());
+        let mut broken_off = false;
+        while let Some(bytes) =
+            self.give_up_next(|next| freed < excess || must_go(next), &mut dirs)?
+        {
+            freed += bytes;
+            count += 1;
             if count.is_multiple_of(PAGE) {
-                let part = LOOKING + (1.0 - LOOKING) * count as f64 / gone.len() as f64;
-                if (how.tell)("removing", part).is_break() {
-                    done.broken_off = true;
+                let part = (freed as f64 / excess.max(1) as f64).min(1.0);
+                if (how.tell)("removing", LOOKING + (1.0 - LOOKING) * part).is_break() {
+                    broken_off = true;
                     break;
                 }
             }
-            let taken = if how.dry_run {
-                Some((one.bytes, one.parts.len() as u64))
-            } else {
-                self.give_up(&found, one, limits.grace, &mut dirs)?
-            };
-            if let Some((bytes, blobs)) = taken {
-                report(&mut done, &found, one, bytes, blobs);
-            }
         }
-        dirs.iter().try_for_each(|dir: &PathBuf| sync_dir(dir))?;
-        Ok(done)
-    }
-
-    /// Says how many bytes and blobs went; nothing when it was used meanwhile.
-    fn give_up(
-        self: &Arc<Self>,
-        found: &Found,
-        one: &evict::Gone,
-        grace: Duration,
-        dirs: &mut BTreeSet<PathBuf>,
-    ) -> Result<Option<(u64, u64)>, StoreError> {
-        let Name { what: name, .. } = &found.names[one.holding];
-        let mut bytes = 0;
-        if let Pin::Action(key) = name {
-            if self.is_in_use(&Hash(key.0), grace) {
-                return Ok(None);
-            }
-            if !one.hint && self.remove_record(key)? {
-                bytes += found.holdings[one.holding].bytes;
-            }
-        }
-        let mut blobs = 0;
-        for part in &one.parts {
-            let (hash, entry) = found.blobs[*part as usize];
-            let blob = Digest { hash, size: entry.size };
-            if self.remove_unused(&blob, grace)? {
-                bytes += found.parts[*part as usize].bytes;
-                blobs += 1;
-                let dir = self.layout.blob(&hash).parent().map(PathBuf::from);
-                dirs.extend(dir.filter(|_| entry.place == Place::File));
-            }
-        }
-        Ok(Some((bytes, blobs)))
-    }
-
-    /// Whether something was used so short a time ago that it stays.
-    pub(super) fn is_in_use(&self, name: &Hash, grace: Duration) -> bool {
-        let last = self.uses.last(name, &self.index);
-        last.is_some_and(|last| uses::now().saturating_sub(last) < grace.as_secs())
+        sync_dirs(&dirs)?;
+        let mut outgoing = self.outgoing();
+        outgoing.shorten();
+        Ok(Evicted { broken_off, ..outgoing.take_done() })
     }
 
     /// Looks through everything; `None` when it was broken off.
@@ -348,31 +343,15 @@ impl Inner {
     }
 }
 
-fn report(done: &mut Evicted, found: &Found, one: &evict::Gone, bytes: u64, blobs: u64) {
-    let Name { what: name, path, .. } = &found.names[one.holding];
-    if let Pin::Action(key) = name {
-        done.actions.push(*key);
-        if one.hint {
-            done.hints += 1;
-        } else {
-            done.forgotten.push(*key);
+/// What would go for so many bytes.
+fn would_go(leaving: VecDeque<Leaving>, excess: u64) -> Evicted {
+    let mut done = Evicted::default();
+    for one in leaving {
+        if done.bytes >= excess && !must_go(&one) {
+            break;
         }
+        let (bytes, blobs) = (one.removed.bytes, one.parts.len() as u64);
+        report(&mut done, one, bytes, blobs);
     }
-    done.blobs += blobs;
-    done.bytes += bytes;
-    let (count, sum) = done.reasons.entry(one.why).or_default();
-    *count += 1;
-    *sum += bytes;
-    if done.named.len() < MAX_NAMED_GONE {
-        let holding = &found.holdings[one.holding];
-        done.named.push(Removed {
-            what: *name,
-            path: path.clone(),
-            why: one.why,
-            bytes,
-            idle: holding.idle,
-            rebuild: holding.rebuild,
-            refetch: holding.refetch,
-        });
-    }
+    done
 }

@@ -378,7 +378,7 @@ impl Index {
     /// Sees to it that what was put survives this process. The journal would bring most of it back, but
     /// not that there are blob files: those are found by their names only when somebody asks for them.
     pub(super) fn hand_over(&self) {
-        if let Err(error) = self.engine.hand_over() {
+        if let Err(error) = self.engine.hand_over(|| self.mark_damaged(&EngineError::BadValue)) {
             self.mark_damaged(&error);
         }
     }
@@ -398,7 +398,8 @@ impl Index {
     /// Returns when all that was put is on the disk, so that an index that is opened after a crash
     /// points to nothing that was moved or removed before.
     pub(super) fn persist(&self) -> Result<(), StoreError> {
-        self.engine.persist().map_err(|error| {
+        let persisted = self.engine.persist(|| self.mark_damaged(&EngineError::BadValue));
+        persisted.map_err(|error| {
             self.mark_damaged(&error);
             StoreError::Index(error.to_string())
         })
@@ -461,7 +462,8 @@ impl Index {
     }
 
     fn put(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        self.engine.write(changes).map_err(|error| {
+        let written = self.engine.write(changes, || self.mark_damaged(&EngineError::BadValue));
+        written.map_err(|error| {
             self.mark_damaged(&error);
             self.refused(error)
         })

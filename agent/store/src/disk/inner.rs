@@ -9,6 +9,7 @@ use super::{
     journal::{Location, MAX_SEGMENT, Segments},
     layout::{Layout, create_dir, sync_dir},
     lock::DirLock,
+    outgoing::Outgoing,
     partial::Arrivals,
     promises::{Pins, Promises},
     quarantine::Quarantine,
@@ -52,6 +53,7 @@ pub(super) struct Inner {
     pins: Mutex<Pins>,
     /// Held while space is made.
     pub(super) evicting: Mutex<()>,
+    outgoing: Mutex<Outgoing>,
     /// Whether blob files were compared with the index since the store was opened.
     pub(super) reconciled: AtomicBool,
     /// Whether the directory could not be written when it was opened, nor since.
@@ -94,6 +96,7 @@ impl Inner {
             promises: Mutex::default(),
             pins: Mutex::new(pins),
             evicting: Mutex::default(),
+            outgoing: Mutex::default(),
             reconciled: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             tmp_names: AtomicU64::new(0),
@@ -112,6 +115,10 @@ impl Inner {
 
     pub(super) fn pins(&self) -> MutexGuard<'_, Pins> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A name in `tmp` that was not used before: `tmp` was emptied when the directory was locked.
@@ -133,6 +140,8 @@ impl Inner {
         let indexed = Some(catalog.tail.position());
         self.index.put_blob(&blob.hash, &entry, indexed)?;
         catalog.tally.blob_changed(&blob.hash, old, Some(entry));
+        drop(catalog);
+        self.added(blob.size);
         Ok(())
     }
 
@@ -166,6 +175,7 @@ impl Inner {
         if let Some(sketch) = sketch {
             self.keep_sketch(&blob, &sketch);
         }
+        self.added(blob.size);
         if full { self.flush() } else { Ok(()) }
     }
 

@@ -146,12 +146,15 @@ impl Inner {
     /// Pins something, or gives what is pinned another label; says whether it is new.
     pub(super) fn pin(&self, pin: Pin, label: &str) -> Result<bool, StoreError> {
         let label: String = label.chars().filter(|c| !c.is_control()).take(MAX_LABEL).collect();
-        self.change_pins(|pins| {
+        let is_new = self.change_pins(|pins| {
             if pins.len() >= MAX_PINS && !pins.contains_key(&pin) {
                 return Err(StoreError::TooManyPins { limit: MAX_PINS });
             }
             Ok(pins.insert(pin, label).is_none())
-        })
+        })?;
+        // It could be among what goes next.
+        self.outgoing().forget();
+        Ok(is_new)
     }
 
     /// Lets go of what was pinned; says whether it was.

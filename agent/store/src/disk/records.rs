@@ -73,6 +73,8 @@ impl Inner {
         let record = RecordEntry { location, hlc: head.hlc, shared: head.shared, sum };
         self.index.put_record(sealed.record(), &record, catalog.tail.position())?;
         catalog.tally.record_changed(&key, entry, Some(record));
+        drop(catalog);
+        self.added(sealed.as_bytes().len() as u64);
         Ok(Kept::Stored)
     }
 
