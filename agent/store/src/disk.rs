@@ -4,6 +4,7 @@
 //! Durability is asked for with `flush`. Correctness never depends on it: everything is checked when it is
 //! read, and what a crash has torn is a miss.
 
+mod behind;
 mod boot;
 mod catalog;
 mod checked;

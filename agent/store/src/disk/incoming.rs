@@ -1,6 +1,7 @@
 //! Content on its way in: a file in `tmp` that is gone unless it is kept.
 
 use super::{
+    behind::Behind,
     inner::Inner,
     layout::{create_new, remove_file},
     partial::Durable,
@@ -34,6 +35,7 @@ const PIECE: usize = 256 * 1024;
 pub(super) struct TmpFile {
     path: PathBuf,
     file: File,
+    behind: Behind,
     synced: bool,
     kept: bool,
 }
@@ -41,7 +43,7 @@ pub(super) struct TmpFile {
 impl TmpFile {
     pub(super) fn create(path: PathBuf) -> Result<Self, FileError> {
         let file = create_new(&path)?;
-        Ok(Self { path, file, synced: false, kept: false })
+        Ok(Self { path, file, behind: Behind::default(), synced: false, kept: false })
     }
 
     fn at(&self) -> impl FnOnce(io::Error) -> FileError {
@@ -49,7 +51,9 @@ impl TmpFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
-        self.file.write_all(bytes).map_err(self.at())
+        self.file.write_all(bytes).map_err(self.at())?;
+        self.behind.wrote(&self.file, bytes.len() as u64);
+        Ok(())
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), FileError> {
@@ -59,6 +63,7 @@ impl TmpFile {
     /// Makes the bytes durable if the file is to replace another, which may be: after a loss of power
     /// the name must not mean something that was lost.
     pub(super) fn prepare(&mut self, path: &Path) -> Result<(), FileError> {
+        self.behind.end().map_err(self.at())?;
         if !self.synced && fs::exists(path).unwrap_or(true) {
             self.file.sync_data().map_err(self.at())?;
             self.synced = true;
@@ -80,6 +85,8 @@ impl Drop for TmpFile {
         if self.kept {
             return;
         }
+        // Nobody needs these bytes any more, on the disk or not.
+        let _ = self.behind.end();
         if let Err(FileError { path, source }) = remove_file(&self.path) {
             // The next opening empties `tmp`.
             tracing::debug!(path = %path.display(), error = %source, "temporary file stays");
