@@ -31,6 +31,8 @@ pub(crate) struct Recorder<'g> {
 #[derive(Debug, Default)]
 struct State {
     events: Option<BufWriter<File>>,
+    /// Whether the trace is wanted.
+    traced: bool,
     /// Why no more events can be written.
     broken: Option<io::Error>,
     trace: Trace,
@@ -63,13 +65,17 @@ impl Rows {
 }
 
 impl<'g> Recorder<'g> {
-    /// Records; to a file as well, if one is named.
-    pub(crate) fn start(graph: &'g Graph, events: Option<&Path>) -> Result<Self, CliError> {
+    /// Records for a trace, if it is wanted; to a file as well, if one is named.
+    pub(crate) fn start(
+        graph: &'g Graph,
+        events: Option<&Path>,
+        traced: bool,
+    ) -> Result<Self, CliError> {
         let open = |path: &Path| {
             File::create(path).map_err(|error| CliError::io("write events to", path, &error))
         };
         let events = events.map(open).transpose()?.map(BufWriter::new);
-        let state = Mutex::new(State { events, ..State::default() });
+        let state = Mutex::new(State { events, traced, ..State::default() });
         Ok(Self { graph, began: Instant::now(), state })
     }
 
@@ -86,7 +92,7 @@ impl<'g> Recorder<'g> {
                 state.end_transfer(task, now, "given up");
                 let row = state.jobs.take(now);
                 state.running.insert((*task).to_owned(), (row, now));
-                state.write(now, "started", json!({"task": task}));
+                state.write(now, "started", || json!({"task": task}));
             }
             Event::Moving { task, progress } => {
                 if !state.moving.contains_key(*task) {
@@ -94,15 +100,15 @@ impl<'g> Recorder<'g> {
                     state.moving.insert((*task).to_owned(), (row, now));
                 }
                 let (done, total) = (progress.done, progress.total);
-                state.write(now, "moving", json!({"task": task, "done": done, "total": total}));
+                state.write(now, "moving", || json!({"task": task, "done": done, "total": total}));
             }
             Event::Warning { task, message } => {
-                state.write(now, "warning", json!({"task": task, "message": message}));
+                state.write(now, "warning", || json!({"task": task, "message": message}));
             }
             // Nobody records a run that only watches; and whoever has the terminal has started.
             Event::Observed { .. } | Event::Terminal { .. } => {}
             Event::Finished { task, ended, took, log, levels, .. } => {
-                let how = Self::how(ended);
+                let how = how(ended);
                 state.end_transfer(task, now, how);
                 let id = self.graph.find(task).ok();
                 let (row, start) = state.running.remove(*task).unwrap_or_else(|| {
@@ -115,62 +121,11 @@ impl<'g> Recorder<'g> {
                     state.took.insert(id, *took);
                 }
                 if ran {
-                    state.trace.add(Span {
-                        name: (*task).to_owned(),
-                        id,
-                        kind: Kind::Job(row),
-                        start,
-                        took: now.saturating_sub(start),
-                        how: how.to_owned(),
-                    });
+                    state.span(task, id, Kind::Job(row), (start, now), how);
                 }
-                let mut fields = json!({
-                    "task": task,
-                    "how": how,
-                    "seconds": took.as_secs_f64(),
-                    "log_bytes": log.len(),
-                });
-                if let Some(Levels { asked, obtained }) = levels {
-                    fields["sandbox"] =
-                        json!({"asked": asked.as_str(), "obtained": obtained.as_str()});
-                }
-                match ended {
-                    Ended::Hit { source, bytes } => {
-                        fields["bytes"] = (*bytes).into();
-                        match source {
-                            Source::Disk => {}
-                            Source::Peer { peer, region } => {
-                                fields["peer"] = peer.to_string().into();
-                                fields["region"] = region.as_str().into();
-                            }
-                            Source::Tier(tier) => fields["tier"] = tier.place.as_str().into(),
-                        }
-                    }
-                    Ended::Failed(reason) | Ended::Skipped(reason) => {
-                        fields["reason"] = reason.as_str().into();
-                    }
-                    Ended::UpToDate | Ended::Executed => {}
-                }
-                state.write(now, "finished", fields);
+                let (took, log) = (*took, log.len());
+                state.write(now, "finished", || finished(task, ended, took, log, levels.as_ref()));
             }
-        }
-    }
-
-    fn how(ended: &Ended) -> &'static str {
-        match ended {
-            Ended::UpToDate => "up to date",
-            Ended::Hit { source, .. } => match source {
-                Source::Disk => "from disk",
-                Source::Peer { .. } => "from a peer",
-                Source::Tier(tier) => match tier.kind {
-                    TierKind::Redis => "from redis",
-                    TierKind::S3 => "from s3",
-                    TierKind::Memory => "from memory",
-                },
-            },
-            Ended::Executed => "executed",
-            Ended::Failed(_) => "failed",
-            Ended::Skipped(_) => "skipped",
         }
     }
 
@@ -182,7 +137,7 @@ impl<'g> Recorder<'g> {
     /// Ends the events with the summary, and writes the trace if a file for it is named.
     pub(crate) fn finish(&self, summary: &Value, trace: Option<&Path>) -> Result<(), CliError> {
         let mut state = self.state();
-        state.write(self.began.elapsed(), "summary", summary.clone());
+        state.write(self.began.elapsed(), "summary", || summary.clone());
         let flushed = state.events.as_mut().map_or(Ok(()), BufWriter::flush);
         if let Some(error) = state.broken.take().or(flushed.err()) {
             tracing::warn!("not all events could be written: {error}");
@@ -194,10 +149,66 @@ impl<'g> Recorder<'g> {
     }
 }
 
+fn how(ended: &Ended) -> &'static str {
+    match ended {
+        Ended::UpToDate => "up to date",
+        Ended::Hit { source, .. } => match source {
+            Source::Disk => "from disk",
+            Source::Peer { .. } => "from a peer",
+            Source::Tier(tier) => match tier.kind {
+                TierKind::Redis => "from redis",
+                TierKind::S3 => "from s3",
+                TierKind::Memory => "from memory",
+            },
+        },
+        Ended::Executed => "executed",
+        Ended::Failed(_) => "failed",
+        Ended::Skipped(_) => "skipped",
+    }
+}
+
+/// What is told of a task that has ended.
+fn finished(
+    task: &str,
+    ended: &Ended,
+    took: Duration,
+    log: usize,
+    levels: Option<&Levels>,
+) -> Value {
+    let mut fields = json!({
+        "task": task,
+        "how": how(ended),
+        "seconds": took.as_secs_f64(),
+        "log_bytes": log,
+    });
+    if let Some(Levels { asked, obtained }) = levels {
+        fields["sandbox"] = json!({"asked": asked.as_str(), "obtained": obtained.as_str()});
+    }
+    match ended {
+        Ended::Hit { source, bytes } => {
+            fields["bytes"] = (*bytes).into();
+            match source {
+                Source::Disk => {}
+                Source::Peer { peer, region } => {
+                    fields["peer"] = peer.to_string().into();
+                    fields["region"] = region.as_str().into();
+                }
+                Source::Tier(tier) => fields["tier"] = tier.place.as_str().into(),
+            }
+        }
+        Ended::Failed(reason) | Ended::Skipped(reason) => {
+            fields["reason"] = reason.as_str().into();
+        }
+        Ended::UpToDate | Ended::Executed => {}
+    }
+    fields
+}
+
 impl State {
     /// One line of JSON. What cannot be written is said in the end: it is no reason to end a build.
-    fn write(&mut self, now: Duration, event: &str, mut fields: Value) {
+    fn write(&mut self, now: Duration, event: &str, fields: impl FnOnce() -> Value) {
         let Some(file) = self.events.as_mut().filter(|_| self.broken.is_none()) else { return };
+        let mut fields = fields();
         fields["event"] = event.into();
         fields["at"] = ((now.as_secs_f64() * 1e6).round() / 1e6).into();
         // Whoever follows the file wants to see what happens when it does.
@@ -208,14 +219,22 @@ impl State {
     fn end_transfer(&mut self, task: &str, now: Duration, how: &str) {
         if let Some((row, start)) = self.moving.remove(task) {
             self.transfers.free(row, now);
-            self.trace.add(Span {
-                name: task.to_owned(),
-                id: None,
-                kind: Kind::Transfer(row),
-                start,
-                took: now.saturating_sub(start),
-                how: how.to_owned(),
-            });
+            self.span(task, None, Kind::Transfer(row), (start, now), how);
+        }
+    }
+
+    /// A span of the trace, from one time to another.
+    fn span(
+        &mut self,
+        task: &str,
+        id: Option<TaskId>,
+        kind: Kind,
+        (start, end): (Duration, Duration),
+        how: &str,
+    ) {
+        if self.traced {
+            let (name, how) = (task.to_owned(), how.to_owned());
+            self.trace.add(Span { name, id, kind, start, took: end.saturating_sub(start), how });
         }
     }
 }

@@ -89,7 +89,7 @@ fn once(
     };
     let commands =
         graph.closure(&targets).iter().filter(|id| graph[**id].command.is_some()).count();
-    let recorder = Recorder::start(graph, args.json_events.as_deref())?;
+    let recorder = Recorder::start(graph, args.json_events.as_deref(), args.trace.is_some())?;
     let seeing = Seeing { recorder, progress: Progress::new(detail, commands) };
     let limit = graph.max_parallel().map_or(usize::MAX, |most| most as usize);
     let (jobs, executable) = (settings.jobs.get().min(limit), executable()?);
@@ -200,6 +200,7 @@ fn options<'a>(
         strict: args.strict,
         observe: false,
         owns_stdout: args.json,
+        is_last: !args.watch,
         publish_from: settings.publish_from,
         accept_from: settings.accept_from,
         cache_id,

@@ -107,23 +107,17 @@ impl Manifest {
     }
 }
 
-/// Cuts and digests a blob that arrives in pieces; holds at most one chunk and one piece.
+/// Cuts a blob that arrives in pieces; holds at most one chunk and one piece, which a processor's cache
+/// should hold, too.
 #[derive(Debug, Default)]
-pub struct Chunker {
+pub struct Cutter {
     pending: Vec<u8>,
     chunks: Vec<Chunk>,
-    whole: crate::digest::DigestBuilder,
 }
 
-impl Chunker {
-    /// A chunker that has seen no bytes.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+impl Cutter {
     /// Adds the next piece.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.whole.update(bytes);
         self.pending.extend_from_slice(bytes);
         // A cut depends on at most MAX_CHUNK bytes, so one is certain once that many are here.
         let mut start = 0;
@@ -140,9 +134,8 @@ impl Chunker {
         len
     }
 
-    /// Ends the blob.
-    pub fn finish(mut self) -> Manifest {
-        let blob = self.whole.finish();
+    /// Ends the blob, whose digest is this one.
+    pub fn finish(mut self, blob: Digest) -> Manifest {
         if let Some(single) = Manifest::single(blob) {
             return single;
         }
@@ -151,6 +144,31 @@ impl Chunker {
             start += self.cut(start);
         }
         Manifest { blob, chunks: self.chunks }
+    }
+}
+
+/// Cuts and digests a blob that arrives in pieces.
+#[derive(Debug, Default)]
+pub struct Chunker {
+    cutter: Cutter,
+    whole: crate::digest::DigestBuilder,
+}
+
+impl Chunker {
+    /// A chunker that has seen no bytes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.whole.update(bytes);
+        self.cutter.update(bytes);
+    }
+
+    /// Ends the blob.
+    pub fn finish(self) -> Manifest {
+        self.cutter.finish(self.whole.finish())
     }
 }
 

@@ -26,8 +26,6 @@ const LEAST_REFETCH: f64 = 0.05;
 const HIGH: f64 = 0.95;
 /// And made down to this part, so that not each put makes space for itself.
 const LOW: f64 = 0.85;
-/// Part of what is allowed that is known to go next after that.
-const AHEAD: f64 = 0.25;
 
 /// How much a store may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,12 +45,6 @@ impl Limits {
     pub fn allowed(&self, used: u64, free: u64) -> u64 {
         // What is free beside what must be may be taken as well.
         self.max_bytes.min((used.saturating_add(free)).saturating_sub(self.min_free))
-    }
-
-    /// Bytes of which it is worth to know beforehand that they go next: what may be put before
-    /// space is made again.
-    pub fn ahead(&self, used: u64, free: u64) -> u64 {
-        (self.allowed(used, free) as f64 * AHEAD) as u64
     }
 
     /// Bytes to be given up by a store that takes `used` bytes, of a file system with `free` ones;

@@ -105,6 +105,11 @@ impl FileTable {
         self.known().iter().map(|(path, state)| (path.clone(), *state)).collect()
     }
 
+    /// Has the system take it back, with the process.
+    pub(crate) fn leave_memory(&self) {
+        std::mem::forget(std::mem::take(&mut *self.known()));
+    }
+
     /// Whether something was read since the table was made.
     pub(crate) fn is_changed(&self) -> bool {
         self.changed.load(Ordering::Relaxed)

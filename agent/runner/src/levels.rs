@@ -63,6 +63,7 @@ pub fn levels_here(executable: PathBuf, cancel: &Cancel) -> io::Result<LevelsHer
         publish_from: Sandbox::Env,
         accept_from: Sandbox::Loose,
         owns_stdout: false,
+        is_last: false,
         cache_id: &id,
     };
     let run = Run::new(options, &NoCache, &failures, cancel).map_err(io::Error::other)?;

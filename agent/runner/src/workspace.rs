@@ -139,6 +139,13 @@ impl Workspace {
         fs::rename(&new, &path).map_err(at(&path))
     }
 
+    /// Has the system take back what is remembered, with the process.
+    pub(crate) fn leave_memory(&self) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::forget(std::mem::take(&mut *tasks));
+        self.files.leave_memory();
+    }
+
     /// A path for one temporary file or directory of this run, on the workspace's file system.
     pub(crate) fn staging_path(&self) -> Result<PathBuf, WorkspaceError> {
         let staging = self.ensure_staging()?;

@@ -10,6 +10,7 @@ mod catalog;
 mod checked;
 mod chunk_log;
 mod compact;
+mod cutting;
 mod engine;
 mod entry;
 mod evict;

@@ -213,7 +213,11 @@ impl Engine {
     }
 
     /// Writes what is pending, in one batch and so all or nothing.
-    fn write_out(&self, pending: &mut Pending, mut on_bad: impl FnMut()) -> Result<(), EngineError> {
+    fn write_out(
+        &self,
+        pending: &mut Pending,
+        mut on_bad: impl FnMut(),
+    ) -> Result<(), EngineError> {
         if pending.is_empty() || self.is_in_memory() {
             return Ok(());
         }
@@ -409,7 +413,8 @@ fn batch_of(
             if let Some((name, items)) = changed.take() {
                 put_leaves(&mut batch, &name, &items);
             }
-            let items = if sealed.is_empty() { Some(Vec::new()) } else { leaf::items(&name, &sealed) };
+            let items =
+                if sealed.is_empty() { Some(Vec::new()) } else { leaf::items(&name, &sealed) };
             let items = items.unwrap_or_else(|| {
                 on_bad();
                 Vec::new()
@@ -452,7 +457,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut engine = Engine::open(dir.path()).unwrap();
         let put = |key: &[u8]| (key.to_vec(), Some([key, b"!"].concat()));
-        engine.write(["b2", "a9", "b1", "c0", "b3"].map(|key| put(key.as_bytes())).into(), || panic!()).unwrap();
+        engine
+            .write(
+                ["b2", "a9", "b1", "c0", "b3"].map(|key| put(key.as_bytes())).into(),
+                || panic!(),
+            )
+            .unwrap();
         engine.write(vec![(b"b3".to_vec(), None)], || panic!()).unwrap();
         assert_eq!(engine.get(b"b2").unwrap().unwrap(), b"b2!");
         assert_eq!(engine.get(b"b3").unwrap(), None);

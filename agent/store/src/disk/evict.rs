@@ -6,7 +6,7 @@
 use super::{
     entry::{BlobEntry, Place},
     inner::Inner,
-    outgoing::{Leaving, must_go, report, sync_dirs},
+    outgoing::{Leaving, MAX_AHEAD, must_go, report, sync_dirs},
     uses,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 };
 use netbuild_core::{
     digest::{Digest, Hash},
-    evict::{self, Holding, Limits, Part, Pin},
+    evict::{self, Holding, Limits, Part, Pin, Why},
     key::ActionKey,
     record::Record,
     tree::Entry,
@@ -44,6 +44,8 @@ const LOOKING: f64 = 0.5;
 #[derive(Default)]
 struct Found {
     blobs: Vec<(Hash, BlobEntry)>,
+    /// When each was last used, in seconds since the Unix epoch, as far as that is known.
+    used: Vec<Option<u64>>,
     parts: Vec<Part>,
     names: Vec<Name>,
     holdings: Vec<Holding>,
@@ -75,6 +77,7 @@ impl Found {
                 refetch: holding.refetch,
             },
             hint: one.hint,
+            spared: false,
             record: holding.bytes,
             parts: one.parts.iter().map(part).collect(),
         }
@@ -108,26 +111,36 @@ impl Inner {
             return Ok(if how.dry_run { Evicted::default() } else { self.outgoing().take_done() });
         }
         self.write_uses();
+        let looking = Looking::begin(self);
         let Some(found) = self.look(how.refetch, how.tell)? else {
             return Ok(Evicted { broken_off: true, ..Evicted::default() });
         };
-        // Some of what is still here when as much has gone is next when more is put.
-        let ahead = if excess == 0 { 0 } else { limits.ahead(used, usage.free) };
-        let gone = evict::choose(&found.holdings, &found.parts, limits, excess + ahead);
-        let leaving: VecDeque<Leaving> = gone.iter().map(|one| found.leaving(one)).collect();
+        // In a full store, what is still here when as much has gone is next when more is put.
+        let wanted = if excess == 0 { 0 } else { u64::MAX };
+        let gone = evict::choose(&found.holdings, &found.parts, limits, wanted);
+        let mut bytes = 0;
+        let needed = gone.iter().take_while(|one| {
+            bytes += one.bytes;
+            bytes - one.bytes < excess || one.why == Why::Expired
+        });
+        let named = needed.count() + MAX_AHEAD;
+        let leaving: VecDeque<Leaving> =
+            gone.iter().take(named).map(|one| found.leaving(one)).collect();
         drop(found);
         if how.dry_run {
             return Ok(would_go(leaving, excess));
         }
         self.outgoing().replace(leaving, limits.grace);
-        let (mut freed, mut count, mut dirs) = (0, 0_usize, BTreeSet::new());
+        drop(looking);
+        // Who adds meanwhile takes away, too.
+        let start = self.outgoing().over();
+        let goal = start.saturating_sub(i64::try_from(excess).unwrap_or(i64::MAX));
+        let (mut count, mut dirs) = (0_usize, BTreeSet::new());
         let mut broken_off = false;
-        while let Some(bytes) =
-            self.give_up_next(|next| freed < excess || must_go(next), &mut dirs)?
-        {
-            freed += bytes;
+        while self.give_up_next(|outgoing| outgoing.is_wanted(goal), &mut dirs)?.is_some() {
             count += 1;
             if count.is_multiple_of(PAGE) {
+                let freed = start.saturating_sub(self.outgoing().over()).max(0);
                 let part = (freed as f64 / excess.max(1) as f64).min(1.0);
                 if (how.tell)("removing", LOOKING + (1.0 - LOOKING) * part).is_break() {
                     broken_off = true;
@@ -160,9 +173,11 @@ impl Inner {
         loop {
             let page = self.index.blobs_after(after.as_ref(), PAGE);
             let Some((last, _)) = page.last() else { break };
+            let uses = self.index.uses_between(after.as_ref(), last);
             after = Some(*last);
             for (hash, entry) in page {
                 let blob = Digest { hash, size: entry.size };
+                found.used.push(self.uses.last_of(&hash, &uses));
                 let kept =
                     pinned.contains(&Pin::Blob(blob)) || self.promises().has(&hash, Instant::now());
                 places.insert(hash, found.blobs.len() as u32);
@@ -178,6 +193,8 @@ impl Inner {
         loop {
             let page = self.index.records_after(after.as_ref(), PAGE);
             let Some((last, _)) = page.last() else { break };
+            let name = |key: &ActionKey| Hash(key.0);
+            let uses = self.index.uses_between(after.as_ref().map(name).as_ref(), &name(last));
             after = Some(*last);
             for (key, entry) in page {
                 let Some(sealed) = self.read_record(&key, &entry)? else { continue };
@@ -190,10 +207,10 @@ impl Inner {
                 }
                 let sizes: Vec<u64> =
                     here.iter().map(|part| found.blobs[*part as usize].1.size).collect();
-                let parts = here.iter().map(|part| &found.blobs[*part as usize].0);
-                let last = parts
-                    .chain([&Hash(key.0)])
-                    .filter_map(|name| self.uses.last(name, &self.index))
+                let last = here
+                    .iter()
+                    .filter_map(|part| found.used[*part as usize])
+                    .chain(self.uses.last_of(&name(&key), &uses))
                     .chain([record.hlc.millis() / 1000])
                     .max()
                     .unwrap_or(0);
@@ -223,7 +240,7 @@ impl Inner {
                 bytes: 0,
                 parts: vec![part as u32],
                 whole: true,
-                idle: self.idle_of(hash, entry, now),
+                idle: self.idle_of(found.used[part], hash, entry, now),
                 rebuild: UNKNOWN_REBUILD,
                 refetch: None,
                 kept: found.parts[part].kept,
@@ -298,8 +315,8 @@ impl Inner {
         Some(entries.into_iter().filter_map(|(_, entry)| file(entry)).collect())
     }
 
-    fn idle_of(&self, hash: &Hash, entry: &BlobEntry, now: u64) -> Duration {
-        if let Some(last) = self.uses.last(hash, &self.index) {
+    fn idle_of(&self, used: Option<u64>, hash: &Hash, entry: &BlobEntry, now: u64) -> Duration {
+        if let Some(last) = used {
             return Duration::from_secs(now.saturating_sub(last));
         }
         let written = match entry.place {
@@ -340,6 +357,23 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+/// Says that somebody looks, until it is dropped.
+struct Looking<'a>(&'a Inner);
+
+impl<'a> Looking<'a> {
+    fn begin(inner: &'a Inner) -> Self {
+        inner.outgoing().look(true);
+        Self(inner)
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.0.outgoing().look(false);
+        self.0.looked.notify_all();
     }
 }
 

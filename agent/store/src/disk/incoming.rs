@@ -2,6 +2,7 @@
 
 use super::{
     behind::Behind,
+    cutting::{CUT_BESIDE, Cutting, PIECE},
     inner::Inner,
     layout::{create_new, remove_file},
     partial::Durable,
@@ -15,7 +16,7 @@ use crate::{
 };
 use netbuild_core::{
     chunk::{Chunker, Manifest},
-    digest::Digest,
+    digest::{Digest, DigestBuilder},
     sketch::{Sketch, Sketcher},
 };
 use std::{
@@ -25,10 +26,8 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
-
-/// Bytes moved at once: enough for the hash to run at full speed, little enough for many threads.
-const PIECE: usize = 256 * 1024;
 
 /// A file in `tmp`, removed when dropped.
 #[derive(Debug)]
@@ -121,7 +120,7 @@ pub(super) fn receive(
     let received = if head.len() <= INLINE_MAX {
         Received::Small(Digest::of(&head), head)
     } else {
-        receive_large(inner, &head, content)?
+        receive_large(inner, &head, content, expected.map(|blob| blob.size))?
     };
     let blob = match &received {
         Received::Small(blob, _) => *blob,
@@ -138,33 +137,45 @@ fn receive_large(
     inner: &Inner,
     head: &[u8],
     mut content: impl Read,
+    expected: Option<u64>,
 ) -> Result<Received, StoreError> {
     let mut tmp = TmpFile::create(inner.tmp_path())?;
-    let mut chunker = Chunker::new();
-    chunker.update(head);
     let mut sketcher = Sketcher::new();
-    sketcher.update(head);
+    let sketched = |size: u64| size.max(expected.unwrap_or_default()) <= *SKETCHED.end();
+    if sketched(0) {
+        sketcher.update(head);
+    }
+    let mut whole = DigestBuilder::new();
+    whole.update(head);
     let mut size = head.len() as u64;
     tmp.write(head)?;
-    let mut piece = vec![0; PIECE];
-    loop {
-        match content.read(&mut piece) {
-            Ok(0) => {
-                let sketch = SKETCHED.contains(&size).then(|| sketcher.finish());
-                return Ok(Received::Large(chunker.finish(), sketch, tmp));
+    thread::scope(|scope| {
+        let mut cutting = Cutting::begin(head);
+        loop {
+            let mut piece = cutting.buffer();
+            let len = match content.read(&mut piece) {
+                Ok(0) => break,
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => return Err(StoreError::Content(error)),
+            };
+            let piece = Arc::new(piece);
+            if size > CUT_BESIDE {
+                cutting.beside(scope);
             }
-            Ok(len) => {
-                chunker.update(&piece[..len]);
-                size += len as u64;
-                if size <= *SKETCHED.end() {
-                    sketcher.update(&piece[..len]);
-                }
-                tmp.write(&piece[..len])?;
+            cutting.add(&piece, len);
+            let bytes = &piece[..len];
+            whole.update(bytes);
+            size += len as u64;
+            if sketched(size) {
+                sketcher.update(bytes);
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(StoreError::Content(error)),
+            tmp.write(bytes)?;
+            cutting.take_back(piece);
         }
-    }
+        let sketch = SKETCHED.contains(&size).then(|| sketcher.finish());
+        Ok(Received::Large(cutting.end()?.finish(whole.finish()), sketch, tmp))
+    })
 }
 
 /// Where the chunks of an arriving blob are put.

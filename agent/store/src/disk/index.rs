@@ -24,6 +24,7 @@ use netbuild_core::{
     sketch::Sketch,
 };
 use std::{
+    collections::HashMap,
     fmt, fs,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -388,6 +389,30 @@ impl Index {
     pub(super) fn used(&self, name: &Hash) -> Option<u64> {
         let value = self.value(&key(USE, &name.0))?;
         Some(u64::from_le_bytes(value.try_into().ok()?))
+    }
+
+    /// When blobs and records were last used whose names come after `after`, up to `last`. To ask for each of
+    /// many would be to wait for each.
+    pub(super) fn uses_between(&self, after: Option<&Hash>, last: &Hash) -> HashMap<Hash, u64> {
+        let mut uses = HashMap::new();
+        let mut after = after.map_or_else(Vec::new, |hash| hash.0.to_vec());
+        loop {
+            let page = self.page(USE, &after, PAGE);
+            for (key, value) in &page {
+                let (Ok(name), Ok(at)) = (key[1..].try_into(), value.as_slice().try_into()) else {
+                    self.mark_damaged(&EngineError::BadValue);
+                    continue;
+                };
+                if Hash(name) > *last {
+                    return uses;
+                }
+                uses.insert(Hash(name), u64::from_le_bytes(at));
+            }
+            match page.last() {
+                Some((key, _)) => after = key[1..].to_vec(),
+                None => return uses,
+            }
+        }
     }
 
     /// Notes when blobs and records were last used.

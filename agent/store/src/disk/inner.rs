@@ -29,7 +29,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -54,6 +54,8 @@ pub(super) struct Inner {
     /// Held while space is made.
     pub(super) evicting: Mutex<()>,
     outgoing: Mutex<Outgoing>,
+    /// Told when it has been looked what goes.
+    pub(super) looked: Condvar,
     /// Whether blob files were compared with the index since the store was opened.
     pub(super) reconciled: AtomicBool,
     /// Whether the directory could not be written when it was opened, nor since.
@@ -97,6 +99,7 @@ impl Inner {
             pins: Mutex::new(pins),
             evicting: Mutex::default(),
             outgoing: Mutex::default(),
+            looked: Condvar::new(),
             reconciled: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             tmp_names: AtomicU64::new(0),

@@ -25,6 +25,10 @@ pub(super) const MAX_AHEAD: usize = 32 * 1024;
 /// Bytes that are taken away for each one that is added over the bound, so that the store comes back to it.
 const PER_BYTE: i64 = 2;
 
+/// How long who adds to a store that is over its bound waits to hear what goes, if that is looked for and
+/// nothing is known: it has outrun who looks, and this lets that one catch up.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Something that may go.
 #[derive(Debug)]
 pub(super) struct Leaving {
@@ -32,6 +36,8 @@ pub(super) struct Leaving {
     pub(super) removed: Removed,
     /// Whether its record stays, as others have what it names.
     pub(super) hint: bool,
+    /// Whether its turn came before, when it had been used since it was looked.
+    pub(super) spared: bool,
     /// Bytes of its record.
     pub(super) record: u64,
     /// Its blobs that go with it, with what each takes and where it lies.
@@ -48,6 +54,11 @@ pub(super) struct Outgoing {
     /// Bytes that the store takes more than it may, as far as is known without looking; negative
     /// while there is room.
     over: i64,
+    /// Whether somebody looks at this moment.
+    looking: bool,
+    /// Things that were named by the last look, and those whose turn came as something was added.
+    named: usize,
+    by_puts: usize,
     /// What went since that was last asked for.
     done: Evicted,
 }
@@ -60,6 +71,9 @@ impl Default for Outgoing {
             looked: 0,
             grace: Duration::ZERO,
             over: i64::MIN,
+            looking: false,
+            named: 0,
+            by_puts: 0,
             done: Evicted::default(),
         }
     }
@@ -72,9 +86,27 @@ impl Outgoing {
         self.over = used - allowed;
     }
 
+    /// Says whether somebody looks from now on.
+    pub(super) fn look(&mut self, looking: bool) {
+        self.looking = looking;
+    }
+
     /// From now on these go, in this order.
     pub(super) fn replace(&mut self, next: VecDeque<Leaving>, grace: Duration) {
+        (self.named, self.by_puts) = (next.len(), 0);
         (self.next, self.grace, self.looked) = (next, grace, uses::now());
+    }
+
+    /// Bytes that the store takes more than it may.
+    pub(super) fn over(&self) -> i64 {
+        self.over
+    }
+
+    /// Whether what is next goes, to have no more than `goal` bytes over the bound. Not when half of
+    /// what was named was needed by who adds: it is time to look again, before nothing is known.
+    pub(super) fn is_wanted(&self, goal: i64) -> bool {
+        let is_short = self.by_puts > self.named / 2;
+        self.next.front().is_some_and(must_go) || (self.over > goal && !is_short)
     }
 
     /// Nothing goes until it has been looked again.
@@ -103,9 +135,21 @@ impl Inner {
             outgoing.over = outgoing.over.saturating_add(bytes);
             outgoing.over.min(bytes.saturating_mul(PER_BYTE))
         };
+        let mut waited = false;
         while owed > 0 {
-            match self.give_up_next(|_| true, &mut BTreeSet::new()) {
+            let count = |outgoing: &mut Outgoing| {
+                outgoing.by_puts += 1;
+                true
+            };
+            match self.give_up_next(count, &mut BTreeSet::new()) {
                 Ok(Some(freed)) => owed -= i64::try_from(freed).unwrap_or(i64::MAX),
+                Ok(None) if !waited => {
+                    waited = true;
+                    let outgoing = self.outgoing();
+                    let nothing = |it: &mut Outgoing| it.looking && it.next.is_empty();
+                    // Poisoned or not, it goes on.
+                    drop(self.looked.wait_timeout_while(outgoing, PATIENCE, nothing));
+                }
                 Ok(None) => return,
                 // It is here all the same; who makes space will meet the error, and tell it.
                 Err(error) => {
@@ -117,22 +161,27 @@ impl Inner {
     }
 
     /// Gives up what is next if it `may` go, and says how many bytes that gave back: none if it was used
-    /// meanwhile. `None` when nothing is next.
+    /// since. `None` when nothing is next.
     pub(super) fn give_up_next(
         &self,
-        may: impl FnOnce(&Leaving) -> bool,
+        may: impl FnOnce(&mut Outgoing) -> bool,
         dirs: &mut BTreeSet<PathBuf>,
     ) -> Result<Option<u64>, StoreError> {
-        let (leaving, grace) = {
+        let (mut leaving, grace, since) = {
             let mut outgoing = self.outgoing();
-            if !outgoing.next.front().is_some_and(may) {
+            if !may(&mut outgoing) {
                 return Ok(None);
             }
             let Some(leaving) = outgoing.next.pop_front() else { return Ok(None) };
-            // What was used since it was looked stays, too.
             let since = Duration::from_secs(uses::now().saturating_sub(outgoing.looked));
-            (leaving, outgoing.grace.max(since))
+            (leaving, outgoing.grace, since)
         };
+        // A second chance, as in the clock algorithm (Corbató 1968): its turn comes again after all others.
+        if !leaving.spared && self.is_any_in_use(&leaving, since) {
+            leaving.spared = true;
+            self.outgoing().next.push_back(leaving);
+            return Ok(Some(0));
+        }
         let Some((bytes, blobs)) = self.give_up(&leaving, grace, dirs)? else {
             return Ok(Some(0));
         };
@@ -168,6 +217,15 @@ impl Inner {
             }
         }
         Ok(Some((bytes, blobs)))
+    }
+
+    fn is_any_in_use(&self, leaving: &Leaving, grace: Duration) -> bool {
+        let action = match leaving.removed.what {
+            Pin::Action(key) => Some(Hash(key.0)),
+            Pin::Blob(_) => None,
+        };
+        let blobs = leaving.parts.iter().map(|(blob, ..)| blob.hash);
+        action.into_iter().chain(blobs).any(|name| self.is_in_use(&name, grace))
     }
 
     /// Whether something was used so short a time ago that it stays.

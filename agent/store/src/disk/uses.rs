@@ -36,6 +36,11 @@ impl Uses {
         let waiting = self.waiting().get(name).copied();
         waiting.or_else(|| index.used(name))
     }
+
+    /// Likewise, with what the index has of many.
+    pub(super) fn last_of(&self, name: &Hash, indexed: &HashMap<Hash, u64>) -> Option<u64> {
+        self.waiting().get(name).or_else(|| indexed.get(name)).copied()
+    }
 }
 
 impl Inner {
