@@ -228,12 +228,13 @@ executed_nothing() {
 
 results=()
 # row NAME UNIT OURS THEIRS TARGET HIGHEST: one line, and whether OURS, or the ratio when HIGHEST ends
-# in x, is at most HIGHEST.
+# in x, is at most HIGHEST; with `HIGHEST and theirs`, at most THEIRS as well.
 row() {
     results+=("$(awk -v name="$1" -v unit="$2" -v ours="$3" -v theirs="$4" -v target="$5" -v most="$6" 'BEGIN {
         ratio = theirs > 0 ? ours / theirs : 0
         bound = most + 0; judged = most ~ /x$/ ? ratio : ours
-        verdict = most == "" ? "" : (judged <= bound ? "met" : "MISSED")
+        is_met = judged <= bound && (most !~ / and theirs$/ || ours <= theirs)
+        verdict = most == "" ? "" : (is_met ? "met" : "MISSED")
         printf "%s\t%s\t%s\t%s\t%.3f\t%s\t%s", name, unit, ours, theirs, ratio, target, verdict }')")
     awk -F'\t' '{ printf "%-16s %10.1f %10s %7s   %-30s %s\n", $1, $3, ($4 > 0 ? sprintf("%.1f", $4) : "-"),
         ($4 > 0 ? sprintf("%.2f", $5) : "-"), $6, $7 }' <<<"${results[-1]}"
@@ -283,7 +284,7 @@ if wants no-op || wants cold || wants restore; then
         case $tasks in
             200) target='at most 20 ms' most=20 ;;
             1000) target='at most 60 ms' most=60 ;;
-            10000) target='at most 150 ms, and ninja' most=150 ;;
+            10000) target='at most 150 ms, and ninja' most='150 and theirs' ;;
         esac
         wants no-op && compare no-op "$tasks" "$target" "$most"
         [[ $tasks == 10000 ]] && continue
