@@ -96,7 +96,7 @@ impl Drop for TmpFile {
 /// Content that was read to its end and given its name.
 pub(super) enum Received {
     Small(Digest, Vec<u8>),
-    Large(Manifest, Option<Sketch>, TmpFile),
+    Large(Manifest, Option<Sketch>, Box<TmpFile>),
 }
 
 /// Reads content to its end, refusing what cannot be `expected`.
@@ -174,7 +174,8 @@ fn receive_large(
             cutting.take_back(piece);
         }
         let sketch = SKETCHED.contains(&size).then(|| sketcher.finish());
-        Ok(Received::Large(cutting.end()?.finish(whole.finish()), sketch, tmp))
+        let manifest = cutting.end()?.finish(whole.finish());
+        Ok(Received::Large(manifest, sketch, Box::new(tmp)))
     })
 }
 
