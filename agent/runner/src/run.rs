@@ -426,7 +426,7 @@ impl Run<'_> {
                 self.tell_skipped(skipped, format!("it needs `{cause}`"));
             }
         }
-        // A call of the system for each of 10,000 tasks is a tenth of what a run without work takes.
+        // Else it would be a call of the system for each task, which wakes nobody.
         if waiting > 0 {
             self.changed.notify_all();
         }

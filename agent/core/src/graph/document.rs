@@ -161,7 +161,7 @@ fn check_tree(root: &Value<'_>, report: &mut Report) -> bool {
                 let mut seen = HashSet::new();
                 for (index, property) in properties.iter().enumerate() {
                     let (name, at) = (property.name.as_str(), property.start() as u32);
-                    // A set for each task of a large graph takes longer than to read the task.
+                    // A set would be made, and most names hashed, for each task of a large graph.
                     let is_known = if properties.len() <= COMPARED_DIRECTLY {
                         properties[..index].iter().any(|before| before.name.as_str() == name)
                     } else {

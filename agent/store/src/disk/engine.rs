@@ -3,7 +3,7 @@
 //! sled 0.34 may panic on a damaged file, when it opens it and later. Each call is therefore made where a
 //! panic is caught and becomes an error; after the first one the engine is not asked again.
 
-use super::leaf;
+use super::leaf::{self, Item};
 use crate::StoreError;
 use std::{
     any::Any,
@@ -75,8 +75,6 @@ impl From<EngineError> for StoreError {
 
 /// One write: a key with its new value, or with none to remove it.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
-
-pub(super) use super::leaf::Item;
 
 /// Keys with their new values, or with none.
 type Pending = BTreeMap<Vec<u8>, Option<Vec<u8>>>;

@@ -5,13 +5,14 @@
 
 use super::{
     boot,
-    engine::{Change, Engine, EngineError, Item},
+    engine::{Change, Engine, EngineError},
     entry::{
         BlobEntry, ChunkEntry, Entry, EvidenceEntry, RecordEntry, SketchEntry, decode_manifest,
         encode_manifest,
     },
     journal::{Location, Position},
     layout::{Layout, open_or_create, remove_file},
+    leaf::Item,
     seal,
 };
 use crate::{StoreError, error::FileError, recent::Recent};
@@ -26,6 +27,7 @@ use netbuild_core::{
 use std::{
     collections::HashMap,
     fmt, fs,
+    ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -278,9 +280,12 @@ impl Index {
     /// All records that lost.
     pub(super) fn evidence(&self) -> Evidence<Location> {
         let mut evidence = Evidence::default();
-        self.visit(EVIDENCE, |action, value| match EvidenceEntry::decode(value) {
-            Some(entry) => evidence.restore(ActionKey(action), entry.stamp, entry.variants),
-            None => self.mark_damaged(&EngineError::BadValue),
+        self.visit(EVIDENCE, &[], |action, value| {
+            match EvidenceEntry::decode(value) {
+                Some(entry) => evidence.restore(ActionKey(action), entry.stamp, entry.variants),
+                None => self.mark_damaged(&EngineError::BadValue),
+            }
+            ControlFlow::Continue(())
         });
         evidence
     }
@@ -395,24 +400,18 @@ impl Index {
     /// many would be to wait for each.
     pub(super) fn uses_between(&self, after: Option<&Hash>, last: &Hash) -> HashMap<Hash, u64> {
         let mut uses = HashMap::new();
-        let mut after = after.map_or_else(Vec::new, |hash| hash.0.to_vec());
-        loop {
-            let page = self.page(USE, &after, PAGE);
-            for (key, value) in &page {
-                let (Ok(name), Ok(at)) = (key[1..].try_into(), value.as_slice().try_into()) else {
-                    self.mark_damaged(&EngineError::BadValue);
-                    continue;
-                };
-                if Hash(name) > *last {
-                    return uses;
-                }
-                uses.insert(Hash(name), u64::from_le_bytes(at));
+        let after = after.map_or(&[][..], |hash| &hash.0);
+        self.visit(USE, after, |name, value| {
+            if Hash(name) > *last {
+                return ControlFlow::Break(());
             }
-            match page.last() {
-                Some((key, _)) => after = key[1..].to_vec(),
-                None => return uses,
+            match value.try_into() {
+                Ok(at) => drop(uses.insert(Hash(name), u64::from_le_bytes(at))),
+                Err(_) => self.mark_damaged(&EngineError::BadValue),
             }
-        }
+            ControlFlow::Continue(())
+        });
+        uses
     }
 
     /// Notes when blobs and records were last used.
@@ -451,13 +450,20 @@ impl Index {
         }
     }
 
-    fn visit(&self, table: u8, mut each: impl FnMut([u8; 32], &[u8])) {
-        let mut after = Vec::new();
+    /// Visits what is in a table behind `after`, in order.
+    fn visit(
+        &self,
+        table: u8,
+        after: &[u8],
+        mut each: impl FnMut([u8; 32], &[u8]) -> ControlFlow<()>,
+    ) {
+        let mut after = after.to_vec();
         loop {
             let page = self.page(table, &after, PAGE);
             for (key, value) in &page {
                 match key[1..].try_into() {
-                    Ok(name) => each(name, value),
+                    Ok(name) if each(name, value).is_break() => return,
+                    Ok(_) => {}
                     Err(_) => self.mark_damaged(&EngineError::BadValue),
                 }
             }

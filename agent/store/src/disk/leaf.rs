@@ -8,8 +8,8 @@
 //! the next one; the first leaf has the empty name.
 
 /// Bytes of keys and values in a leaf, unless it is a single one of more. More make a database of fewer
-/// pages, of which each change writes more: with these, about 1.5 kB for each of seven million changes of
-/// random keys, and a hundredth of that where the changes are neighbours.
+/// pages, of which each change writes more: with these, about 2 kB for each of two million changes of
+/// random keys.
 const MAX_LEAF: usize = 1000;
 /// Version of the envelope and of what is in it, the first byte of each leaf. An index with leaves of
 /// another version is made again.
