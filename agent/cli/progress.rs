@@ -304,7 +304,11 @@ fn is_tier(source: &str) -> bool {
 }
 
 fn describe(summary: &Summary) -> String {
-    let mut parts = vec![format!("{} executed", summary.executed)];
+    let sooner = match summary.sooner_built {
+        0 => String::new(),
+        count => format!(" ({count} sooner than it would have come)"),
+    };
+    let mut parts = vec![format!("{} executed{sooner}", summary.executed)];
     parts.push(format!("{} from disk", summary.hits.disk));
     if summary.hits.peer > 0 {
         let name =
@@ -347,6 +351,7 @@ mod tests {
         let summary = Summary {
             tasks: 18,
             executed: 2,
+            sooner_built: 1,
             hits: Hits { disk: 3, peer: 12, ..Hits::default() },
             failed: 1,
             sources: [("us-east".to_owned(), 12)].into(),
@@ -357,7 +362,7 @@ mod tests {
         };
         assert_eq!(
             describe(&summary),
-            "18 tasks in 1.2 s: 2 executed, 3 from disk, 12 from peers (12 us-east), 1 failed; \
+            "18 tasks in 1.2 s: 2 executed (1 sooner than it would have come), 3 from disk, 12 from peers (12 us-east), 1 failed; \
              fetched 3.5 MB; saved 2 min 0 s"
         );
         let names: Vec<_> = (0..8).map(|i| format!("t{i}")).collect();

@@ -38,12 +38,16 @@ use netbuild_core::{
     key::ActionKey,
     moved::{Movement, Progress},
     record::Sandbox,
+    sooner::{Building, Slow},
 };
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    time::Duration,
+};
 
 /// Version of the protocol. Both ends come from one installation, but an agent may outlive an
 /// upgrade of the command next to it.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// Most blobs of one [`Request::Fetch`]; of more, each so many are a request. The files of a large
 /// tree of outputs are fewer, and their digests fit into a few megabytes.
 pub const MAX_FETCH: usize = 100_000;
@@ -67,8 +71,9 @@ pub enum Request {
     },
     /// `Cache::lookup`.
     Lookup(ActionKey),
-    /// The same, of who uses no result that obtained less than this level.
-    LookupFrom(ActionKey, Sandbox),
+    /// The same, of who uses no result that obtained less than this level, and may build instead:
+    /// `Watch::building`.
+    LookupFrom(ActionKey, Sandbox, Option<Building>),
     /// `Cache::peek`.
     Peek(ActionKey),
     /// `Cache::bring`, at most [`MAX_BRING`]; ends early when the connection is closed.
@@ -143,6 +148,8 @@ pub enum Response {
     Moving(Progress),
     /// What was asked for is not there.
     Missing,
+    /// What was looked up is known, and is sooner built than here.
+    SoonerBuilt(Slow),
     /// A hit.
     Hit {
         /// The record.
@@ -230,9 +237,59 @@ enum RequestV4 {
     Unpin(PinV4),
     Pins,
     Share(DigestV1),
-    LookupFrom([u8; 32], SandboxV1),
+    LookupFrom([u8; 32], SandboxV1, Option<BuildingV9>),
     Peek([u8; 32]),
     Bring(Vec<[u8; 32]>),
+}
+
+/// Times in milliseconds, as are those of [`SlowV9`].
+#[derive(Encode, Decode)]
+struct BuildingV9 {
+    own: Option<u64>,
+    after: u64,
+}
+
+impl From<Building> for BuildingV9 {
+    fn from(building: Building) -> Self {
+        Self { own: building.own.map(millis), after: millis(building.after) }
+    }
+}
+
+impl From<BuildingV9> for Building {
+    fn from(wire: BuildingV9) -> Self {
+        Self { own: wire.own.map(Duration::from_millis), after: Duration::from_millis(wire.after) }
+    }
+}
+
+#[derive(Encode, Decode)]
+struct SlowV9 {
+    build: u64,
+    fetch: Option<u64>,
+    waited: u64,
+}
+
+impl From<Slow> for SlowV9 {
+    fn from(slow: Slow) -> Self {
+        Self {
+            build: millis(slow.build),
+            fetch: slow.fetch.map(millis),
+            waited: millis(slow.waited),
+        }
+    }
+}
+
+impl From<SlowV9> for Slow {
+    fn from(wire: SlowV9) -> Self {
+        Self {
+            build: Duration::from_millis(wire.build),
+            fetch: wire.fetch.map(Duration::from_millis),
+            waited: Duration::from_millis(wire.waited),
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Encode, Decode)]
@@ -284,6 +341,7 @@ enum ResponseV4 {
     Cleared(GcReport),
     Pins(Rows<PinRow>),
     Record(Vec<u8>),
+    SoonerBuilt(SlowV9),
 }
 
 impl Request {
@@ -292,7 +350,9 @@ impl Request {
         let wire = match self {
             Self::Hello { version } => RequestV4::Hello { version: *version },
             Self::Lookup(key) => RequestV4::Lookup(key.0),
-            Self::LookupFrom(key, least) => RequestV4::LookupFrom(key.0, (*least).into()),
+            Self::LookupFrom(key, least, building) => {
+                RequestV4::LookupFrom(key.0, (*least).into(), building.map(Into::into))
+            }
             Self::Peek(key) => RequestV4::Peek(key.0),
             Self::Bring(keys) => RequestV4::Bring(keys.iter().map(|key| key.0).collect()),
             Self::Fetch(blobs) => {
@@ -327,7 +387,9 @@ impl Request {
         Ok(Some(match wire {
             RequestV4::Hello { version } => Self::Hello { version },
             RequestV4::Lookup(key) => Self::Lookup(ActionKey(key)),
-            RequestV4::LookupFrom(key, least) => Self::LookupFrom(ActionKey(key), least.into()),
+            RequestV4::LookupFrom(key, least, building) => {
+                Self::LookupFrom(ActionKey(key), least.into(), building.map(Into::into))
+            }
             RequestV4::Peek(key) => Self::Peek(ActionKey(key)),
             RequestV4::Bring(keys) => {
                 check_length(keys.len(), MAX_BRING)?;
@@ -376,6 +438,7 @@ impl Response {
             Self::Working => ResponseV4::Working,
             Self::Moving(progress) => ResponseV4::Moving(progress.into()),
             Self::Missing => ResponseV4::Missing,
+            Self::SoonerBuilt(slow) => ResponseV4::SoonerBuilt((*slow).into()),
             Self::Hit { record, source, bytes, movement } => ResponseV4::Hit {
                 record: record.as_bytes().to_vec(),
                 source: source.into(),
@@ -423,6 +486,7 @@ impl Response {
             ResponseV4::Working => Self::Working,
             ResponseV4::Moving(progress) => Self::Moving(progress.try_into().map_err(invalid)?),
             ResponseV4::Missing => Self::Missing,
+            ResponseV4::SoonerBuilt(slow) => Self::SoonerBuilt(slow.into()),
             ResponseV4::Hit { record, source, bytes, movement } => Self::Hit {
                 record: SealedRecord::open(&record).map_err(invalid)?,
                 source: source.try_into().map_err(invalid)?,
@@ -493,7 +557,12 @@ mod tests {
             Request::Sync(SyncOrder { from: Some("us-east".into()), force: true, ..order() }),
             Request::Monitor,
             Request::Share(Digest::of(b"shared")),
-            Request::LookupFrom(ActionKey([7; 32]), Sandbox::Landlock),
+            Request::LookupFrom(ActionKey([7; 32]), Sandbox::Landlock, None),
+            Request::LookupFrom(
+                ActionKey([7; 32]),
+                Sandbox::Env,
+                Some(Building { own: Some(Duration::from_millis(9)), after: Duration::MAX / 2 }),
+            ),
             Request::Peek(ActionKey([8; 32])),
             Request::Bring(vec![ActionKey([9; 32]), ActionKey([10; 32])]),
             Request::Verify(VerifyOrder { deep: true, repair: false }),

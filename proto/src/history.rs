@@ -61,6 +61,7 @@ enum CauseV1 {
     CacheFailed(String),
     NotRestored(String),
     RanOver(String),
+    SoonerBuilt(String),
 }
 
 #[derive(Encode, Decode)]
@@ -370,6 +371,7 @@ fn deed_to_wire(deed: &Deed) -> DeedV1 {
                 Cause::CacheFailed(why) => CauseV1::CacheFailed(why),
                 Cause::NotRestored(why) => CauseV1::NotRestored(why),
                 Cause::RanOver(why) => CauseV1::RanOver(why),
+                Cause::SoonerBuilt(why) => CauseV1::SoonerBuilt(why),
             },
             end: match end {
                 RunEnd::Kept => EndV1::Kept,
@@ -407,6 +409,7 @@ fn deed_from_wire(wire: DeedV1) -> Result<Deed, DecodeError> {
                 CauseV1::CacheFailed(why) => Cause::CacheFailed(why),
                 CauseV1::NotRestored(why) => Cause::NotRestored(why),
                 CauseV1::RanOver(why) => Cause::RanOver(why),
+                CauseV1::SoonerBuilt(why) => Cause::SoonerBuilt(why),
             },
             end: match end {
                 EndV1::Kept => RunEnd::Kept,

@@ -9,3 +9,4 @@ mod failover;
 mod order;
 mod partition;
 mod sites;
+mod sooner;

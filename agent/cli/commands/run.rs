@@ -288,6 +288,7 @@ fn to_json(summary: &Summary) -> serde_json::Value {
         "result": result,
         "tasks": summary.tasks,
         "executed": summary.executed,
+        "sooner_built": summary.sooner_built,
         "hits": {
             "disk": summary.hits.disk,
             "peer": summary.hits.peer,

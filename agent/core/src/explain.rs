@@ -157,6 +157,8 @@ pub enum Cause {
     NotRestored(String),
     /// An input changed while the command ran before.
     RanOver(String),
+    /// There is a result, which was expected to take longer to come than to build.
+    SoonerBuilt(String),
 }
 
 /// How the command ended, and what became of its result.

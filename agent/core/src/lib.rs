@@ -41,6 +41,7 @@ pub mod score;
 pub mod secret;
 pub mod sim;
 pub mod sketch;
+pub mod sooner;
 pub mod spread;
 pub mod text;
 pub mod tiers;

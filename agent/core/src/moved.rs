@@ -4,7 +4,12 @@
 //! [`Movement`] is what has been, a [`Progress`] what goes on, and a [`Meter`] makes the speed
 //! that people see of the bytes that came.
 
-use crate::{cache::Source, digest::Digest, record::Sandbox};
+use crate::{
+    cache::Source,
+    digest::Digest,
+    record::Sandbox,
+    sooner::{Building, Slow},
+};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -210,6 +215,15 @@ pub trait Watch: Sync {
     fn least(&self) -> Sandbox {
         Sandbox::Loose
     }
+
+    /// What it would take to build here what is looked up; `None` when that is no choice. Then a lookup may
+    /// end without a result that is known, for [`Watch::sooner_built`].
+    fn building(&self) -> Option<Building> {
+        None
+    }
+
+    /// The result is known, and is expected to be built sooner than it comes.
+    fn sooner_built(&self, _: &Slow) {}
 
     /// Nobody waits for it any more, and what is not here yet need not come.
     fn is_over(&self) -> bool {

@@ -99,6 +99,8 @@ pub struct Policy {
     pub primary: Option<Target>,
     /// Nothing but the primary is asked (`FORCE_CACHE`); without a primary, nothing changes.
     pub force: bool,
+    /// What can be had is waited for, though it may come later than it is built.
+    pub waits: bool,
 }
 
 /// A source that may be asked, as it is known now.

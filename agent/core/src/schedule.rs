@@ -273,6 +273,13 @@ impl Schedule {
         self.counts.running == 0 && (self.is_stopped() || nothing_ready())
     }
 
+    /// Milliseconds that the longest chain of tasks behind a task is expected to take, when the task
+    /// itself costs so many.
+    pub fn after(&self, task: TaskId, cost: u64) -> u64 {
+        let place = self.places.get(task.index()).copied().flatten();
+        place.map_or(0, |place| self.ranks[place as usize].0.saturating_sub(cost))
+    }
+
     /// How far the run is.
     pub fn counts(&self) -> Counts {
         self.counts

@@ -290,6 +290,7 @@ fn kind(response: &Response) -> &'static str {
         Response::Working => "that it is at work",
         Response::Moving(_) => "that something moves",
         Response::Missing => "that it is missing",
+        Response::SoonerBuilt(_) => "that it is sooner built",
         Response::Hit { .. } | Response::Record(_) => "a record",
         Response::Fetched { .. } => "that it is fetched",
         Response::Done => "that it is done",
@@ -311,8 +312,13 @@ fn kind(response: &Response) -> &'static str {
 
 impl Cache for SocketCache {
     fn lookup(&self, key: &ActionKey, watch: &dyn Watch) -> Result<Option<Hit>, CacheError> {
-        match self.ask_watching(&Request::LookupFrom(*key, watch.least()), watch)? {
+        let request = Request::LookupFrom(*key, watch.least(), watch.building());
+        match self.ask_watching(&request, watch)? {
             Response::Missing => Ok(None),
+            Response::SoonerBuilt(slow) => {
+                watch.sooner_built(&slow);
+                Ok(None)
+            }
             Response::Hit { record, source, bytes, movement } if record.record().key == *key => {
                 Ok(Some(Hit { record: record.record().clone(), source, bytes, movement }))
             }

@@ -10,6 +10,7 @@ use netbuild_core::{
     key::ActionKey,
     moved::{Progress, Watch},
     record::Sandbox,
+    sooner::{Building, Slow},
 };
 use netbuild_proto::control::{
     ContentReader, Request, Response, Rows, SyncOrder, VERSION, VerifyOrder, write_content,
@@ -52,8 +53,12 @@ pub(crate) fn serve(stream: &UnixStream, door: &dyn Door, visit: &Visit) -> io::
     while let Some(request) = next(&mut reader)? {
         match request {
             Request::Hello { .. } => Response::Failed("greeted twice".into()).write(&mut writer)?,
-            Request::Lookup(key) => looking(&mut writer, &guest, &key, Sandbox::Loose)?,
-            Request::LookupFrom(key, least) => looking(&mut writer, &guest, &key, least)?,
+            Request::Lookup(key) => {
+                looking(&mut writer, &guest, &key, Sandbox::Loose, None)?;
+            }
+            Request::LookupFrom(key, least, building) => {
+                looking(&mut writer, &guest, &key, least, building)?;
+            }
             Request::Peek(key) => {
                 let answer = contained(|| door.peek_sealed(&key)).map(|found| match found {
                     Some(record) => Response::Record(record),
@@ -240,20 +245,34 @@ impl Watch for Client<'_> {
     }
 }
 
-/// Progress for a client that uses no result that obtained less than a level.
-struct AtLeast<'a>(&'a dyn Watch, Sandbox);
+/// Progress for a client that looks something up.
+struct Lookup<'a> {
+    watch: &'a dyn Watch,
+    /// It uses no result that obtained less.
+    least: Sandbox,
+    building: Option<Building>,
+    slow: Latest<Slow>,
+}
 
-impl Watch for AtLeast<'_> {
+impl Watch for Lookup<'_> {
     fn moving(&self, progress: &Progress) {
-        self.0.moving(progress);
+        self.watch.moving(progress);
     }
 
     fn least(&self) -> Sandbox {
-        self.1
+        self.least
+    }
+
+    fn building(&self) -> Option<Building> {
+        self.building
+    }
+
+    fn sooner_built(&self, slow: &Slow) {
+        self.slow.set(*slow);
     }
 
     fn is_over(&self) -> bool {
-        self.0.is_over()
+        self.watch.is_over()
     }
 }
 
@@ -263,13 +282,16 @@ fn looking(
     guest: &Guest<'_>,
     key: &ActionKey,
     least: Sandbox,
+    building: Option<Building>,
 ) -> io::Result<()> {
     let told = guest.visit.looks();
     moving(writer, |watch| {
-        let found = guest.door.lookup_sealed(key, &AtLeast(watch, least));
+        let watch = Lookup { watch, least, building, slow: Latest::none() };
+        let found = guest.door.lookup_sealed(key, &watch);
         let Some((record, hit)) = found.inspect_err(|_| told.failed())? else {
-            told.missed(key);
-            return Ok(Response::Missing);
+            let slow = watch.slow.take();
+            told.missed(key, slow.is_some());
+            return Ok(slow.map_or(Response::Missing, Response::SoonerBuilt));
         };
         told.hit(&hit);
         guest.door.keep(guest.number, record.record());

@@ -100,6 +100,8 @@ pub struct Totals {
     pub hits: BTreeMap<(&'static str, String), u64>,
     /// Lookups of what nobody had.
     pub misses: u64,
+    /// Lookups of what was sooner built.
+    pub slow: u64,
     /// Lookups that failed.
     pub failed: u64,
     /// Results that were recorded.
@@ -304,11 +306,11 @@ impl Looking<'_> {
         });
     }
 
-    /// Nobody has it.
-    pub(crate) fn missed(&self, key: &ActionKey) {
+    /// Nobody has it, or not as soon as it is built.
+    pub(crate) fn missed(&self, key: &ActionKey, slow: bool) {
         self.visit.with(|build, totals, misses| {
             build.misses += 1;
-            totals.misses += 1;
+            *(if slow { &mut totals.slow } else { &mut totals.misses }) += 1;
             if misses.len() >= MAX_MISSES {
                 misses.pop_front();
             }
@@ -381,7 +383,7 @@ mod tests {
         assert!(!guests.builds()[0].workspace.is_empty());
         looking.hit(&hit("us-east"));
         drop(looking);
-        second.looks().missed(&KEY);
+        second.looks().missed(&KEY, false);
         second.recorded(&Recorded::from(&new(1500)));
         drop((first, second));
         // It closes all of its connections for a moment.
@@ -409,7 +411,7 @@ mod tests {
         for number in 1..1000 {
             let visit = guests.enter(-number);
             visit.looks().hit(&hit(&format!("region-{number}")));
-            visit.looks().missed(&ActionKey([number as u8; 32]));
+            visit.looks().missed(&ActionKey([number as u8; 32]), false);
         }
         assert_eq!(guests.builds().len(), MAX_ENDED);
         assert_eq!(guests.misses(usize::MAX).len(), MAX_MISSES);

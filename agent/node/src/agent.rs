@@ -187,6 +187,7 @@ impl Agent {
             decisions: Decisions::default(),
             way: settings.fallback,
             delta: settings.transfer.delta,
+            builds: !settings.policy.waits,
             flights: Flights::default(),
             unused: Mutex::default(),
             credits: Credits::default(),

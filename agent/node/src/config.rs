@@ -168,6 +168,7 @@ struct PlanSection {
     primary: Option<String>,
     force: Option<bool>,
     fallback: Option<String>,
+    build: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -395,6 +396,7 @@ pub struct Settings {
     pub policy: Policy,
     /// What is tried when a source fails.
     pub fallback: FallbackWay,
+
     /// How blobs are sent.
     pub transfer: TransferSettings,
     /// How agents are kept alike.

@@ -17,6 +17,7 @@ use netbuild_core::{
     key::ActionKey,
     moved::{Movement, Watch},
     record::Record,
+    sooner::Slow,
 };
 use netbuild_gateway::{Door, OnStep, OnVerify};
 use netbuild_proto::{
@@ -41,6 +42,15 @@ const PATIENT_ROUNDS: u32 = 3;
 
 /// How often it is looked whether anybody still waits for what is brought.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// What a lookup of a record came to.
+enum Looked {
+    Found(Box<(SealedRecord, Hit)>),
+    /// Something that it names cannot be had, or there is none.
+    Lacking,
+    /// It is sooner built.
+    Slow(Slow),
+}
 
 /// A cache with sources. Its calls block, and must not come from a thread of the runtime.
 #[derive(Debug)]
@@ -96,15 +106,17 @@ impl FarCache {
         record: SealedRecord,
         told_by: Option<Source>,
         watch: &dyn Watch,
-    ) -> Result<Option<(SealedRecord, Hit)>, CacheError> {
+    ) -> Result<Looked, CacheError> {
         if record.record().execution.sandbox_obtained < watch.least() {
             let source = told_by.unwrap_or(Source::Disk);
             let (record_of, movement) = (record.record().clone(), Movement::default());
-            return Ok(Some((record, Hit { record: record_of, source, bytes: 0, movement })));
+            let hit = Hit { record: record_of, source, bytes: 0, movement };
+            return Ok(Looked::Found(Box::new((record, hit))));
         }
-        let Some(taken) = self.fetcher.complete(&record, &Scope::Mesh, 1, watch).await? else {
-            return Ok(None);
-        };
+        let mut taken = Taken::default();
+        if !self.fetcher.complete(&record, &Scope::Mesh, 1, watch, &mut taken).await? {
+            return Ok(taken.slow.map_or(Looked::Lacking, Looked::Slow));
+        }
         if taken.wire() > 0 || told_by.is_some() {
             self.fetcher.came(&record, &taken);
         }
@@ -115,7 +127,7 @@ impl FarCache {
             bytes: taken.wire(),
             movement: taken.movement,
         };
-        Ok(Some((record, hit)))
+        Ok(Looked::Found(Box::new((record, hit))))
     }
 
     /// Counts what was sent before for what this hit names.
@@ -179,6 +191,7 @@ impl Cache for FarCache {
             alike: self.fetcher.delta,
             watch,
             landed: &|_, _, _| (),
+            course: &(),
         };
         let mut taken = Taken::default();
         let lacking: BTreeSet<Digest> =
@@ -235,7 +248,7 @@ impl Door for FarCache {
         let found = self.wait(async {
             if let Some(record) = self.disk().record_of(key)? {
                 let found = self.hit(record.clone(), came_from.clone(), watch).await?;
-                if found.is_some() || !self.fetcher.view.settle() {
+                if !matches!(found, Looked::Lacking) || !self.fetcher.view.settle() {
                     return Ok(found);
                 }
                 // Somebody has joined meanwhile, who may have what was missing.
@@ -244,15 +257,21 @@ impl Door for FarCache {
             let told_by = self.fetcher.record(key).await?;
             match self.disk().record_of(key)? {
                 Some(record) => self.hit(record, told_by, watch).await,
-                None => Ok(None),
+                None => Ok(Looked::Lacking),
             }
         })?;
         // It may have come in the background meanwhile.
         self.fetcher.first_use(key);
-        match found {
-            Some(found) => self.credited(found).map(Some),
-            None => Ok(self.disk().second_best(key)?.map(from_disk)),
+        let slow = match found {
+            Looked::Found(found) => return self.credited(*found).map(Some),
+            Looked::Lacking => None,
+            Looked::Slow(slow) => Some(slow),
+        };
+        let second = self.disk().second_best(key)?.map(from_disk);
+        if let Some(slow) = slow.filter(|_| second.is_none()) {
+            watch.sooner_built(&slow);
         }
+        Ok(second)
     }
 
     fn peek_sealed(&self, key: &ActionKey) -> Result<Option<SealedRecord>, CacheError> {

@@ -5,6 +5,7 @@ mod ahead;
 mod asking;
 mod credits;
 mod joining;
+mod slow;
 
 pub(crate) use credits::Credits;
 
@@ -15,7 +16,7 @@ use crate::{
     decisions::{Decisions, decision},
     disk_cache::{DiskCache, failed},
     fault::SourceError,
-    flights::{Claim, Errand, Flights},
+    flights::{Claim, Course, Errand, Flights},
     job::Job,
     room::Elsewhere,
     shared::Shared,
@@ -32,6 +33,7 @@ use netbuild_core::{
     peers::{Peer, Peers},
     plan::{MAX_TEAM, Plan, Who},
     record::Record,
+    sooner::Slow,
 };
 use netbuild_mesh::Mesh;
 use netbuild_proto::{data::Priority, membership::Held, record::SealedRecord};
@@ -73,6 +75,8 @@ pub(crate) struct Fetcher {
     pub(crate) way: FallbackWay,
     /// Whether patches are asked for.
     pub(crate) delta: bool,
+    /// Whether what is sooner built than fetched may be left to be built.
+    pub(crate) builds: bool,
     pub(crate) flights: Flights,
     /// Records that came in the background and were not used yet, with the source that had them.
     pub(crate) unused: Mutex<BTreeMap<ActionKey, Who>>,
@@ -114,6 +118,8 @@ pub(crate) struct Want<'a> {
     pub(crate) watch: &'a dyn Watch,
     /// Hears of each blob that is here, who sent of it first, and how many bytes were sent for it.
     pub(crate) landed: &'a dyn Fn(&Digest, Option<&Source>, u64),
+    /// Those who wait for some of it.
+    pub(crate) course: &'a dyn Course,
 }
 
 impl Want<'_> {
@@ -132,6 +138,8 @@ pub(crate) struct Taken {
     pub(crate) movement: Movement,
     /// The region from which a neighbour fetched what it then gave.
     pub(crate) brought_from: Option<String>,
+    /// Why the rest is not waited for, if it could be had.
+    pub(crate) slow: Option<Slow>,
 }
 
 impl Taken {
@@ -306,21 +314,22 @@ impl Fetcher {
         self.disk.bases(records, lacking)
     }
 
-    /// Gets what a record names and this disk lacks. `None` when something cannot be had.
+    /// Gets what a record names and this disk lacks. Says whether all of it is here then: something may
+    /// not be to be had, or not as soon as it is built.
     pub(crate) async fn complete(
         &self,
         record: &SealedRecord,
         scope: &Scope,
         rounds: u32,
         watch: &dyn Watch,
-    ) -> Result<Option<Taken>, CacheError> {
+        taken: &mut Taken,
+    ) -> Result<bool, CacheError> {
         let key = record.record().key;
-        let mut taken = Taken::default();
         for round in 0..MAX_ROUNDS {
             let lacking = self.disk.lacking(record.record())?;
             if lacking.is_empty() {
                 self.heal(record)?;
-                return Ok(Some(taken));
+                return Ok(true);
             }
             if round == 0 {
                 let total = lacking.blobs.iter().map(|blob| blob.size).sum();
@@ -341,21 +350,22 @@ impl Fetcher {
                 alike: self.delta,
                 watch,
                 landed: &|_, _, _| (),
+                course: &(),
             };
-            if !self.blobs(&want, &mut taken).await?.is_empty() {
+            if !self.blobs(&want, taken).await?.is_empty() {
                 // Whatever was thought to hold it all does not.
-                for tier in self.shared.tiers() {
+                for tier in self.shared.tiers().iter().filter(|_| taken.slow.is_none()) {
                     self.shared.note_missing(&key, tier.id);
                 }
-                return Ok(None);
+                return Ok(false);
             }
         }
         let lacking = self.disk.lacking(record.record())?;
         if !lacking.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         self.heal(record)?;
-        Ok(Some(taken))
+        Ok(true)
     }
 
     /// Who is thought to hold all that a record names.
@@ -388,7 +398,7 @@ impl Fetcher {
     }
 
     /// Brings blobs here; returns what is still missing. Two that want the same blob at once fetch
-    /// it once.
+    /// it once. Who would have built it sooner hears that by [`Taken::slow`].
     pub(crate) async fn blobs(
         &self,
         want: &Want<'_>,
@@ -396,21 +406,30 @@ impl Fetcher {
     ) -> Result<Vec<Digest>, CacheError> {
         let mut missing = Vec::new();
         let mut wanted = want.blobs.to_vec();
-        let errand = want.errand();
+        let (errand, waiting) = (want.errand(), self.waiting(want));
         loop {
             let claim = self.flights.claim(&wanted, errand);
             let mine = self.lacking(claim.mine())?;
-            if !mine.is_empty() {
-                let want = Want { blobs: &mine, ..want.clone() };
-                missing.extend(self.take(&want, &claim, taken).await?);
+            let coming = async {
+                if !mine.is_empty() {
+                    let want = Want { blobs: &mine, ..want.clone() };
+                    missing.extend(self.take(&want, &claim, taken).await?);
+                }
+                let theirs = claim.others().to_vec();
+                drop(claim);
+                self.flights.landed(&theirs, errand).await;
+                self.lacking(&theirs)
+            };
+            match self.unless_slow(waiting.as_ref(), want, &wanted, coming).await {
+                Ok(left) => wanted = left?,
+                Err(slow) => {
+                    taken.slow = Some(slow);
+                    return self.lacking(want.blobs);
+                }
             }
-            let theirs = claim.others().to_vec();
-            drop(claim);
-            if theirs.is_empty() {
+            if wanted.is_empty() {
                 return Ok(missing);
             }
-            self.flights.landed(&theirs, errand).await;
-            wanted = self.lacking(&theirs)?;
         }
     }
 
@@ -437,7 +456,7 @@ impl Fetcher {
             (want.landed)(blob, from, sent);
             claim.landed(blob);
         };
-        let want = &Want { watch: &watched, landed: &landed, ..want.clone() };
+        let want = &Want { watch: &watched, landed: &landed, course: claim, ..want.clone() };
         let store = self.disk.store();
         let job = Job::new(store, self.net.as_ref().map(|net| &net.endpoint), want)?;
         let missing = job.missing();
@@ -451,6 +470,9 @@ impl Fetcher {
             let enough = if size >= CROSSING_SIZE { MAX_TEAM } else { 1 };
             let holders = self.who_has(&plan.steps, &missing, &job, enough).await?;
             plan = self.view.plan(size, &holders, &among, tiers);
+        }
+        if let Some(first) = plan.steps.first().filter(|step| step.is_known()) {
+            claim.expect(first.prediction, size);
         }
         let mut tried = Vec::new();
         let start = async |trial: Trial| {
@@ -497,7 +519,7 @@ impl Fetcher {
             (None, false) => "not found",
         };
         self.decisions.add(decision(want.what.clone(), &plan, &tried, want.build_ms, outcome));
-        let (movement, missing) = (job.movement(), job.missing());
+        let (movement, missing) = (job.movement(), job.lacking());
         taken.movement.merge(&movement);
         fetch.ended(&movement, missing.is_empty());
         Ok(missing)

@@ -4,10 +4,15 @@
 //! blob may be asked to bring it by that very one, on behalf of a third that both have asked; and a
 //! build must not wait for copying, which takes its time.
 
-use netbuild_core::digest::Digest;
+use netbuild_core::{
+    digest::Digest,
+    score::Prediction,
+    sooner::{Outlook, Pace},
+};
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 use tokio::sync::Notify;
 
@@ -29,6 +34,16 @@ struct Flight {
     errand: Errand,
     /// Whether another agent was asked to bring it.
     delegated: bool,
+    /// Bytes of the claim up to its last one.
+    end: u64,
+}
+
+/// All that one caller fetches.
+#[derive(Debug)]
+struct Fetch {
+    pace: Pace,
+    /// Blobs that nobody wants any more, and that the caller has not heard of.
+    given_up: Vec<Digest>,
 }
 
 impl Errand {
@@ -52,6 +67,7 @@ pub(crate) struct Flights {
 #[derive(Debug, Default)]
 struct Flying {
     blobs: BTreeMap<Digest, Flight>,
+    fetches: BTreeMap<u64, Fetch>,
     claims: u64,
 }
 
@@ -88,6 +104,13 @@ impl Claim<'_> {
         }
     }
 
+    /// They are to come over a link of which this is believed.
+    pub(crate) fn expect(&self, prediction: Prediction, size: u64) {
+        if let Some(fetch) = self.flights.lock().fetches.get_mut(&self.number) {
+            fetch.pace.expect(prediction, size);
+        }
+    }
+
     fn set_delegated(&self, delegated: bool) {
         let mut flying = self.flights.lock();
         for blob in &self.mine {
@@ -100,12 +123,50 @@ impl Claim<'_> {
     }
 }
 
+/// Hears how a fetch goes, and says what became of those who wait for it.
+pub(crate) trait Course: Sync {
+    /// So many bytes of all are here or given up, and so many come per second.
+    fn moving(&self, _done: u64, _per_second: f64) {}
+
+    /// Something may come as a patch.
+    fn patched(&self) {}
+
+    /// What nobody wants any more, each blob once.
+    fn given_up(&self) -> Vec<Digest> {
+        Vec::new()
+    }
+}
+
+/// Nobody waits.
+impl Course for () {}
+
+impl Course for Claim<'_> {
+    fn moving(&self, done: u64, per_second: f64) {
+        if let Some(fetch) = self.flights.lock().fetches.get_mut(&self.number) {
+            fetch.pace.handle_progress(done, per_second, Instant::now());
+        }
+    }
+
+    fn patched(&self) {
+        if let Some(fetch) = self.flights.lock().fetches.get_mut(&self.number) {
+            fetch.pace.handle_patched();
+        }
+    }
+
+    fn given_up(&self) -> Vec<Digest> {
+        let mut flying = self.flights.lock();
+        let fetch = flying.fetches.get_mut(&self.number);
+        fetch.map(|fetch| std::mem::take(&mut fetch.given_up)).unwrap_or_default()
+    }
+}
+
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut flying = self.flights.lock();
         for blob in &self.mine {
             flying.end(blob, self.number);
         }
+        flying.fetches.remove(&self.number);
         drop(flying);
         self.flights.changed.notify_waiters();
     }
@@ -139,19 +200,45 @@ impl Flights {
         let mut flying = self.lock();
         flying.claims += 1;
         let number = flying.claims;
-        let (mut mine, mut others) = (Vec::new(), Vec::new());
+        let (mut mine, mut others, mut end) = (Vec::new(), Vec::new(), 0_u64);
         for blob in blobs {
             match flying.blobs.get(blob) {
                 Some(flight) if flight.claim == number => {}
                 Some(flight) if errand.waits_for(flight) => others.push(*blob),
                 _ => {
-                    let flight = Flight { claim: number, errand, delegated: false };
+                    end = end.saturating_add(blob.size);
+                    let flight = Flight { claim: number, errand, delegated: false, end };
                     flying.blobs.insert(*blob, flight);
                     mine.push(*blob);
                 }
             }
         }
+        let fetch = Fetch { pace: Pace::new(Instant::now()), given_up: Vec::new() };
+        flying.fetches.insert(number, fetch);
         Claim { flights: self, number, mine, others }
+    }
+
+    /// What is to be expected of those of `blobs` that are on their way; `None` when none is.
+    pub(crate) fn outlook(&self, blobs: &[Digest]) -> Option<Outlook> {
+        let (flying, now) = (self.lock(), Instant::now());
+        let of = |blob: &Digest| {
+            let flight = flying.blobs.get(blob)?;
+            let fetch = flying.fetches.get(&flight.claim)?;
+            Some(fetch.pace.outlook(flight.end, blob.size, now))
+        };
+        blobs.iter().filter_map(of).reduce(Outlook::and)
+    }
+
+    /// Nobody wants these any more: whoever fetches them among others may leave them out.
+    pub(crate) fn give_up(&self, blobs: &[Digest]) {
+        let mut flying = self.lock();
+        let Flying { blobs: flights, fetches, .. } = &mut *flying;
+        for blob in blobs {
+            let fetch = flights.get(blob).and_then(|flight| fetches.get_mut(&flight.claim));
+            if let Some(fetch) = fetch {
+                fetch.given_up.push(*blob);
+            }
+        }
     }
 
     /// Returns once each of `blobs` was seen not to be fetched by anybody for whom one on this errand

@@ -87,6 +87,8 @@ pub(crate) struct Job<'a> {
     brings: RefCell<BTreeSet<PeerId>>,
     whole: RefCell<BTreeSet<PeerId>>,
     movement: RefCell<Movement>,
+    /// Bytes that will not come, as nobody wants them any more.
+    given_up: Cell<u64>,
     news: RefCell<News<'a>>,
     /// Somebody may have something to do now.
     changed: Notify,
@@ -130,6 +132,8 @@ enum State {
     Unknown,
     Open(Open),
     Done,
+    /// Nobody wants it any more.
+    GivenUp,
     /// There cannot be such a blob: its hash is not that of nothing.
     Impossible,
 }
@@ -216,6 +220,7 @@ impl<'a> Job<'a> {
             brings: RefCell::default(),
             whole: RefCell::default(),
             movement: RefCell::default(),
+            given_up: Cell::new(0),
             news: RefCell::new(News::new(want)),
             changed: Notify::new(),
         };
@@ -266,6 +271,7 @@ impl<'a> Job<'a> {
         if bases.is_empty() || target.size > MAX_PATCHED {
             return;
         }
+        self.want.course.patched();
         let mut left = missing;
         while let Some((first, ..)) = left.first() {
             let mut bytes = 0;
@@ -296,6 +302,9 @@ impl<'a> Job<'a> {
         news.told = Some(now);
         let unknown: u64 = self.unknown().iter().map(|(_, blob)| blob.size).sum();
         let done = news.total.saturating_sub(self.spread.borrow().left_bytes() + unknown);
+        // What was given up has come as little as it is waited for: it counts as done, and not as speed.
+        let per_second = news.meter.per_second(now, done.saturating_sub(self.given_up.get()));
+        self.want.course.moving(done, per_second);
         let movement = self.movement.borrow();
         let mut sources: Vec<Source> = vec![from.clone()];
         sources.extend(
@@ -305,18 +314,56 @@ impl<'a> Job<'a> {
             total: news.total,
             done,
             wire: movement.total().wire,
-            per_second: news.meter.per_second(now, done),
+            per_second,
             sources,
             coding: Some(coding),
             resumed: movement.resumed,
         });
     }
 
-    /// What has not arrived.
+    /// What has not arrived and is wanted.
     pub(crate) fn missing(&self) -> Vec<Digest> {
         let blobs = self.blobs.borrow();
-        let missing = blobs.iter().filter(|wanted| !matches!(wanted.state, State::Done));
+        let missing =
+            blobs.iter().filter(|wanted| !matches!(wanted.state, State::Done | State::GivenUp));
         missing.map(|wanted| wanted.blob).collect()
+    }
+
+    /// What has not arrived, and what nobody wants any more.
+    pub(crate) fn lacking(&self) -> Vec<Digest> {
+        let blobs = self.blobs.borrow();
+        let lacking = blobs.iter().filter(|wanted| !matches!(wanted.state, State::Done));
+        lacking.map(|wanted| wanted.blob).collect()
+    }
+
+    /// Leaves out what nobody wants any more. What was asked for already still comes.
+    fn give_up(&self) {
+        for blob in self.want.course.given_up() {
+            let mut blobs = self.blobs.borrow_mut();
+            let Some(index) = blobs.iter().position(|wanted| wanted.blob == blob) else { continue };
+            let state = &mut blobs[index].state;
+            if matches!(state, State::Done | State::GivenUp | State::Impossible) {
+                continue;
+            }
+            let state = std::mem::replace(state, State::GivenUp);
+            drop(blobs);
+            let of_it = match &state {
+                State::Small(item) => vec![*item],
+                State::Open(open) => open.items.iter().flatten().copied().collect(),
+                _ => Vec::new(),
+            };
+            let (mut items, mut spread) = (self.items.borrow_mut(), self.spread.borrow_mut());
+            let before = spread.left_bytes();
+            for item in of_it {
+                items[item].places.retain(|place| place.blob != index);
+                if items[item].places.is_empty() {
+                    spread.handle_have(item);
+                }
+            }
+            let unknown = if matches!(state, State::Unknown) { blob.size } else { 0 };
+            let freed = before - spread.left_bytes() + unknown;
+            self.given_up.set(self.given_up.get() + freed);
+        }
     }
 
     /// Whether a peer is asked now.
@@ -394,6 +441,7 @@ impl<'a> Job<'a> {
             let mut changed = pin!(self.changed.notified());
             // From here on no change is missed.
             changed.as_mut().enable();
+            self.give_up();
             if let Err(error) = self.open(trial, &mut asked, grows.get()).await? {
                 return Ok(Err(error));
             }
@@ -537,6 +585,7 @@ impl<'a> Job<'a> {
     /// What a source is to be asked for next, with the items of that; patches first, as what they do
     /// not bring has to be asked for anew.
     fn order(&self, id: SourceId, trial: &Peering<'_>) -> Option<(Order, Vec<usize>)> {
+        self.give_up();
         let mut spread = self.spread.borrow_mut();
         while trial.pace.goodput < FAST
             && let Some(Patches { order, items }) = self.patches.borrow_mut().pop_front()
@@ -705,7 +754,7 @@ impl<'a> Job<'a> {
                         open.left -= 1;
                         false
                     }
-                    State::Unknown | State::Done | State::Impossible => false,
+                    State::Unknown | State::Done | State::GivenUp | State::Impossible => false,
                 }
             };
             if is_whole {
@@ -858,6 +907,7 @@ mod tests {
             priority: Priority::Normal,
             watch: &(),
             landed: &|_, _, _| (),
+            course: &(),
         }
     }
 

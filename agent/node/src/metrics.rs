@@ -157,8 +157,15 @@ impl Metrics {
             totals.saved_s,
         );
         let hits: u64 = totals.hits.values().sum();
-        let help = "Results that builds on this machine asked for, by what came of it.";
-        for (outcome, count) in [("hit", hits), ("miss", totals.misses), ("error", totals.failed)] {
+        let help = "Results that builds on this machine asked for, by what came of it. `slow` ones would have come later \
+                    than they are built.";
+        let outcomes = [
+            ("hit", hits),
+            ("miss", totals.misses),
+            ("slow", totals.slow),
+            ("error", totals.failed),
+        ];
+        for (outcome, count) in outcomes {
             scrape.counter("netbuild_cache_lookups_total", help, &[("outcome", outcome)], count);
         }
         let mut by_source: BTreeMap<(&str, String), u64> = BTreeMap::new();

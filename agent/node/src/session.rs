@@ -465,6 +465,7 @@ fn share(
         decisions: Decisions::default(),
         way: FallbackWay::Adaptive,
         delta: false,
+        builds: !policy.waits,
         flights: Flights::default(),
         unused: Mutex::default(),
         credits: Credits::default(),

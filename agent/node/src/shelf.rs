@@ -125,6 +125,7 @@ impl Provide for Shelf {
                 alike: fetcher.delta,
                 watch: &(),
                 landed: &|_, _, _| (),
+                course: &(),
             };
             let mut taken = Taken::default();
             let fetching = self.stop.run_until_cancelled(fetcher.blobs(&want, &mut taken));

@@ -11,7 +11,7 @@ use crate::{
     attempts::Asked,
     config::{Background, SyncSettings},
     disk_cache::failed,
-    fetcher::{Fetcher, Net, Scope},
+    fetcher::{Fetcher, Net, Scope, Taken},
     view::over_of,
 };
 use netbuild_core::{
@@ -422,9 +422,9 @@ impl Syncer {
         let Some(record) = record.map_err(|error: CacheError| error.to_string())? else {
             return Ok(());
         };
-        let taken = self.fetcher.complete(&record, &Scope::Mesh, COPY_ROUNDS, &()).await;
-        let Some(taken) = taken.map_err(|error| error.to_string())? else { return Ok(()) };
-        if taken.wire() > 0 {
+        let mut taken = Taken::default();
+        let came = self.fetcher.complete(&record, &Scope::Mesh, COPY_ROUNDS, &(), &mut taken).await;
+        if came.map_err(|error| error.to_string())? && taken.wire() > 0 {
             self.fetcher.announce(&record, false);
             let rate = self.settings.bytes_per_second as f64 / MAX_COPYING as f64;
             sleep(Duration::from_secs_f64(taken.wire() as f64 / rate)).await;

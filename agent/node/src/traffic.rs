@@ -5,6 +5,7 @@ use netbuild_core::{
     cache::Source,
     moved::{Coding, Moved, Movement, Progress, Watch},
     record::Sandbox,
+    sooner::{Building, Slow},
 };
 use netbuild_gateway::Transfer;
 use std::{
@@ -182,6 +183,14 @@ impl Watch for Watched<'_> {
 
     fn least(&self) -> Sandbox {
         self.by.least()
+    }
+
+    fn building(&self) -> Option<Building> {
+        self.by.building()
+    }
+
+    fn sooner_built(&self, slow: &Slow) {
+        self.by.sooner_built(slow);
     }
 
     fn is_over(&self) -> bool {

@@ -23,6 +23,7 @@ use netbuild_core::{
     graph::{DependencyKind, Graph, Task, TaskId},
     record::Sandbox,
     schedule::{OnFailure, Outcome, Schedule},
+    sooner::Building,
     tree::Entry,
 };
 use netbuild_proto::spawn::Command;
@@ -122,8 +123,7 @@ pub(crate) fn execute(run: &Run<'_>, on_failure: OnFailure) -> Summary {
     let started = Instant::now();
     let closure = run.closure();
     let with_command = |id: &&TaskId| run.graph[**id].command.is_some();
-    let cost =
-        |id: TaskId| run.workspace.duration_ms(&run.graph[id].name).unwrap_or(UNKNOWN_COST_MS);
+    let cost = |id: TaskId| run.cost_ms(id).unwrap_or(UNKNOWN_COST_MS);
     {
         let mut progress = run.progress();
         progress.schedule =
@@ -304,6 +304,22 @@ impl Run<'_> {
     /// All tasks that the targets need, dependencies first.
     pub(crate) fn closure(&self) -> Vec<TaskId> {
         self.graph.closure(&self.targets)
+    }
+
+    fn cost_ms(&self, id: TaskId) -> Option<u64> {
+        self.workspace.duration_ms(&self.graph[id].name)
+    }
+
+    /// What it takes to build a task here, as far as that is known.
+    pub(crate) fn building(&self, id: TaskId) -> Building {
+        let own = self.cost_ms(id);
+        let after = self.progress().schedule.after(id, own.unwrap_or(UNKNOWN_COST_MS));
+        Building { own: own.map(Duration::from_millis), after: Duration::from_millis(after) }
+    }
+
+    /// A task is built although others have its result.
+    pub(crate) fn count_sooner_built(&self) {
+        self.progress().summary.sooner_built += 1;
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

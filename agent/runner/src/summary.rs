@@ -30,7 +30,9 @@ pub struct Summary {
     pub tasks: usize,
     /// Commands that ran and succeeded.
     pub executed: usize,
-    /// How many of them ran at which level of hermeticity.
+    /// Commands that ran although others have their results, which were expected to come later.
+    pub sooner_built: usize,
+    /// How many of those that ran did so at which level of hermeticity.
     pub levels: BTreeMap<Sandbox, usize>,
     /// Results that came from a cache.
     pub hits: Hits,

@@ -26,6 +26,7 @@ use netbuild_core::{
     key::{Action, ActionKey, OutputDeclaration, OutputShape, Platform},
     moved::{Progress, Watch},
     record::{ActionResult, Execution, Output, OutputKind, Record, Sandbox},
+    sooner::{Building, Slow},
     tree::{self, Entry},
 };
 use netbuild_proto::{
@@ -37,7 +38,7 @@ use std::{
     io::Read as _,
     os::unix::ffi::OsStrExt as _,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -208,6 +209,9 @@ pub(crate) fn process(
         match execute(run, task, argv, &prepared, last) {
             Ok(Executed::Done { done, end, with_discovered }) => {
                 let prepared = with_discovered.as_deref().unwrap_or(&prepared);
+                if matches!(cause, Cause::SoonerBuilt(_)) {
+                    run.count_sooner_built();
+                }
                 note(run, task, prepared, began, Deed::Ran { cause, end });
                 return Ok(done);
             }
@@ -500,24 +504,39 @@ fn refusal(run: &Run<'_>, task: &Task, record: &Record) -> Option<Cause> {
 }
 
 /// Tells the observer of a run how far the result of a task is.
-struct Fetching<'a>(&'a Run<'a>, &'a Task);
+struct Fetching<'a> {
+    run: &'a Run<'a>,
+    id: TaskId,
+    task: &'a Task,
+    /// Why it does not come, if it could.
+    slow: Mutex<Option<Slow>>,
+}
 
 impl Watch for Fetching<'_> {
     fn moving(&self, progress: &Progress) {
-        self.0.ahead.handle_far();
+        self.run.ahead.handle_far();
         // While nobody sends, it waits for what is brought already, which shows by itself.
         if progress.sources.is_empty() {
             return;
         }
-        self.0.observer.event(Event::Moving { task: &self.1.name, progress });
+        self.run.observer.event(Event::Moving { task: &self.task.name, progress });
     }
 
     fn least(&self) -> Sandbox {
-        least(self.0, self.1)
+        least(self.run, self.task)
+    }
+
+    fn building(&self) -> Option<Building> {
+        // Of one that asks people nobody can say how long it takes.
+        (!self.task.interactive).then(|| self.run.building(self.id))
+    }
+
+    fn sooner_built(&self, slow: &Slow) {
+        *self.slow.lock().unwrap_or_else(PoisonError::into_inner) = Some(*slow);
     }
 
     fn is_over(&self) -> bool {
-        self.0.cancel.is_requested()
+        self.run.cancel.is_requested()
     }
 }
 
@@ -526,8 +545,14 @@ fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, 
     let mut lost = String::new();
     // A second look finds what a first one found damaged, if another agent has it whole.
     for _ in 0..2 {
-        let hit = match run.cache.lookup(&prepared.key, &Fetching(run, task)) {
+        let fetching = Fetching { run, id: prepared.id, task, slow: Mutex::default() };
+        let found = run.cache.lookup(&prepared.key, &fetching);
+        let slow = fetching.slow.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let hit = match found {
             Ok(Some(hit)) => hit,
+            Ok(None) if let Some(slow) = slow => {
+                return Ok(Found::Miss(Cause::SoonerBuilt(slow.to_string())));
+            }
             Ok(None) if lost.is_empty() => return Ok(Found::Miss(Cause::NoRecord)),
             Ok(None) => break,
             Err(_) if run.cancel.is_requested() => return Err(TaskError::Cancelled),

@@ -67,9 +67,10 @@ impl Sites {
         self.wan(&["set", target, "--reset"]);
     }
 
-    /// Starts an agent in a site, whose name is its region.
+    /// Starts an agent in a site, whose name is its region. What others have comes from them, though it may
+    /// be sooner built.
     pub(crate) fn agent(&self, site: &str, join: &[&Agent]) -> Agent {
-        self.agent_of(site, site, &["--region", site], "", join)
+        self.agent_of(site, site, &["--region", site], "[plan]\nbuild = \"last\"\n", join)
     }
 
     /// Starts an agent in a site with arguments and a configuration, its data directory called

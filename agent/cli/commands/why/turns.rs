@@ -94,6 +94,7 @@ fn why(cause: &Cause) -> String {
         Cause::CacheFailed(why) => format!("the cache could not be asked: {why}"),
         Cause::NotRestored(why) => format!("its result could not be restored: {why}"),
         Cause::RanOver(what) => format!("{what}, and so it ran again"),
+        Cause::SoonerBuilt(why) => format!("building was expected to be sooner: {why}"),
     }
 }
 

@@ -180,7 +180,14 @@ pub(super) fn parse_plan(
         other => Err(format!("`{other}` is neither `adaptive` nor `classical`")),
     };
     let fallback = value(file_said("plan.fallback"), way)?;
-    Ok((Policy { weights, primary, force }, fallback))
+    let build = file.build.as_ref().or(default.build.as_ref());
+    let waits = match build.map_or("when-sooner", |build| build) {
+        "when-sooner" => Ok(false),
+        "last" => Ok(true),
+        other => Err(format!("`{other}` is neither `when-sooner` nor `last`")),
+    };
+    let waits = value(file_said("plan.build"), waits)?;
+    Ok((Policy { weights, primary, force, waits }, fallback))
 }
 
 pub(super) fn parse_transfer(

@@ -80,6 +80,7 @@ impl Fetcher {
                         self.credits.add(*blob, from.clone(), sent);
                     }
                 },
+                course: &(),
             };
             if !self.blobs(&want, &mut taken).await?.is_empty() {
                 break;

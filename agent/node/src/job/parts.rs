@@ -30,7 +30,9 @@ impl Job<'_> {
     /// The first blobs that are missing.
     pub(crate) fn first_missing(&self) -> Vec<(usize, Digest)> {
         let blobs = self.blobs.borrow();
-        let missing = |(_, wanted): &(usize, &super::Wanted)| !matches!(wanted.state, State::Done);
+        let missing = |(_, wanted): &(usize, &super::Wanted)| {
+            !matches!(wanted.state, State::Done | State::GivenUp)
+        };
         let missing = blobs.iter().enumerate().filter(missing).take(MAX_LOOKED_AT);
         missing.map(|(index, wanted)| (index, wanted.blob)).collect()
     }
@@ -115,7 +117,7 @@ impl Job<'_> {
                 open.items.iter().flatten().for_each(|item| spread.handle_offered(id, *item));
             }
             State::Small(item) => spread.handle_offered(id, *item),
-            State::Unknown | State::Done | State::Impossible => return false,
+            State::Unknown | State::Done | State::GivenUp | State::Impossible => return false,
         }
         self.changed.notify_waiters();
         true

@@ -66,6 +66,7 @@ impl Job<'_> {
             let mut changed = pin!(self.changed.notified());
             // From here on no change is missed.
             changed.as_mut().enable();
+            self.give_up();
             let run = self.spread.borrow_mut().poll(id, Instant::now());
             if !run.is_empty() {
                 let came = self.take_run(id, trial, tier, run).await;
@@ -106,7 +107,9 @@ impl Job<'_> {
         let wanted = &self.blobs.borrow()[blob];
         let start = match &wanted.state {
             State::Open(open) => *open.starts.get(at)?,
-            State::Small(_) | State::Unknown | State::Done | State::Impossible => 0,
+            State::Small(_) | State::Unknown | State::Done | State::GivenUp | State::Impossible => {
+                0
+            }
         };
         let range = start..start + u64::from(chunk.len);
         Some(Asked { item, blob: wanted.blob, range, hash: chunk.hash })

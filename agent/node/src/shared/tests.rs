@@ -216,6 +216,7 @@ fn with_tiers(
         decisions: Decisions::default(),
         way: FallbackWay::Adaptive,
         delta: false,
+        builds: true,
         flights: Flights::default(),
         unused: Mutex::default(),
         credits: Credits::default(),

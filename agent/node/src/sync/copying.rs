@@ -204,6 +204,7 @@ impl Syncer {
                         alike: self.fetcher.delta,
                         watch: &(),
                         landed: &|_, _, _| (),
+                        course: &(),
                     };
                     let missing = self.fetcher.blobs(&want, &mut taken).await?;
                     let missing: BTreeSet<Digest> = missing.into_iter().collect();

@@ -1,0 +1,179 @@
+//! Whether a result is waited for or built: whichever is expected to be there sooner.
+//!
+//! Nobody knows beforehand how long a fetch takes: a patch or a codec makes it a hundredth of what
+//! its size says, a link that breaks makes it last for ever. So what is measured while it comes
+//! decides, as soon as something is. Until then it is waited as long as building would take, which
+//! costs at most twice the better of both (the ski rental of Karlin, Manasse, Rudolph and Sleator,
+//! "Competitive snoopy caching", 1988); what is believed of the link shortens that only where it
+//! leaves no doubt (advice that may be wrong: Purohit, Svitkina and Kumar, "Improving online
+//! algorithms via ML predictions", 2018).
+
+use crate::{chunk::MAX_CHUNK, score::Prediction};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+/// A fetch that is expected to take so many times as long as building is still waited for: what is
+/// built keeps a processor busy that others may need.
+const FAVOUR: f64 = 1.25;
+/// The part of the work that waits for a result by which its fetch may take longer. What is built may differ from
+/// what others have (a date in it is enough), and then nothing of theirs is of use for that work.
+const RISK: f64 = 0.05;
+/// A fetch may take longer by so much, whatever it is for: some round trips, and the start of a command.
+const LEAST: Duration = Duration::from_millis(300);
+/// Waiting ends after so many times the patience, however soon the rest is expected again and again.
+const MOST: f64 = 3.0;
+/// What is believed of a link counts bytes as they are; coded, so many times as many may come.
+const CODED: f64 = 4.0;
+/// From this long after its first bytes on, a fetch tells its speed.
+const FIRST: Duration = Duration::from_millis(300);
+/// Until this long after its first bytes a fetch may be as fast as its link was before: connections
+/// start slowly.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// What it takes to build a result here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Building {
+    /// How long its command took here when it ran last; `None` when it never did.
+    pub own: Option<Duration>,
+    /// How long the longest chain of tasks is expected to take that wait for it.
+    pub after: Duration,
+}
+
+impl Building {
+    /// How much longer a fetch may take for it to be waited for, when the command takes `time`.
+    pub fn patience(&self, time: Duration) -> Duration {
+        let seconds = FAVOUR * time.as_secs_f64() + RISK * self.after.as_secs_f64();
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).saturating_add(LEAST)
+    }
+}
+
+/// How a fetch goes that brings several things one after the other.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Pace {
+    began: Instant,
+    /// Seconds until bytes flow, and bytes per second then, as far as the link is known.
+    believed: Option<(f64, f64)>,
+    patched: bool,
+    done: u64,
+    per_second: f64,
+    /// When bytes came first, and last.
+    came: Option<(Instant, Instant)>,
+}
+
+/// What is to be expected of a fetch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Outlook {
+    /// How long it will still take; `None` when nothing tells.
+    pub remaining: Option<Duration>,
+    /// How long nothing has come that should have.
+    pub quiet: Duration,
+}
+
+impl Pace {
+    /// A fetch begins.
+    pub fn new(now: Instant) -> Self {
+        Self { began: now, believed: None, patched: false, done: 0, per_second: 0.0, came: None }
+    }
+
+    /// What is believed of the link over which `size` bytes are to come.
+    pub fn expect(&mut self, prediction: Prediction, size: u64) {
+        let per_second = size as f64 / prediction.transfer.max(1e-9);
+        self.believed = Some((prediction.latency, per_second));
+    }
+
+    /// Something may come as a patch, which is smaller than it by nobody knows how much: what is believed of
+    /// the link tells nothing any more.
+    pub fn handle_patched(&mut self) {
+        self.patched = true;
+    }
+
+    /// So many bytes are here, and so many come per second.
+    pub fn handle_progress(&mut self, done: u64, per_second: f64, now: Instant) {
+        let first = self.came.map_or(now, |(first, _)| first);
+        (self.done, self.per_second, self.came) = (done, per_second, Some((first, now)));
+    }
+
+    /// What is to be expected of the first `end` bytes, of which the last `size` are wanted.
+    pub fn outlook(&self, end: u64, size: u64, now: Instant) -> Outlook {
+        // One of the last ones may have come before the first ones.
+        let left = end.saturating_sub(self.done).max(1) as f64;
+        let (latency, believed) =
+            self.believed.map_or((0.0, None), |(latency, rate)| (latency, Some(rate)));
+        let Some((first, last)) = self.came else {
+            let waited = now.saturating_duration_since(self.began).as_secs_f64();
+            // Before, it is not known what may come as a patch.
+            let tells = waited >= latency && !self.patched;
+            let remaining = believed.filter(|_| tells).map(|rate| left / (CODED * rate.max(1.0)));
+            return Outlook { remaining: remaining.map(seconds), quiet: seconds(waited - latency) };
+        };
+        let age = now.saturating_duration_since(first);
+        let measured = (age >= FIRST && self.per_second > 0.0).then_some(self.per_second);
+        let rate = match (measured, believed) {
+            (Some(measured), Some(believed)) if age < STEADY => Some(measured.max(believed)),
+            (Some(measured), _) => Some(measured),
+            (None, _) => None,
+        };
+        // News come with whole chunks.
+        let fastest = measured.unwrap_or(0.0).max(believed.unwrap_or(0.0));
+        let chunk =
+            if fastest > 0.0 { left.min(size.min(MAX_CHUNK as u64) as f64) / fastest } else { 0.0 };
+        let quiet = now.saturating_duration_since(last).as_secs_f64() - chunk;
+        Outlook { remaining: rate.map(|rate| seconds(left / rate)), quiet: seconds(quiet) }
+    }
+}
+
+/// Why a result is built although it is known who has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slow {
+    /// How long the command takes.
+    pub build: Duration,
+    /// How long the fetch would still have taken; `None` when nothing told.
+    pub fetch: Option<Duration>,
+    /// How long it was waited for.
+    pub waited: Duration,
+}
+
+impl fmt::Display for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (build, waited) = (self.build.as_secs_f64(), self.waited.as_secs_f64());
+        match self.fetch {
+            Some(fetch) => write!(
+                f,
+                "it takes {build:.1} s, and the fetch of its result took {:.1} s more",
+                fetch.as_secs_f64()
+            ),
+            None => {
+                write!(f, "it takes {build:.1} s, and its result did not come in {waited:.1} s")
+            }
+        }
+    }
+}
+
+impl Outlook {
+    /// What is to be expected of two fetches that are both waited for.
+    pub fn and(self, other: Self) -> Self {
+        let remaining = match (self.remaining, other.remaining) {
+            (Some(one), Some(other)) => Some(one.max(other)),
+            (known, None) | (None, known) => known,
+        };
+        Self { remaining, quiet: self.quiet.max(other.quiet) }
+    }
+
+    /// Whether a fetch that was waited for so long already is to be given up for building, when its `patience` is
+    /// that of [`Building::patience`].
+    pub fn is_too_late(&self, waited: Duration, patience: Duration) -> bool {
+        self.quiet > patience
+            || self.remaining.is_some_and(|remaining| remaining > patience)
+            || waited.as_secs_f64() > MOST * patience.as_secs_f64()
+    }
+}
+
+/// A time of a calculation: what is below zero is none, and what is absurd is endless.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests;
