@@ -56,7 +56,6 @@ pub struct Pace {
     /// Seconds until bytes flow, and bytes per second then, as far as the link is known.
     believed: Option<(f64, f64)>,
     patched: bool,
-    done: u64,
     per_second: f64,
     /// When bytes came first, and last.
     came: Option<(Instant, Instant)>,
@@ -74,7 +73,7 @@ pub struct Outlook {
 impl Pace {
     /// A fetch begins.
     pub fn new(now: Instant) -> Self {
-        Self { began: now, believed: None, patched: false, done: 0, per_second: 0.0, came: None }
+        Self { began: now, believed: None, patched: false, per_second: 0.0, came: None }
     }
 
     /// What is believed of the link over which `size` bytes are to come.
@@ -89,16 +88,15 @@ impl Pace {
         self.patched = true;
     }
 
-    /// So many bytes are here, and so many come per second.
-    pub fn handle_progress(&mut self, done: u64, per_second: f64, now: Instant) {
+    /// Something came, and so many bytes come per second.
+    pub fn handle_progress(&mut self, per_second: f64, now: Instant) {
         let first = self.came.map_or(now, |(first, _)| first);
-        (self.done, self.per_second, self.came) = (done, per_second, Some((first, now)));
+        (self.per_second, self.came) = (per_second, Some((first, now)));
     }
 
-    /// What is to be expected of the first `end` bytes, of which the last `size` are wanted.
-    pub fn outlook(&self, end: u64, size: u64, now: Instant) -> Outlook {
-        // One of the last ones may have come before the first ones.
-        let left = end.saturating_sub(self.done).max(1) as f64;
+    /// What is to be expected of the next `left` bytes.
+    pub fn outlook(&self, left: u64, now: Instant) -> Outlook {
+        let left = left as f64;
         let (latency, believed) =
             self.believed.map_or((0.0, None), |(latency, rate)| (latency, Some(rate)));
         let Some((first, last)) = self.came else {
@@ -117,8 +115,7 @@ impl Pace {
         };
         // News come with whole chunks.
         let fastest = measured.unwrap_or(0.0).max(believed.unwrap_or(0.0));
-        let chunk =
-            if fastest > 0.0 { left.min(size.min(MAX_CHUNK as u64) as f64) / fastest } else { 0.0 };
+        let chunk = if fastest > 0.0 { left.min(MAX_CHUNK as f64) / fastest } else { 0.0 };
         let quiet = now.saturating_duration_since(last).as_secs_f64() - chunk;
         Outlook { remaining: rate.map(|rate| seconds(left / rate)), quiet: seconds(quiet) }
     }

@@ -34,8 +34,8 @@ struct Flight {
     errand: Errand,
     /// Whether another agent was asked to bring it.
     delegated: bool,
-    /// Bytes of the claim up to its last one.
-    end: u64,
+    /// Bytes of the claim that are still to come until it is here.
+    left: u64,
 }
 
 /// All that one caller fetches.
@@ -125,8 +125,8 @@ impl Claim<'_> {
 
 /// Hears how a fetch goes, and says what became of those who wait for it.
 pub(crate) trait Course: Sync {
-    /// So many bytes of all are here or given up, and so many come per second.
-    fn moving(&self, _done: u64, _per_second: f64) {}
+    /// Something came: what is still to come until each blob is here, in bytes, and how many come per second.
+    fn moving(&self, _left: &[(Digest, u64)], _per_second: f64) {}
 
     /// Something may come as a patch.
     fn patched(&self) {}
@@ -141,9 +141,15 @@ pub(crate) trait Course: Sync {
 impl Course for () {}
 
 impl Course for Claim<'_> {
-    fn moving(&self, done: u64, per_second: f64) {
-        if let Some(fetch) = self.flights.lock().fetches.get_mut(&self.number) {
-            fetch.pace.handle_progress(done, per_second, Instant::now());
+    fn moving(&self, left: &[(Digest, u64)], per_second: f64) {
+        let mut flying = self.flights.lock();
+        for (blob, left) in left {
+            if let Some(flight) = flying.blobs.get_mut(blob).filter(|f| f.claim == self.number) {
+                flight.left = *left;
+            }
+        }
+        if let Some(fetch) = flying.fetches.get_mut(&self.number) {
+            fetch.pace.handle_progress(per_second, Instant::now());
         }
     }
 
@@ -200,20 +206,21 @@ impl Flights {
         let mut flying = self.lock();
         flying.claims += 1;
         let number = flying.claims;
-        let (mut mine, mut others, mut end) = (Vec::new(), Vec::new(), 0_u64);
+        let (mut mine, mut others, mut left) = (Vec::new(), Vec::new(), 0_u64);
         for blob in blobs {
             match flying.blobs.get(blob) {
                 Some(flight) if flight.claim == number => {}
                 Some(flight) if errand.waits_for(flight) => others.push(*blob),
                 _ => {
-                    end = end.saturating_add(blob.size);
-                    let flight = Flight { claim: number, errand, delegated: false, end };
+                    left = left.saturating_add(blob.size);
+                    let flight = Flight { claim: number, errand, delegated: false, left };
                     flying.blobs.insert(*blob, flight);
                     mine.push(*blob);
                 }
             }
         }
-        let fetch = Fetch { pace: Pace::new(Instant::now()), given_up: Vec::new() };
+        let pace = Pace::new(Instant::now());
+        let fetch = Fetch { pace, given_up: Vec::new() };
         flying.fetches.insert(number, fetch);
         Claim { flights: self, number, mine, others }
     }
@@ -224,21 +231,24 @@ impl Flights {
         let of = |blob: &Digest| {
             let flight = flying.blobs.get(blob)?;
             let fetch = flying.fetches.get(&flight.claim)?;
-            Some(fetch.pace.outlook(flight.end, blob.size, now))
+            Some(fetch.pace.outlook(flight.left, now))
         };
         blobs.iter().filter_map(of).reduce(Outlook::and)
     }
 
-    /// Nobody wants these any more: whoever fetches them among others may leave them out.
+    /// One who waited for these does so no more: whoever fetches them may leave them out, and another one who
+    /// wants them fetches them anew.
     pub(crate) fn give_up(&self, blobs: &[Digest]) {
         let mut flying = self.lock();
         let Flying { blobs: flights, fetches, .. } = &mut *flying;
         for blob in blobs {
-            let fetch = flights.get(blob).and_then(|flight| fetches.get_mut(&flight.claim));
-            if let Some(fetch) = fetch {
+            let Some(flight) = flights.remove(blob) else { continue };
+            if let Some(fetch) = fetches.get_mut(&flight.claim) {
                 fetch.given_up.push(*blob);
             }
         }
+        drop(flying);
+        self.changed.notify_waiters();
     }
 
     /// Returns once each of `blobs` was seen not to be fetched by anybody for whom one on this errand
@@ -307,6 +317,36 @@ mod tests {
         all.landed(&a);
         for_both.await;
         assert_eq!(flights.claim(&[a, b, c], Errand::Build).others(), [c]);
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_left_out_and_fetched_anew_by_others_who_want_it() {
+        let [a, b, c] = [[1; 100].as_slice(), &[2; 50], &[3; 10]].map(Digest::of);
+        let flights = Flights::default();
+        let all = flights.claim(&[a, b, c], Errand::Build);
+        all.expect(Prediction { latency: 0.0, transfer: 160.0 / 4.0 }, 160);
+        let left = |blob| {
+            let remaining = flights.outlook(&[blob]).unwrap().remaining.unwrap();
+            (remaining.as_secs_f64() * 16.0).round()
+        };
+        assert_eq!([left(a), left(b), left(c)], [100.0, 150.0, 160.0]);
+        let other = [b];
+        let waiting = flights.landed(&other, Errand::Build);
+        tokio::pin!(waiting);
+        assert!(waiting.as_mut().now_or_never().is_none());
+
+        flights.give_up(&[b]);
+        waiting.await;
+        assert_eq!((all.given_up(), all.given_up()), (vec![b], vec![]));
+        assert_eq!(flights.outlook(&[b]), None);
+        all.moving(&[(a, 70), (c, 80)], 1000.0);
+        assert_eq!(flights.claim(&[b], Errand::Build).mine(), [b]);
+        // It comes all the same.
+        all.landed(&b);
+        let unknown = flights.outlook(&[a, c]).unwrap();
+        assert_eq!(unknown.remaining, None, "a moment is no speed");
+        all.landed(&a);
+        assert_eq!(flights.outlook(&[a]), None);
     }
 
     #[tokio::test]

@@ -302,9 +302,9 @@ impl<'a> Job<'a> {
         news.told = Some(now);
         let unknown: u64 = self.unknown().iter().map(|(_, blob)| blob.size).sum();
         let done = news.total.saturating_sub(self.spread.borrow().left_bytes() + unknown);
-        // What was given up has come as little as it is waited for: it counts as done, and not as speed.
-        let per_second = news.meter.per_second(now, done.saturating_sub(self.given_up.get()));
-        self.want.course.moving(done, per_second);
+        let here = done.saturating_sub(self.given_up.get());
+        let per_second = news.meter.per_second(now, here);
+        self.want.course.moving(&self.left(), per_second);
         let movement = self.movement.borrow();
         let mut sources: Vec<Source> = vec![from.clone()];
         sources.extend(
@@ -319,6 +319,45 @@ impl<'a> Job<'a> {
             coding: Some(coding),
             resumed: movement.resumed,
         });
+    }
+
+    /// What is still to come until each blob that is missing is here, in bytes: items come in the order in which
+    /// they were added, and before blobs of which nobody has told the chunks.
+    fn left(&self) -> Vec<(Digest, u64)> {
+        let (blobs, spread) = (self.blobs.borrow(), self.spread.borrow());
+        let mut sum = 0;
+        let up_to: Vec<u64> = self
+            .items
+            .borrow()
+            .iter()
+            .enumerate()
+            .map(|(index, item)| {
+                sum += if spread.has(index) { 0 } else { u64::from(item.chunk.len) };
+                sum
+            })
+            .collect();
+        let missing = |item: &usize| !spread.has(*item);
+        blobs
+            .iter()
+            .filter_map(|wanted| {
+                let left = match &wanted.state {
+                    State::Small(item) => up_to[*item],
+                    State::Open(open) => open
+                        .items
+                        .iter()
+                        .flatten()
+                        .filter(|item| missing(item))
+                        .max()
+                        .map_or(0, |item| up_to[*item]),
+                    State::Unknown => {
+                        sum += wanted.blob.size;
+                        sum
+                    }
+                    State::Done | State::GivenUp | State::Impossible => return None,
+                };
+                Some((wanted.blob, left))
+            })
+            .collect()
     }
 
     /// What has not arrived and is wanted.

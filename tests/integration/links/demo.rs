@@ -96,7 +96,8 @@ fn tell(stage: &Stage, demo: &mut Command, links: &str) -> String {
             "incremental",
             "sync",
             "slow_link_first",
-            "slow_link_update"
+            "slow_link_update",
+            "thin_link"
         ]
     );
     assert!(figures.iter().all(|figure| figure["value"].is_number()), "{json}");

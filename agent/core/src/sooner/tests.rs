@@ -48,10 +48,10 @@ impl Fetch {
                 return (at, false);
             }
             if done > 0.0 && self.done(at - LOOK.as_secs_f64()) < done {
-                pace.handle_progress(done as u64, meter.per_second(now, done as u64), now);
+                pace.handle_progress(meter.per_second(now, done as u64), now);
             }
-            let size = self.size as u64;
-            if pace.outlook(size, size, now).is_too_late(waited, patience) {
+            let left = (self.size - done) as u64;
+            if pace.outlook(left, now).is_too_late(waited, patience) {
                 return (at + time.as_secs_f64(), true);
             }
         }
@@ -109,13 +109,13 @@ fn what_much_waits_for_is_fetched_though_building_would_be_a_little_sooner() {
 fn what_is_quick_to_build_is_not_waited_for_behind_what_is_large() {
     let began = Instant::now();
     let mut pace = Pace::new(began);
-    pace.handle_progress(0, 0.0, began);
-    pace.handle_progress(1_000_000, 1e6, began + Duration::from_secs(1));
+    pace.handle_progress(0.0, began);
+    pace.handle_progress(1e6, began + Duration::from_secs(1));
     let patience = leaf().patience(Duration::from_millis(10));
     let now = began + Duration::from_millis(1100);
-    let last = pace.outlook(100_000_000, 1000, now);
+    let last = pace.outlook(99_000_000, now);
     assert!(last.is_too_late(Duration::ZERO, patience), "{last:?}");
-    let next = pace.outlook(1_100_000, 1000, now);
+    let next = pace.outlook(100_000, now);
     assert!(!next.is_too_late(Duration::ZERO, patience), "{next:?}");
     assert!(next.and(last).is_too_late(Duration::ZERO, patience));
 }
@@ -125,9 +125,9 @@ fn a_chunk_on_its_way_over_a_slow_link_is_no_silence() {
     let began = Instant::now();
     let mut pace = Pace::new(began);
     pace.expect(Prediction { latency: 0.1, transfer: 8.0 }, 8 << 20);
-    pace.handle_progress(0, 0.0, began);
-    pace.handle_progress(2 << 20, 1e6, began + Duration::from_secs(2));
-    let outlook = pace.outlook(8 << 20, 8 << 20, began + Duration::from_secs(4));
+    pace.handle_progress(0.0, began);
+    pace.handle_progress(1e6, began + Duration::from_secs(2));
+    let outlook = pace.outlook(6 << 20, began + Duration::from_secs(4));
     assert!(outlook.quiet < Duration::from_millis(100), "{outlook:?}");
 }
 
