@@ -561,7 +561,10 @@ mod tests {
             Request::LookupFrom(
                 ActionKey([7; 32]),
                 Sandbox::Env,
-                Some(Building { own: Some(Duration::from_millis(9)), after: Duration::MAX / 2 }),
+                Some(Building {
+                    own: Some(Duration::from_millis(9)),
+                    after: Duration::from_secs(77),
+                }),
             ),
             Request::Peek(ActionKey([8; 32])),
             Request::Bring(vec![ActionKey([9; 32]), ActionKey([10; 32])]),

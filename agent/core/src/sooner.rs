@@ -138,7 +138,7 @@ impl fmt::Display for Slow {
         match self.fetch {
             Some(fetch) => write!(
                 f,
-                "it takes {build:.1} s, and the fetch of its result took {:.1} s more",
+                "it takes {build:.1} s, and its result would have taken {:.1} s more",
                 fetch.as_secs_f64()
             ),
             None => {

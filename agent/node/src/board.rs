@@ -1,7 +1,11 @@
 //! What the page of an agent shows: the answers to `status`, `links`, `monitor`, `conflicts` and `why`, and what
 //! builds look up, bounded to what fits on a page.
 
-use crate::{decisions::wall_ms, mesh_cache::MeshCache, reports};
+use crate::{
+    decisions::{LEFT_TO_BE_BUILT, wall_ms},
+    mesh_cache::MeshCache,
+    reports,
+};
 use netbuild_gateway::{Board, Edge, Guests, HitShare, Lookups, Miss, MissRow, StoreShare};
 use netbuild_proto::control::{Attempt, ConflictRow, Decision, LinkRow, LinkSource};
 use std::collections::BTreeMap;
@@ -141,6 +145,9 @@ fn why(decision: Option<&Decision>) -> String {
     let Some(decision) = decision.filter(|decision| decision.outcome != "fetched") else {
         return "no agent and no tier has told of a result for it".to_owned();
     };
+    if decision.outcome.starts_with(LEFT_TO_BE_BUILT) {
+        return format!("a result is known, and was {}", decision.outcome);
+    }
     let place = |attempt: &Attempt| match attempt.region.as_str() {
         "" => attempt.source.clone(),
         region => region.to_owned(),
@@ -182,6 +189,9 @@ mod tests {
             "a result is known, and could not be had: us-east: failed: timed out; peer x: passed over, it rests"
         );
         assert!(of(Vec::new()).ends_with("nobody who has it can be reached"));
+        let outcome = format!("{LEFT_TO_BE_BUILT}: it takes 0.3 s");
+        let left = why(Some(&Decision { outcome, ..Decision::default() }));
+        assert_eq!(left, "a result is known, and was left to be built: it takes 0.3 s");
     }
 
     #[test]

@@ -14,6 +14,9 @@ const MAX_DECISIONS: usize = 4096;
 /// Sources that were passed over and are told of one decision.
 const MAX_LEFT_OUT: usize = 8;
 
+/// How the outcome begins of a decision not to wait for what is sooner built.
+pub(crate) const LEFT_TO_BE_BUILT: &str = "left to be built";
+
 /// The decisions of late, the latest last.
 #[derive(Debug, Default)]
 pub(crate) struct Decisions(Mutex<VecDeque<Decision>>);

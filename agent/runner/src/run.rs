@@ -208,6 +208,7 @@ pub(crate) struct Run<'a> {
     /// That of commands that have the terminal.
     terminal_spawner: Mutex<Option<Arc<Spawner>>>,
     cache_warned: AtomicBool,
+    only_fetches: AtomicBool,
     /// Made when the first task with such outputs has ended.
     patterns: OnceLock<Patterns>,
     /// Patterns that were told to match nothing.
@@ -283,6 +284,7 @@ impl<'a> Run<'a> {
             spawner: Mutex::default(),
             terminal_spawner: Mutex::default(),
             cache_warned: AtomicBool::new(false),
+            only_fetches: AtomicBool::new(false),
             patterns: OnceLock::new(),
             patterns_warned: Mutex::default(),
             progress: Mutex::default(),
@@ -310,11 +312,19 @@ impl Run<'_> {
         self.workspace.duration_ms(&self.graph[id].name)
     }
 
-    /// What it takes to build a task here, as far as that is known.
-    pub(crate) fn building(&self, id: TaskId) -> Building {
+    /// What it takes to build a task here, as far as that is known; `None` when it is better fetched.
+    pub(crate) fn building(&self, id: TaskId) -> Option<Building> {
+        if self.only_fetches.load(Ordering::Relaxed) {
+            return None;
+        }
         let own = self.cost_ms(id);
         let after = self.progress().schedule.after(id, own.unwrap_or(UNKNOWN_COST_MS));
-        Building { own: own.map(Duration::from_millis), after: Duration::from_millis(after) }
+        Some(Building { own: own.map(Duration::from_millis), after: Duration::from_millis(after) })
+    }
+
+    /// From now on, whatever can be had is waited for.
+    pub(crate) fn build_no_sooner(&self) {
+        self.only_fetches.store(true, Ordering::Relaxed);
     }
 
     /// A task is built although others have its result.

@@ -185,15 +185,8 @@ pub(crate) fn process(
         };
         let mut missed = if cacheable { Cause::InputsUnknown } else { Cause::NeverCached };
         if findable {
-            match from_cache(run, task, &prepared)? {
-                Found::Hit(done) => {
-                    check_owners(run, id, task, &done.entries)?;
-                    if let Ended::Hit { source, bytes } = &done.ended {
-                        let deed = Deed::Restored { source: source.clone(), bytes: *bytes };
-                        note(run, task, &prepared, began, deed);
-                    }
-                    return Ok(done);
-                }
+            match from_cache(run, task, &prepared, true)? {
+                Found::Hit(done) => return restored(run, task, &prepared, began, done),
                 Found::Miss(why) => missed = why,
             }
         }
@@ -217,6 +210,17 @@ pub(crate) fn process(
             }
             Ok(Executed::Again(what)) => again = Some(Cause::RanOver(what)),
             Err(failure) => {
+                // Others have its result, and it would have come.
+                if matches!(cause, Cause::SoonerBuilt(_))
+                    && !matches!(failure.error, TaskError::Cancelled)
+                    && let Found::Hit(done) = from_cache(run, task, &prepared, false)?
+                {
+                    let what = "what others have is used, though it was later to come";
+                    run.warn(task, format!("{}; {what}", failure.error));
+                    // What is missing here for this one may be missing for others.
+                    run.build_no_sooner();
+                    return restored(run, task, &prepared, began, done);
+                }
                 if !matches!(failure.error, TaskError::Cancelled | TaskError::Needs(_)) {
                     let end = RunEnd::Failed(failure.error.to_string());
                     note(run, task, &prepared, began, Deed::Ran { cause, end });
@@ -226,6 +230,22 @@ pub(crate) fn process(
         }
     }
     Err(TaskError::Prepare("its inputs never stood still".into()).into())
+}
+
+/// Ends the turn of a task whose outputs were restored.
+fn restored(
+    run: &Run<'_>,
+    task: &Task,
+    prepared: &Prepared,
+    began: Instant,
+    done: Done,
+) -> Result<Done, Failure> {
+    check_owners(run, prepared.id, task, &done.entries)?;
+    if let Ended::Hit { source, bytes } = &done.ended {
+        let deed = Deed::Restored { source: source.clone(), bytes: *bytes };
+        note(run, task, prepared, began, deed);
+    }
+    Ok(done)
 }
 
 /// Whether a task has outputs of which only a run tells where they are.
@@ -508,6 +528,8 @@ struct Fetching<'a> {
     run: &'a Run<'a>,
     id: TaskId,
     task: &'a Task,
+    /// Whether it may be built instead.
+    may_build: bool,
     /// Why it does not come, if it could.
     slow: Mutex<Option<Slow>>,
 }
@@ -528,7 +550,8 @@ impl Watch for Fetching<'_> {
 
     fn building(&self) -> Option<Building> {
         // Of one that asks people nobody can say how long it takes.
-        (!self.task.interactive).then(|| self.run.building(self.id))
+        let may_build = self.may_build && !self.task.interactive;
+        may_build.then(|| self.run.building(self.id)).flatten()
     }
 
     fn sooner_built(&self, slow: &Slow) {
@@ -540,12 +563,18 @@ impl Watch for Fetching<'_> {
     }
 }
 
-/// Restores the outputs from the cache. Whatever is wrong with the cache is a miss.
-fn from_cache(run: &Run<'_>, task: &Task, prepared: &Prepared) -> Result<Found, TaskError> {
+/// Restores the outputs from the cache. Whatever is wrong with the cache is a miss, and so is, unless it is the
+/// last resort, what is sooner built.
+fn from_cache(
+    run: &Run<'_>,
+    task: &Task,
+    prepared: &Prepared,
+    may_build: bool,
+) -> Result<Found, TaskError> {
     let mut lost = String::new();
     // A second look finds what a first one found damaged, if another agent has it whole.
     for _ in 0..2 {
-        let fetching = Fetching { run, id: prepared.id, task, slow: Mutex::default() };
+        let fetching = Fetching { run, id: prepared.id, task, may_build, slow: Mutex::default() };
         let found = run.cache.lookup(&prepared.key, &fetching);
         let slow = fetching.slow.into_inner().unwrap_or_else(PoisonError::into_inner);
         let hit = match found {

@@ -109,3 +109,24 @@ fn a_source_that_says_nothing_is_not_waited_for_longer_than_building_takes() {
     let told = why(&restored, "large.a");
     assert!(told.contains("building was expected to be sooner: it takes 1."), "{told}");
 }
+
+#[test]
+fn what_was_to_be_sooner_built_and_fails_here_is_fetched() {
+    let sites = Sites::up("fails", &["us-east", "eu-central"]);
+    let east = sites.agent("us-east", &[]);
+    let broken = sites.place.path("broken");
+    // What the command finds outside of the workspace is no part of the key.
+    let unless = format!("[ ! -e {} ] || exit 3; ", broken.display());
+    let tasks = || graph(Map::from_iter([("large.a".to_owned(), large("a", &unless))]));
+    let built = sites.workspace("us-east", &tasks());
+    built.run(&[]).expect_success();
+    let central = sites.agent_of("eu-central", "eu-central", &["--region", "eu"], "", &[&east]);
+    know(&central, 1);
+    fs::write(&broken, "").expect("a file");
+    let restored = sites.workspace("eu-central", &tasks());
+    let run = restored.run(&[]).expect_success();
+    assert_eq!(counts(&run), (1, 0, 0), "{}", run.summary);
+    let said = "exited with code 3; what others have is used";
+    assert!(run.stderr.contains(said), "{}", run.stderr);
+    assert!(bytes(&restored, "large.a") == bytes(&built, "large.a"));
+}

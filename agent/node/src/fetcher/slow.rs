@@ -1,7 +1,7 @@
 //! Ending the wait for what is sooner built.
 
 use super::{Fetcher, Want};
-use crate::decisions::decision;
+use crate::decisions::{LEFT_TO_BE_BUILT, decision};
 use netbuild_core::{digest::Digest, plan::Plan, sooner::Slow};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -51,7 +51,7 @@ impl Fetcher {
                 // Others may bring them among what they bring.
                 self.flights.give_up(wanted);
                 let size = wanted.iter().map(|blob| blob.size).sum();
-                let (plan, outcome) = (Plan { size, ..Plan::default() }, format!("left to be built: {slow}"));
+                let (plan, outcome) = (Plan { size, ..Plan::default() }, format!("{LEFT_TO_BE_BUILT}: {slow}"));
                 self.decisions.add(decision(want.what.clone(), &plan, &[], want.build_ms, &outcome));
                 Err(slow)
             }
