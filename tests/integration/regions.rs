@@ -57,8 +57,9 @@ fn what_one_region_built_another_restores_without_executing_anything() {
     // Right after it has joined, so that nobody may have told it anything yet.
     let second = west.agent("us-west", &[&first.ticket]);
     let run = west.run(&[]).expect_from_peers("us-east");
-    // It shrinks well, and is more than five mebibytes as it is.
-    assert!((100_000..2 << 20).contains(&run.count("/bytes_fetched")), "{}", run.summary);
+    // It shrinks well, and is more than five mebibytes as it is; one chunk of at most two may come before it
+    // is known that coding pays on this link.
+    assert!((100_000..3 << 20).contains(&run.count("/bytes_fetched")), "{}", run.summary);
     east.outputs().expect_same(&west.outputs());
     assert!(!west.exists("ran"));
 
