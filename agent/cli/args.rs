@@ -148,6 +148,10 @@ pub(crate) struct RunArgs {
     /// read-only hard links to the store
     #[arg(long, value_name = "HOW", value_enum, default_value = "copy")]
     pub(crate) link: LinkArg,
+    /// Restore whatever can be had, though it may come later than building it here would take; as does
+    /// `[plan] build = "last"` in the configuration of the agent
+    #[arg(long)]
+    pub(crate) prefer_cache: bool,
     /// Fail tasks that are watched (`"sandbox": "audit"`) or staged and use or leave what they do not declare
     #[arg(long)]
     pub(crate) strict: bool,

@@ -48,7 +48,7 @@ fetch() {
     expect "$OTHER has it from $PRIMARY" 'v["executed"] == 0 and v["hits"]["peer"] == 1'
 
     in_region "$HERE" rm -f events
-    in_region "$HERE" netbuild run --quiet --json --json-events events image >"$scratch/summary" &
+    in_region "$HERE" netbuild run --prefer-cache --quiet --json --json-events events image >"$scratch/summary" &
     wait_until 'the artifact is on its way' is_under_way $((bytes / 4))
     "$@"
     before=$(crossed "$OTHER" "$HERE")

@@ -71,7 +71,7 @@ storage_of_a_region() {
     fi
     in_region us-east netbuild flush --timeout 60 >/dev/null || broken 'the storage of us-east does not take its results'
     in_region us-east rm -rf out .netbuild
-    summary=$(in_region us-east env ${backend[@]+"${backend[@]}"} netbuild run --quiet --json --data-dir another-machine)
+    summary=$(in_region us-east env ${backend[@]+"${backend[@]}"} netbuild run --prefer-cache --quiet --json --data-dir another-machine)
     expect 'the storage of us-east has its results' 'v["executed"] == 0 and v["hits"]["s3"] + v["hits"]["redis"] == 5'
     in_region us-east rm -rf another-machine
     row 'a machine of us-east without an agent' "restored from its storage: $(figure 'round(v["seconds"], 1)') s"
@@ -122,7 +122,7 @@ restore_beside() {
     build us-west
     beside "$name" sed -i "s/^oak-table .*/oak-table $3/" products.txt
     wait_until "$name knows what us-west has built" knows_as_much "$name"
-    summary=$(beside "$name" netbuild run --quiet --json) || broken "the build beside $name failed: $summary"
+    summary=$(beside "$name" netbuild run --prefer-cache --quiet --json) || broken "the build beside $name failed: $summary"
     expect "$name has it from us-west" 'v["executed"] == 0 and set(v["sources"]) == {"us-west"}'
     seconds[$name-$what]=$(figure 'round(v["seconds"], 2)')
     sent[$name-$what]=$(figure 'v["bytes_fetched"]')

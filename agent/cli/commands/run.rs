@@ -198,6 +198,7 @@ fn options<'a>(
         caller: std::env::vars_os().collect(),
         executable,
         strict: args.strict,
+        prefers_cache: args.prefer_cache,
         observe: false,
         owns_stdout: args.json,
         is_last: !args.watch,

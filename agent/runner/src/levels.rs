@@ -63,6 +63,7 @@ pub fn levels_here(executable: PathBuf, cancel: &Cancel) -> io::Result<LevelsHer
         publish_from: Sandbox::Env,
         accept_from: Sandbox::Loose,
         owns_stdout: false,
+        prefers_cache: false,
         is_last: false,
         cache_id: &id,
     };

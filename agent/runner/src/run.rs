@@ -71,6 +71,8 @@ pub struct Options<'a> {
     pub executable: PathBuf,
     /// Whether what is undeclared fails a task that is watched or has a stage.
     pub strict: bool,
+    /// Whether results of others are waited for, though they may come later than they are built.
+    pub prefers_cache: bool,
     /// Whether all commands run, watched, and what they did is told instead of kept.
     pub observe: bool,
     /// Whether standard output is for what the run prints, so that commands that have the terminal print to
@@ -284,7 +286,7 @@ impl<'a> Run<'a> {
             spawner: Mutex::default(),
             terminal_spawner: Mutex::default(),
             cache_warned: AtomicBool::new(false),
-            only_fetches: AtomicBool::new(false),
+            only_fetches: AtomicBool::new(options.prefers_cache),
             patterns: OnceLock::new(),
             patterns_warned: Mutex::default(),
             progress: Mutex::default(),

@@ -83,12 +83,17 @@ fn what_takes_longer_to_come_than_to_build_is_built_and_the_rest_is_fetched() {
         decisions.as_array().expect("a list").iter().filter_map(|it| it["outcome"].as_str());
     assert_eq!(outcomes.filter(|it| it.starts_with("left to be built: ")).count(), 2);
 
-    // What somebody has decided to fetch is fetched.
+    // What somebody has decided to fetch is fetched: in a run, or by an agent.
+    let all = (SMALL as u64 + 2, 0, 0);
+    let other = sites.agent_of("eu-central", "other", &["--region", "eu3"], "", &[&east]);
+    know(&other, SMALL + 2);
+    let run = sites.workspace("other", &mixed()).run(&["-j", "4", "--prefer-cache"]);
+    assert_eq!(counts(&run.expect_success()), all);
     let config = "[plan]\nbuild = \"last\"\n";
     let patient = sites.agent_of("eu-central", "patient", &["--region", "eu2"], config, &[&east]);
     know(&patient, SMALL + 2);
     let run = sites.workspace("patient", &mixed()).run(&["-j", "4"]).expect_success();
-    assert_eq!(counts(&run), (SMALL as u64 + 2, 0, 0), "{}", run.summary);
+    assert_eq!(counts(&run), all, "{}", run.summary);
 }
 
 #[test]

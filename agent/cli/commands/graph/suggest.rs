@@ -58,6 +58,7 @@ pub(crate) fn suggest(args: &SuggestArgs) -> Result<ExitCode, CliError> {
         strict: false,
         observe: true,
         owns_stdout: true,
+        prefers_cache: false,
         is_last: true,
         publish_from: Sandbox::Env,
         accept_from: Sandbox::Loose,
