@@ -92,6 +92,8 @@ struct Source {
     quiet_since: Instant,
     /// Whether it has only what it was said to have.
     grows: bool,
+    /// Whether nobody knows that it has anything, and it has given nothing.
+    unsure: bool,
     /// Begin of the measurement that runs, and what came since.
     window: Option<(Instant, u64)>,
 }
@@ -202,9 +204,20 @@ impl Spread {
             scarce: self.lacked(),
             quiet_since: now,
             grows: false,
+            unsure: false,
             window: None,
         };
         self.sources.insert(id, source);
+        id
+    }
+
+    /// A source of which it is not known whether it has anything may be asked from now on. Until it has given
+    /// something it is asked for little, and nobody leaves anything to it.
+    pub fn join_unsure(&mut self, pace: Pace, now: Instant) -> SourceId {
+        let id = self.join(pace, now);
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.unsure = true;
+        }
         id
     }
 
@@ -272,7 +285,12 @@ impl Spread {
     pub fn poll(&mut self, id: SourceId, now: Instant) -> Vec<usize> {
         let mut handed = Vec::new();
         let mut bytes = 0;
-        let most = self.sources.get(&id).map_or(0, Source::ahead) / PARTS;
+        let most = match self.sources.get(&id) {
+            None => 0,
+            Some(source) if !source.unsure => source.ahead() / PARTS,
+            Some(source) if source.asked.is_empty() => LEAST_AHEAD / PARTS,
+            Some(_) => 0,
+        };
         while handed.len() < MOST_ITEMS && bytes < most {
             let Some(source) = self.sources.get(&id) else { break };
             if source.asked_bytes >= source.ahead() {
@@ -323,6 +341,7 @@ impl Spread {
         let len = item.len;
         if let Some(source) = self.sources.get_mut(&id) {
             source.forget(index, len);
+            source.unsure = false;
             source.quiet_since = now;
             source.handle_bytes(u64::from(len), now);
             if source.asked.is_empty() {
@@ -413,7 +432,8 @@ impl Spread {
             let others = self.sources.iter().filter(|(other, _)| **other != id);
             others
                 .map(|(_, other)| other)
-                .filter(|other| !other.is_late(&self.items, now) && !other.lacks.contains(&index))
+                .filter(|other| !other.is_late(&self.items, now) && !other.unsure)
+                .filter(|other| !other.lacks.contains(&index))
         };
         let rate: f64 = others().map(|other| other.rate).sum();
         if rate == 0.0 {

@@ -83,6 +83,8 @@ pub(crate) struct Trial {
     pub(crate) goodput: Option<f64>,
     /// Whether it is still fetching itself, and gives only what it has by now.
     pub(crate) arriving: bool,
+    /// Whether it is known to have what is wanted.
+    pub(crate) sure: bool,
     silence: Duration,
     due: Rc<Cell<Instant>>,
     bytes: Rc<Cell<u64>>,
@@ -97,6 +99,7 @@ impl Trial {
             pace: Pace { rtt: LEAST_PATIENCE, goodput: 1e6, patience: MOST_PATIENCE },
             goodput: None,
             arriving: false,
+            sure: true,
             silence: PROGRESS_TIMEOUT,
             due: Rc::new(Cell::new(Instant::now())),
             bytes: Rc::default(),
@@ -354,6 +357,7 @@ fn begin<'a>(sources: Sources<'a>, plan: &Plan, at: usize, number: usize) -> Opt
         pace,
         goodput: step.link.goodput,
         arriving: step.reason == Reason::Arriving,
+        sure: step.holds == Some(true) || step.reason == Reason::Joined,
         silence: (patience * 4).clamp(LEAST_SILENCE, PROGRESS_TIMEOUT),
         due: Rc::new(Cell::new(began + patience)),
         bytes: Rc::default(),

@@ -446,9 +446,10 @@ impl<'a> Job<'a> {
 
     async fn attempt_peer(&self, trial: Peering<'_>) -> Part<Told<()>> {
         let (peer, now) = (trial.whom.peer, Instant::now());
-        let id = match trial.arriving {
-            true => self.spread.borrow_mut().join_without(trial.pace, now),
-            false => self.spread.borrow_mut().join(trial.pace, now),
+        let id = match (trial.arriving, trial.sure) {
+            (true, _) => self.spread.borrow_mut().join_without(trial.pace, now),
+            (false, true) => self.spread.borrow_mut().join(trial.pace, now),
+            (false, false) => self.spread.borrow_mut().join_unsure(trial.pace, now),
         };
         let _joined = self.joined(Who::Peer(peer), id);
         let grows = Cell::new(trial.arriving);

@@ -415,3 +415,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nothing_is_left_to_a_fast_one_that_may_have_nothing() {
+    let now = Instant::now();
+    let pace = |goodput| Pace {
+        rtt: Duration::from_millis(1),
+        goodput,
+        patience: Duration::from_secs(10),
+    };
+    let mut spread = Spread::new();
+    for _ in 0..20 {
+        spread.add(CHUNK);
+    }
+    let perhaps = spread.join_unsure(pace(1e9), now);
+    let slow = spread.join(pace(1e6), now);
+    let tried = spread.poll(perhaps, now);
+    assert_eq!(tried, [0], "one, to see whether it has any");
+    assert_eq!(spread.poll(perhaps, now), []);
+    let theirs = spread.poll(slow, now);
+    assert!(!theirs.is_empty());
+    // It lacks the first, is asked for another, and has that: now it counts.
+    spread.handle_absent(perhaps, 0, now);
+    let again = spread.poll(perhaps, now);
+    assert_eq!(again.len(), 1);
+    assert!(spread.handle_arrived(perhaps, again[0], now));
+    assert!(spread.poll(perhaps, now).len() > 1);
+}
