@@ -335,6 +335,15 @@ impl Spread {
         }
     }
 
+    /// What the source was asked for by claims comes no smaller than it is: from now on it is like anything else
+    /// that the source was asked for, which others may take over.
+    pub fn handle_plain(&mut self, id: SourceId) {
+        let Some(source) = self.sources.get(&id) else { return };
+        for index in &source.asked {
+            self.items[*index].claimed = false;
+        }
+    }
+
     /// An item came from the source, verified. Says whether it was still missing.
     pub fn handle_arrived(&mut self, id: SourceId, index: usize, now: Instant) -> bool {
         let Some(item) = self.items.get(index) else { return false };

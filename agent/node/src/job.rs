@@ -50,6 +50,9 @@ const NEWS: Duration = Duration::from_millis(100);
 const PATCHED_BYTES: u64 = 16 << 20;
 /// Chunks in one request for patches.
 const PATCHED_CHUNKS: usize = 512;
+/// Bytes that come as they are although patches were asked for, from which on it is not hoped for patches of the
+/// rest, if these are most of it: two chunks.
+const PLAIN_BYTES: u64 = 1 << 20;
 /// Largest blob that is patched, and largest base: both are in memory as a whole at the provider.
 const MAX_PATCHED: u64 = 256 << 20;
 /// Largest sum of blobs whose lists of chunks are asked for before it is known who has them: the
@@ -668,6 +671,8 @@ impl<'a> Job<'a> {
                 Some(order)
             };
             let (mut kept, mut answered) = (Ok(Ok(())), false);
+            // Bytes that were asked for as patches, and came so, or otherwise.
+            let (mut patched, mut plain) = (0_u64, 0_u64);
             let deliver = |arrival: Option<Arrival>| {
                 answered = true;
                 let Some((index, base)) = asked.borrow_mut().pop_front() else {
@@ -676,6 +681,14 @@ impl<'a> Job<'a> {
                 match arrival {
                     Some(arrival) => {
                         self.note(&from, index, &arrival, base, trial);
+                        match (base, wire::coding(arrival.coding)) {
+                            (None, _) => {}
+                            (Some(_), Some(Coding::Delta)) => patched += arrival.bytes.len() as u64,
+                            (Some(_), _) => plain += arrival.bytes.len() as u64,
+                        }
+                        if plain >= PLAIN_BYTES && plain > patched {
+                            self.spread.borrow_mut().handle_plain(id);
+                        }
                         kept = self.keep(id, index, &arrival.bytes);
                     }
                     None => {

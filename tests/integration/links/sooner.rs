@@ -44,6 +44,10 @@ fn counts(run: &Run) -> (u64, u64, u64) {
     (run.count("/hits/peer"), run.executed(), run.count("/sooner_built"))
 }
 
+fn run(workspace: &Workspace, args: &[&str]) -> Run {
+    Run::of(workspace.choosing(args).arg("--json")).expect_success()
+}
+
 fn why(workspace: &Workspace, task: &str) -> String {
     let mut command = netbuild();
     let output = command.current_dir(&workspace.root).args(["why", task]).output();
@@ -70,8 +74,8 @@ fn what_takes_longer_to_come_than_to_build_is_built_and_the_rest_is_fetched() {
     let central = sites.agent_of("eu-central", "eu-central", &["--region", "eu"], "", &[&east]);
     know(&central, SMALL + 2);
     let restored = sites.workspace("eu-central", &mixed());
-    let run = restored.run(&["-j", "4"]).expect_success();
-    assert_eq!(counts(&run), (SMALL as u64, 2, 2), "{}", run.summary);
+    let came = run(&restored, &["-j", "4"]);
+    assert_eq!(counts(&came), (SMALL as u64, 2, 2), "{}", came.summary);
     for file in ["large.a", "large.b", "small.0"] {
         assert!(bytes(&restored, file) == bytes(&built, file), "{file} differs");
     }
@@ -87,13 +91,13 @@ fn what_takes_longer_to_come_than_to_build_is_built_and_the_rest_is_fetched() {
     let all = (SMALL as u64 + 2, 0, 0);
     let other = sites.agent_of("eu-central", "other", &["--region", "eu3"], "", &[&east]);
     know(&other, SMALL + 2);
-    let run = sites.workspace("other", &mixed()).run(&["-j", "4", "--prefer-cache"]);
-    assert_eq!(counts(&run.expect_success()), all);
+    let prefers = run(&sites.workspace("other", &mixed()), &["-j", "4", "--prefer-cache"]);
+    assert_eq!(counts(&prefers), all);
     let config = "[plan]\nbuild = \"last\"\n";
     let patient = sites.agent_of("eu-central", "patient", &["--region", "eu2"], config, &[&east]);
     know(&patient, SMALL + 2);
-    let run = sites.workspace("patient", &mixed()).run(&["-j", "4"]).expect_success();
-    assert_eq!(counts(&run), all, "{}", run.summary);
+    let came = run(&sites.workspace("patient", &mixed()), &["-j", "4"]);
+    assert_eq!(counts(&came), all, "{}", came.summary);
 }
 
 #[test]
@@ -107,9 +111,9 @@ fn a_source_that_says_nothing_is_not_waited_for_longer_than_building_takes() {
     know(&central, 1);
     signal(east.pid(), Signal::STOP);
     let restored = sites.workspace("eu-central", &tasks());
-    let run = restored.run(&[]).expect_success();
+    let came = run(&restored, &[]);
     signal(east.pid(), Signal::CONT);
-    assert_eq!(counts(&run), (0, 1, 1), "{}", run.summary);
+    assert_eq!(counts(&came), (0, 1, 1), "{}", came.summary);
     assert!(bytes(&restored, "large.a") == bytes(&built, "large.a"));
     let told = why(&restored, "large.a");
     assert!(told.contains("building was expected to be sooner: it takes 1."), "{told}");
@@ -129,9 +133,9 @@ fn what_was_to_be_sooner_built_and_fails_here_is_fetched() {
     know(&central, 1);
     fs::write(&broken, "").expect("a file");
     let restored = sites.workspace("eu-central", &tasks());
-    let run = restored.run(&[]).expect_success();
-    assert_eq!(counts(&run), (1, 0, 0), "{}", run.summary);
+    let came = run(&restored, &[]);
+    assert_eq!(counts(&came), (1, 0, 0), "{}", came.summary);
     let said = "exited with code 3; what others have is used";
-    assert!(run.stderr.contains(said), "{}", run.stderr);
+    assert!(came.stderr.contains(said), "{}", came.stderr);
     assert!(bytes(&restored, "large.a") == bytes(&built, "large.a"));
 }

@@ -442,3 +442,22 @@ fn nothing_is_left_to_a_fast_one_that_may_have_nothing() {
     assert!(spread.handle_arrived(perhaps, again[0], now));
     assert!(spread.poll(perhaps, now).len() > 1);
 }
+
+#[test]
+fn what_was_claimed_and_comes_no_smaller_is_shared_with_others() {
+    let now = Instant::now();
+    let pace = |goodput| Pace {
+        rtt: Duration::from_millis(100),
+        goodput,
+        patience: Duration::from_millis(500),
+    };
+    let mut spread = Spread::new();
+    let all: Vec<usize> = (0..40).map(|_| spread.add(CHUNK)).collect();
+    let (first, second) = (spread.join(pace(6e6), now), spread.join(pace(3e6), now));
+    assert!(spread.claim(first, &all, now));
+    assert_eq!(spread.poll(second, now), [], "a patch may bring all of it in a moment");
+    assert!(spread.handle_arrived(first, 0, now));
+    spread.handle_plain(first);
+    let taken = spread.poll(second, now);
+    assert_eq!(taken.first(), Some(&39), "from the end, to meet the other");
+}
