@@ -84,8 +84,8 @@ impl Workspace {
     /// `netbuild run` with these arguments, not started yet. Tasks of tests take no time, so on a busy machine any
     /// of them might be sooner built: what others have is taken from them.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.choosing(args);
-        command.arg("--prefer-cache");
+        let mut command = self.choosing(&["--prefer-cache"]);
+        command.args(args);
         command
     }
 
