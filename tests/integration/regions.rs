@@ -54,12 +54,17 @@ fn what_one_region_built_another_restores_without_executing_anything() {
     let first = east.agent("us-east", &[]);
     assert_eq!(east.run(&[]).expect_success().executed(), TASKS);
 
-    // Right after it has joined, so that nobody may have told it anything yet.
-    let second = west.agent("us-west", &[&first.ticket]);
+    // Right after it has joined, so that nobody may have told it anything yet. How strongly agents code by themselves
+    // depends on how fast this machine is just now.
+    let config = place.path("mesh.toml");
+    fs::write(&config, "[transfer]\ncodec = \"zstd-3\"\n").expect("a file");
+    let mut command = netbuild_agent();
+    command.args(["--region", "us-west", "--listen", "127.0.0.1:0", "--join", &first.ticket]);
+    command.arg("--data-dir").arg(&west.data_dir).arg("--config").arg(&config);
+    let second = Agent::spawn(command, &west.data_dir);
     let run = west.run(&[]).expect_from_peers("us-east");
-    // It shrinks well, and is more than five mebibytes as it is; one chunk of at most two may come before it
-    // is known that coding pays on this link.
-    assert!((100_000..3 << 20).contains(&run.count("/bytes_fetched")), "{}", run.summary);
+    // It shrinks well, and is more than five mebibytes as it is.
+    assert!((100_000..2 << 20).contains(&run.count("/bytes_fetched")), "{}", run.summary);
     east.outputs().expect_same(&west.outputs());
     assert!(!west.exists("ran"));
 

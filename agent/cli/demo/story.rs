@@ -487,10 +487,7 @@ impl<'a> Story<'a> {
     ) -> Result<(), CliError> {
         self.teller.chapter("A branch over 10 Mbit/s gets it: what would come later is built");
         let began = Instant::now();
-        let branch = self.world.agent("branch-thin", "", &[&regions.east])?;
-        self.world.wait_until_met(&[&regions.east, &branch])?;
-        self.world.wait_for_records(&branch, self.results)?;
-        self.example.write(&branch.workspace, Build::Debug)?;
+        let branch = self.new_branch(regions, "branch-thin", "")?;
         let tasks = self.scale.debug_tasks;
         let built = self.build_warm(&branch, &branch.workspace, tasks, made)?;
         let (took, sent) = (seconds(built.seconds), size(built.sent));
@@ -502,6 +499,20 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
+    /// A branch that knows of all results and has none, with a workspace for the debug build.
+    fn new_branch(
+        &self,
+        regions: &Regions,
+        site: &'static str,
+        config: &str,
+    ) -> Result<Agent, CliError> {
+        let branch = self.world.agent(site, config, &[&regions.east])?;
+        self.world.wait_until_met(&[&regions.east, &branch])?;
+        self.world.wait_for_records(&branch, self.results)?;
+        self.example.write(&branch.workspace, Build::Debug)?;
+        Ok(branch)
+    }
+
     /// What a debug build and its update take at a branch of its own.
     fn branch(
         &mut self,
@@ -510,10 +521,7 @@ impl<'a> Story<'a> {
         config: &str,
         made: &[Outputs],
     ) -> Result<Vec<f64>, CliError> {
-        let branch = self.world.agent(site, config, &[&regions.east])?;
-        self.world.wait_until_met(&[&regions.east, &branch])?;
-        self.world.wait_for_records(&branch, self.results)?;
-        self.example.write(&branch.workspace, Build::Debug)?;
+        let branch = self.new_branch(regions, site, config)?;
         let mut took = Vec::new();
         for (number, made) in made.iter().enumerate() {
             if number > 0 {

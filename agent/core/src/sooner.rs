@@ -97,10 +97,10 @@ impl Pace {
     /// What is to be expected of the next `left` bytes.
     pub fn outlook(&self, left: u64, now: Instant) -> Outlook {
         let left = left as f64;
-        let (latency, believed) =
-            self.believed.map_or((0.0, None), |(latency, rate)| (latency, Some(rate)));
+        let (latency, believed) = self.believed.unzip();
         let Some((first, last)) = self.came else {
             let waited = now.saturating_duration_since(self.began).as_secs_f64();
+            let latency = latency.unwrap_or(0.0);
             // Before, it is not known what may come as a patch.
             let tells = waited >= latency && !self.patched;
             let remaining = believed.filter(|_| tells).map(|rate| left / (CODED * rate.max(1.0)));

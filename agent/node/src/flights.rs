@@ -42,6 +42,8 @@ struct Flight {
 #[derive(Debug)]
 struct Fetch {
     pace: Pace,
+    /// Somebody has asked for the outlook since what is left was told.
+    looked_at: bool,
     /// Blobs that nobody wants any more, and that the caller has not heard of.
     given_up: Vec<Digest>,
 }
@@ -125,8 +127,9 @@ impl Claim<'_> {
 
 /// Hears how a fetch goes, and says what became of those who wait for it.
 pub(crate) trait Course: Sync {
-    /// Something came: what is still to come until each blob is here, in bytes, and how many come per second.
-    fn moving(&self, _left: &[(Digest, u64)], _per_second: f64) {}
+    /// Something came, and so many bytes come per second; `left` tells how many are still to come until each blob is
+    /// here.
+    fn moving(&self, _per_second: f64, _left: &dyn Fn() -> Vec<(Digest, u64)>) {}
 
     /// Something may come as a patch.
     fn patched(&self) {}
@@ -141,15 +144,21 @@ pub(crate) trait Course: Sync {
 impl Course for () {}
 
 impl Course for Claim<'_> {
-    fn moving(&self, left: &[(Digest, u64)], per_second: f64) {
+    fn moving(&self, per_second: f64, left: &dyn Fn() -> Vec<(Digest, u64)>) {
+        let looked_at = self.flights.lock().fetches.get_mut(&self.number).is_some_and(|fetch| {
+            fetch.pace.handle_progress(per_second, Instant::now());
+            std::mem::take(&mut fetch.looked_at)
+        });
+        // Of a hundred thousand blobs it takes its time.
+        if !looked_at {
+            return;
+        }
+        let left = left();
         let mut flying = self.flights.lock();
         for (blob, left) in left {
-            if let Some(flight) = flying.blobs.get_mut(blob).filter(|f| f.claim == self.number) {
-                flight.left = *left;
+            if let Some(flight) = flying.blobs.get_mut(&blob).filter(|f| f.claim == self.number) {
+                flight.left = left;
             }
-        }
-        if let Some(fetch) = flying.fetches.get_mut(&self.number) {
-            fetch.pace.handle_progress(per_second, Instant::now());
         }
     }
 
@@ -220,17 +229,19 @@ impl Flights {
             }
         }
         let pace = Pace::new(Instant::now());
-        let fetch = Fetch { pace, given_up: Vec::new() };
+        let fetch = Fetch { pace, looked_at: false, given_up: Vec::new() };
         flying.fetches.insert(number, fetch);
         Claim { flights: self, number, mine, others }
     }
 
     /// What is to be expected of those of `blobs` that are on their way; `None` when none is.
     pub(crate) fn outlook(&self, blobs: &[Digest]) -> Option<Outlook> {
-        let (flying, now) = (self.lock(), Instant::now());
+        let (mut flying, now) = (self.lock(), Instant::now());
+        let Flying { blobs: flights, fetches, .. } = &mut *flying;
         let of = |blob: &Digest| {
-            let flight = flying.blobs.get(blob)?;
-            let fetch = flying.fetches.get(&flight.claim)?;
+            let flight = flights.get(blob)?;
+            let fetch = fetches.get_mut(&flight.claim)?;
+            fetch.looked_at = true;
             Some(fetch.pace.outlook(flight.left, now))
         };
         blobs.iter().filter_map(of).reduce(Outlook::and)
@@ -339,7 +350,8 @@ mod tests {
         waiting.await;
         assert_eq!((all.given_up(), all.given_up()), (vec![b], vec![]));
         assert_eq!(flights.outlook(&[b]), None);
-        all.moving(&[(a, 70), (c, 80)], 1000.0);
+        all.moving(1000.0, &|| vec![(a, 70), (c, 80)]);
+        all.moving(1000.0, &|| panic!("nobody has looked since"));
         assert_eq!(flights.claim(&[b], Errand::Build).mine(), [b]);
         // It comes all the same.
         all.landed(&b);

@@ -307,7 +307,7 @@ impl<'a> Job<'a> {
         let done = news.total.saturating_sub(self.spread.borrow().left_bytes() + unknown);
         let here = done.saturating_sub(self.given_up.get());
         let per_second = news.meter.per_second(now, here);
-        self.want.course.moving(&self.left(), per_second);
+        self.want.course.moving(per_second, &|| self.left());
         let movement = self.movement.borrow();
         let mut sources: Vec<Source> = vec![from.clone()];
         sources.extend(
@@ -380,29 +380,30 @@ impl<'a> Job<'a> {
 
     /// Leaves out what nobody wants any more. What was asked for already still comes.
     fn give_up(&self) {
-        for blob in self.want.course.given_up() {
-            let mut blobs = self.blobs.borrow_mut();
-            let Some(index) = blobs.iter().position(|wanted| wanted.blob == blob) else { continue };
-            let state = &mut blobs[index].state;
-            if matches!(state, State::Done | State::GivenUp | State::Impossible) {
+        let gone: BTreeSet<Digest> = self.want.course.given_up().into_iter().collect();
+        if gone.is_empty() {
+            return;
+        }
+        let (mut blobs, mut items) = (self.blobs.borrow_mut(), self.items.borrow_mut());
+        let mut spread = self.spread.borrow_mut();
+        for (index, wanted) in blobs.iter_mut().enumerate() {
+            let is_over = matches!(wanted.state, State::Done | State::GivenUp | State::Impossible);
+            if is_over || !gone.contains(&wanted.blob) {
                 continue;
             }
-            let state = std::mem::replace(state, State::GivenUp);
-            drop(blobs);
-            let of_it = match &state {
-                State::Small(item) => vec![*item],
-                State::Open(open) => open.items.iter().flatten().copied().collect(),
-                _ => Vec::new(),
-            };
-            let (mut items, mut spread) = (self.items.borrow_mut(), self.spread.borrow_mut());
             let before = spread.left_bytes();
-            for item in of_it {
+            let mut leave = |item: usize| {
                 items[item].places.retain(|place| place.blob != index);
                 if items[item].places.is_empty() {
                     spread.handle_have(item);
                 }
+            };
+            let mut unknown = 0;
+            match std::mem::replace(&mut wanted.state, State::GivenUp) {
+                State::Small(item) => leave(item),
+                State::Open(open) => open.items.iter().flatten().for_each(|item| leave(*item)),
+                _ => unknown = wanted.blob.size,
             }
-            let unknown = if matches!(state, State::Unknown) { blob.size } else { 0 };
             let freed = before - spread.left_bytes() + unknown;
             self.given_up.set(self.given_up.get() + freed);
         }
@@ -426,7 +427,14 @@ impl<'a> Job<'a> {
     }
 
     /// A source is at it, until the result is dropped.
-    fn joined(&self, who: Who, id: SourceId) -> Joined<'_, 'a> {
+    fn join(&self, who: Who, trial: &Trial) -> Joined<'_, 'a> {
+        let (mut spread, now) = (self.spread.borrow_mut(), Instant::now());
+        let id = match (trial.arriving, trial.sure) {
+            (true, _) => spread.join_without(trial.pace, now),
+            (false, true) => spread.join(trial.pace, now),
+            (false, false) => spread.join_unsure(trial.pace, now),
+        };
+        drop(spread);
         self.sources.borrow_mut().insert(who);
         Joined { job: self, who, id }
     }
@@ -448,13 +456,8 @@ impl<'a> Job<'a> {
     }
 
     async fn attempt_peer(&self, trial: Peering<'_>) -> Part<Told<()>> {
-        let (peer, now) = (trial.whom.peer, Instant::now());
-        let id = match (trial.arriving, trial.sure) {
-            (true, _) => self.spread.borrow_mut().join_without(trial.pace, now),
-            (false, true) => self.spread.borrow_mut().join(trial.pace, now),
-            (false, false) => self.spread.borrow_mut().join_unsure(trial.pace, now),
-        };
-        let _joined = self.joined(Who::Peer(peer), id);
+        let joined = self.join(Who::Peer(trial.whom.peer), &trial);
+        let id = joined.id;
         let grows = Cell::new(trial.arriving);
         if !trial.arriving {
             return self.take_on(id, &trial, &grows).await;

@@ -67,10 +67,9 @@ impl Sites {
         self.wan(&["set", target, "--reset"]);
     }
 
-    /// Starts an agent in a site, whose name is its region. What others have comes from them, though it may
-    /// be sooner built.
+    /// Starts an agent in a site, whose name is its region.
     pub(crate) fn agent(&self, site: &str, join: &[&Agent]) -> Agent {
-        self.agent_of(site, site, &["--region", site], "[plan]\nbuild = \"last\"\n", join)
+        self.agent_of(site, site, &["--region", site], "", join)
     }
 
     /// Starts an agent in a site with arguments and a configuration, its data directory called

@@ -41,6 +41,12 @@ impl Peer {
     }
 }
 
+/// Times in milliseconds.
+fn pace(rtt: u64, goodput: f64, patience: u64) -> Pace {
+    let [rtt, patience] = [rtt, patience].map(Duration::from_millis);
+    Pace { rtt, goodput, patience }
+}
+
 #[derive(Debug)]
 struct Outcome {
     /// When the last item was there; `None` when some never came.
@@ -276,11 +282,7 @@ fn the_last_item_of_a_slow_source_is_asked_of_a_fast_one_too() {
     let now = Instant::now();
     let mut spread = Spread::new();
     spread.add(CHUNK);
-    let pace = |mbit: f64| Pace {
-        rtt: Duration::from_millis(10),
-        goodput: mbit * 1e6 / 8.0,
-        patience: Duration::from_millis(50),
-    };
+    let pace = |mbit: f64| pace(10, mbit * 1e6 / 8.0, 50);
     let slow = spread.join(pace(1.0), now);
     assert_eq!(spread.poll(slow, now), [0]);
     let fast = spread.join(pace(1000.0), now);
@@ -419,11 +421,7 @@ proptest! {
 #[test]
 fn nothing_is_left_to_a_fast_one_that_may_have_nothing() {
     let now = Instant::now();
-    let pace = |goodput| Pace {
-        rtt: Duration::from_millis(1),
-        goodput,
-        patience: Duration::from_secs(10),
-    };
+    let pace = |goodput| pace(1, goodput, 10_000);
     let mut spread = Spread::new();
     for _ in 0..20 {
         spread.add(CHUNK);
@@ -446,11 +444,7 @@ fn nothing_is_left_to_a_fast_one_that_may_have_nothing() {
 #[test]
 fn what_was_claimed_and_comes_no_smaller_is_shared_with_others() {
     let now = Instant::now();
-    let pace = |goodput| Pace {
-        rtt: Duration::from_millis(100),
-        goodput,
-        patience: Duration::from_millis(500),
-    };
+    let pace = |goodput| pace(100, goodput, 500);
     let mut spread = Spread::new();
     let all: Vec<usize> = (0..40).map(|_| spread.add(CHUNK)).collect();
     let (first, second) = (spread.join(pace(6e6), now), spread.join(pace(3e6), now));

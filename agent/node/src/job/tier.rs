@@ -58,11 +58,8 @@ struct Asked {
 
 impl Job<'_> {
     pub(super) async fn attempt_tier(&self, trial: &Trial, tier: &Tier) -> Part<Told<()>> {
-        let id = match (trial.sure, Instant::now()) {
-            (true, now) => self.spread.borrow_mut().join(trial.pace, now),
-            (false, now) => self.spread.borrow_mut().join_unsure(trial.pace, now),
-        };
-        let _joined = self.joined(Who::Tier(tier.id), id);
+        let joined = self.join(Who::Tier(tier.id), trial);
+        let id = joined.id;
         // Blobs that it was asked for as a whole.
         let mut asked = BTreeSet::new();
         loop {
