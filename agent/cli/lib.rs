@@ -9,6 +9,7 @@ mod graph_file;
 mod log;
 mod memory;
 mod moving;
+mod otlp;
 mod progress;
 mod recorder;
 mod signals;

@@ -2,6 +2,7 @@
 
 use crate::{
     errors::CliError,
+    otlp,
     trace::{Kind, Span, Trace},
 };
 use netbuild_core::{
@@ -10,14 +11,14 @@ use netbuild_core::{
     graph::{Graph, TaskId},
 };
 use netbuild_runner::{Ended, Event, Levels};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::{
     collections::HashMap,
     fs::File,
     io::{self, BufWriter, Write as _},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Takes part in a run from its beginning to its end.
@@ -25,6 +26,7 @@ use std::{
 pub(crate) struct Recorder<'g> {
     graph: &'g Graph,
     began: Instant,
+    began_at: SystemTime,
     state: Mutex<State>,
 }
 
@@ -75,8 +77,9 @@ impl<'g> Recorder<'g> {
             File::create(path).map_err(|error| CliError::io("write events to", path, &error))
         };
         let events = events.map(open).transpose()?.map(BufWriter::new);
+        let traced = traced || otlp::is_on();
         let state = Mutex::new(State { events, traced, ..State::default() });
-        Ok(Self { graph, began: Instant::now(), state })
+        Ok(Self { graph, began: Instant::now(), began_at: SystemTime::now(), state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,11 +123,11 @@ impl<'g> Recorder<'g> {
                 if let Some(id) = id.filter(|_| ran) {
                     state.took.insert(id, *took);
                 }
+                let fields = || finished(task, ended, *took, log.len(), levels.as_ref());
                 if ran {
-                    state.span(task, id, Kind::Job(row), (start, now), how);
+                    state.span(task, id, Kind::Job(row), (start, now), how, &fields);
                 }
-                let (took, log) = (*took, log.len());
-                state.write(now, "finished", || finished(task, ended, took, log, levels.as_ref()));
+                state.write(now, "finished", fields);
             }
         }
     }
@@ -141,6 +144,9 @@ impl<'g> Recorder<'g> {
         let flushed = state.events.as_mut().map_or(Ok(()), BufWriter::flush);
         if let Some(error) = state.broken.take().or(flushed.err()) {
             tracing::warn!("not all events could be written: {error}");
+        }
+        if otlp::is_on() {
+            otlp::tell_run(self.began_at, state.trace.spans(), summary);
         }
         let Some(path) = trace else { return Ok(()) };
         state.trace.flag_critical(self.graph);
@@ -219,7 +225,7 @@ impl State {
     fn end_transfer(&mut self, task: &str, now: Duration, how: &str) {
         if let Some((row, start)) = self.moving.remove(task) {
             self.transfers.free(row, now);
-            self.span(task, None, Kind::Transfer(row), (start, now), how);
+            self.span(task, None, Kind::Transfer(row), (start, now), how, &|| json!({"how": how}));
         }
     }
 
@@ -231,10 +237,15 @@ impl State {
         kind: Kind,
         (start, end): (Duration, Duration),
         how: &str,
+        fields: &dyn Fn() -> Value,
     ) {
         if self.traced {
-            let (name, how) = (task.to_owned(), how.to_owned());
-            self.trace.add(Span { name, id, kind, start, took: end.saturating_sub(start), how });
+            let (name, how, took) = (task.to_owned(), how.to_owned(), end.saturating_sub(start));
+            let fields = match fields() {
+                Value::Object(fields) => fields,
+                _ => Map::new(),
+            };
+            self.trace.add(Span { name, id, kind, start, took, how, fields });
         }
     }
 }

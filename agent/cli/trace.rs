@@ -4,7 +4,7 @@
 //! waited for each other is flagged.
 
 use netbuild_core::graph::{Graph, TaskId};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
@@ -35,6 +35,8 @@ pub(crate) struct Span {
     pub(crate) took: Duration,
     /// How it ended.
     pub(crate) how: String,
+    /// What else is told of it, for programs.
+    pub(crate) fields: Map<String, Value>,
 }
 
 /// Spans in the order in which they were added.
@@ -47,6 +49,10 @@ pub(crate) struct Trace {
 impl Trace {
     pub(crate) fn add(&mut self, span: Span) {
         self.spans.push(span);
+    }
+
+    pub(crate) fn spans(&self) -> &[Span] {
+        &self.spans
     }
 
     /// Finds the chain that the run could not have been shorter than.

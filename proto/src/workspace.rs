@@ -1,5 +1,5 @@
-//! What a workspace remembers between runs: digests of files as long as their stamps hold, and
-//! what each task left last. Losing it costs time and nothing else.
+//! What a workspace remembers between runs: digests of files as long as their stamps hold, what each task left
+//! last, and what a run looked at that found nothing to do. Losing it costs time and nothing else.
 
 use crate::{
     codec::{self, DecodeError},
@@ -15,13 +15,14 @@ use netbuild_core::{
 };
 use std::sync::Arc;
 
-/// First bytes of the file; the number is the format's.
-const MAGIC: &[u8; 16] = b"netbuild state 5";
+/// First bytes of the files; the numbers are those of the formats.
+const STATE: &[u8; 16] = b"netbuild state 5";
+const WITNESS: &[u8; 16] = b"netbuild witns 1";
 /// Most bytes of the file: some millions of files.
 const MAX_STATE: usize = 1 << 30;
 
 /// What tells one version of a file from another without reading it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Encode, Decode)]
 pub struct Stamp {
     /// Device number.
     pub dev: u64,
@@ -69,6 +70,67 @@ pub struct TaskState {
     pub entries: Arc<Vec<(Vec<u8>, Entry)>>,
     /// Inputs that its command named in its dep file, as paths relative to the workspace.
     pub discovered: Vec<Vec<u8>>,
+}
+
+/// What was found at a path.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Encode, Decode)]
+pub enum Look {
+    /// Nothing.
+    Absent,
+    /// This, links not followed. Of a directory no size, times and links: only that it is one.
+    There(Stamp),
+    /// A directory with some names in it, links followed: with its times, which change when its names do.
+    Listed(Stamp),
+    /// The path that it really is, if it is one.
+    Leads(Option<Vec<u8>>),
+}
+
+/// All that a run looked at which found nothing to do: as long as it stands, another one finds nothing, too.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Witness {
+    /// What the run was asked.
+    pub question: [u8; 32],
+    /// Names of variables that count, those with a `*` at their ends as prefixes.
+    pub variables: Vec<String>,
+    /// Likewise, of variables of which only the names count.
+    pub secret_variables: Vec<String>,
+    /// What the run saw of these variables.
+    pub environment: [u8; 32],
+    /// Tasks that were up to date.
+    pub tasks: u64,
+    /// What their commands took when they ran, in milliseconds.
+    pub saved_ms: u64,
+    /// What stood where, with paths relative to the workspace or absolute, what changed last first.
+    pub looks: Vec<(Vec<u8>, Look)>,
+}
+
+impl Witness {
+    /// The file's content: magic, BLAKE3 of the rest, the rest.
+    pub fn encode(&self) -> Vec<u8> {
+        seal(WITNESS, &codec::encode(self))
+    }
+
+    /// Reads the file; anything but what [`Witness::encode`] wrote is an error.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        codec::decode::<Self, MAX_STATE>(open(WITNESS, bytes)?)
+    }
+}
+
+fn seal(magic: &[u8; 16], body: &[u8]) -> Vec<u8> {
+    [magic.as_slice(), Hash::of(body).as_bytes(), body].concat()
+}
+
+fn open<'b>(magic: &[u8; 16], bytes: &'b [u8]) -> Result<&'b [u8], DecodeError> {
+    let rest = bytes
+        .strip_prefix(magic)
+        .ok_or_else(|| DecodeError::Invalid("workspace memory of another version".into()))?;
+    let (hash, body) = rest
+        .split_first_chunk::<32>()
+        .ok_or_else(|| DecodeError::Malformed("the workspace memory is cut".into()))?;
+    match Hash::of(body) == Hash(*hash) {
+        true => Ok(body),
+        false => Err(DecodeError::Malformed("the workspace memory is damaged".into())),
+    }
 }
 
 /// The whole memory of a workspace.
@@ -134,21 +196,12 @@ impl State {
             files: self.files.into_iter().map(file).collect(),
             tasks: self.tasks.into_iter().map(task).collect(),
         });
-        [MAGIC.as_slice(), Hash::of(&body).as_bytes(), &body].concat()
+        seal(STATE, &body)
     }
 
     /// Reads the file; anything but what [`State::encode`] wrote is an error.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let rest = bytes
-            .strip_prefix(MAGIC)
-            .ok_or_else(|| DecodeError::Invalid("workspace state of another version".into()))?;
-        let (hash, body) = rest
-            .split_first_chunk::<32>()
-            .ok_or_else(|| DecodeError::Malformed("the workspace state is cut".into()))?;
-        if Hash::of(body) != Hash(*hash) {
-            return Err(DecodeError::Malformed("the workspace state is damaged".into()));
-        }
-        let wire = codec::decode::<StateV1, MAX_STATE>(body)?;
+        let wire = codec::decode::<StateV1, MAX_STATE>(open(STATE, bytes)?)?;
         let file = |file: FileV1| {
             let FileV1 { path, stamp, hashed_at_ns, digest } = file;
             (path, FileState { stamp, hashed_at_ns, digest: digest.into() })

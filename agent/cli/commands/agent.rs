@@ -4,9 +4,12 @@ use super::{existing, print};
 use crate::{
     args::{AgentArgs, StopArgs},
     errors::{CliError, EXIT_USAGE},
-    log, settings, supervised,
+    log,
+    otlp::Traces,
+    settings, supervised,
 };
 use netbuild_node::{config::Settings, run_agent};
+use opentelemetry::KeyValue;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     fs::{self, OpenOptions},
@@ -26,7 +29,12 @@ pub(crate) fn agent(args: &AgentArgs) -> Result<ExitCode, CliError> {
         return detach(&settings);
     }
     log::start(&settings.log_filter, settings.log_format)?;
+    let region = KeyValue::new("netbuild.region", settings.region.clone());
+    let traces = Traces::of("netbuild-agent", vec![region]);
     run_agent(&settings, |agent| {
+        if let Some(traces) = traces {
+            agent.tell_decisions(Box::new(move |decision| traces.handle_decision(decision)));
+        }
         let addresses: Vec<_> = agent.addresses().iter().map(ToString::to_string).collect();
         tracing::info!(
             region = settings.region,

@@ -6,6 +6,7 @@ use crate::{
     args::{LinkArg, RunArgs},
     errors::{CliError, EXIT_FAILED},
     graph_file::{self, Loaded},
+    otlp,
     progress::{Detail, Progress, longest},
     recorder::Recorder,
     settings,
@@ -18,7 +19,10 @@ use netbuild_node::{
     Session,
     config::{Flags, Settings},
 };
-use netbuild_runner::{Cancel, Event, Link, Memory, Observer, Options, Prediction, Summary};
+use netbuild_runner::{
+    Caller, Cancel, Event, Link, Memory, Observer, Options, Prediction, Question, Summary,
+    nothing_to_do,
+};
 use serde_json::json;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -50,11 +54,19 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let (success, signal) = stopping(|cancel| match args.watch {
         true => again_and_again(args, &settings, &session, cancel).map(|()| true),
         false => graph_file::root_of(&args.graph).and_then(|root| {
+            let question = question(args, &settings, &session);
+            if let Some(question) = &question
+                && let Some(summary) =
+                    nothing_to_do(&root, question, &caller(), settings.jobs.get())
+            {
+                let progress = Progress::new(detail(args), summary.tasks);
+                return conclude(args, &session, cancel, &summary, progress, None);
+            }
             let memory = Memory::recall(&root);
             let (loaded, targets) = graph_and_targets(args)?;
             // The process ends after it, which is quicker than to take a large graph apart.
             let loaded = ManuallyDrop::new(loaded);
-            once(args, &settings, &session, memory, &loaded, targets, cancel)
+            once(args, &settings, &session, (memory, question), &loaded, targets, cancel)
         }),
     })?;
     Ok(match (signal, success) {
@@ -71,43 +83,78 @@ fn graph_and_targets(args: &RunArgs) -> Result<(Loaded, Vec<TaskId>), CliError> 
     Ok((loaded, targets))
 }
 
+/// What a run is asked, when nobody is to see each task of it.
+fn question(args: &RunArgs, settings: &Settings, session: &Session) -> Option<Question> {
+    let graph = &args.graph.graph;
+    let shows_each = detail(args) == Detail::Verbose
+        || args.json_events.is_some()
+        || args.trace.is_some()
+        || otlp::is_on();
+    if shows_each || !graph_file::is_graph_json(graph) {
+        return None;
+    }
+    Question::new(graph, &args.tasks, args.strict, settings.accept_from, session.id())
+}
+
+fn detail(args: &RunArgs) -> Detail {
+    match (args.quiet, args.verbose) {
+        (true, _) => Detail::Quiet,
+        (_, true) => Detail::Verbose,
+        _ => Detail::Normal,
+    }
+}
+
 /// Runs a graph; whether all of it did well.
 fn once(
     args: &RunArgs,
     settings: &Settings,
     session: &Session,
-    memory: Memory,
+    (memory, question): (Memory, Option<Question>),
     loaded: &Loaded,
     targets: Vec<TaskId>,
     cancel: &Cancel,
 ) -> Result<bool, CliError> {
     let graph = &loaded.graph;
-    let detail = match (args.quiet, args.verbose) {
-        (true, _) => Detail::Quiet,
-        (_, true) => Detail::Verbose,
-        _ => Detail::Normal,
-    };
     let commands =
         graph.closure(&targets).iter().filter(|id| graph[**id].command.is_some()).count();
     let recorder = Recorder::start(graph, args.json_events.as_deref(), args.trace.is_some())?;
-    let seeing = Seeing { recorder, progress: Progress::new(detail, commands) };
+    let seeing = Seeing { recorder, progress: Progress::new(detail(args), commands) };
     let limit = graph.max_parallel().map_or(usize::MAX, |most| most as usize);
     let (jobs, executable) = (settings.jobs.get().min(limit), executable()?);
     let id = || session.id();
-    let options = options(args, settings, memory, loaded, targets, (jobs, executable), &id);
+    let mut options = options(args, settings, memory, loaded, targets, (jobs, executable), &id);
+    // What is said of the graph is said each time.
+    options.question = question.filter(|_| graph.warnings().is_empty() && loaded.notes.is_empty());
     let summary = netbuild_runner::run(options, session, &seeing, cancel)?;
     let Seeing { recorder, progress } = seeing;
-    let (critical, long) = longest(graph, &|id| recorder.took(id));
-    progress.finish(&summary, &critical, long);
+    conclude(args, session, cancel, &summary, progress, Some((graph, recorder)))
+}
+
+/// Says what a run came to; whether all of it did well.
+fn conclude(
+    args: &RunArgs,
+    session: &Session,
+    cancel: &Cancel,
+    summary: &Summary,
+    progress: Progress,
+    recorded: Option<(&Graph, Recorder<'_>)>,
+) -> Result<bool, CliError> {
+    let (critical, long) = recorded
+        .as_ref()
+        .map(|(graph, recorder)| longest(graph, &|id| recorder.took(id)))
+        .unwrap_or_default();
+    progress.finish(summary, &critical, long);
     if !cancel.is_requested() {
         super::finish(session, &|| !cancel.is_requested());
     }
-    let mut json = to_json(&summary);
+    let mut json = to_json(summary);
     json["critical_path"] = json!({
         "seconds": seconds(long),
         "tasks": critical.iter().take(SHOWN_PATH).collect::<Vec<_>>(),
     });
-    recorder.finish(&json, args.trace.as_deref())?;
+    if let Some((_, recorder)) = recorded {
+        recorder.finish(&json, args.trace.as_deref())?;
+    }
     if args.json {
         super::print_json(&json);
     }
@@ -147,7 +194,7 @@ fn again_and_again(
         };
         let graph = &loaded.graph;
         let tasks = graph.closure(&targets);
-        once(args, settings, session, memory, &loaded, targets, cancel)?;
+        once(args, settings, session, (memory, None), &loaded, targets, cancel)?;
         // What changed during the run may have been too late for it; but a task that writes what it reads
         // must not keep it going.
         let concerns = watch.settled().concern(graph, &tasks, file.as_deref());
@@ -195,7 +242,7 @@ fn options<'a>(
             LinkArg::Copy => Link::Copy,
             LinkArg::Hard => Link::Hard,
         },
-        caller: std::env::vars_os().collect(),
+        caller: caller(),
         executable,
         strict: args.strict,
         prefers_cache: args.prefer_cache,
@@ -205,7 +252,12 @@ fn options<'a>(
         publish_from: settings.publish_from,
         accept_from: settings.accept_from,
         cache_id,
+        question: None,
     }
+}
+
+fn caller() -> Caller {
+    std::env::vars_os().collect()
 }
 
 /// Runs something that SIGINT and SIGTERM ask to stop; also the first of these that came.
@@ -288,6 +340,7 @@ fn to_json(summary: &Summary) -> serde_json::Value {
     json!({
         "result": result,
         "tasks": summary.tasks,
+        "unchanged": summary.unchanged,
         "executed": summary.executed,
         "sooner_built": summary.sooner_built,
         "hits": {

@@ -170,6 +170,7 @@ mod tests {
             region: "us-east".into(),
             reason: "nearest".into(),
             predicted_s: Some(0.2),
+            began_ms: 1,
             actual_s: Some(2.0),
             bytes: 0,
             outcome: "late".into(),

@@ -4,7 +4,7 @@ use crate::{
     chain::chain,
     config::Settings,
     connect::ConnectTierError,
-    decisions::Decisions,
+    decisions::{Decisions, Hearer},
     disk_cache::{DiskCache, failed},
     far_cache::FarCache,
     fetcher::{Credits, Fetcher, Net},
@@ -250,6 +250,11 @@ impl Agent {
         let scrubbed = Arc::clone(&cache);
         tasks.spawn_blocking(move || scrub::run(&scrubbed));
         Ok(Self { cache, disk, control, http, mesh, endpoint, tasks, tidier, stop, lock })
+    }
+
+    /// Has somebody hear of each decision from now on.
+    pub fn tell_decisions(&self, hearer: Hearer) {
+        self.cache.far.fetcher.decisions.tell(hearer);
     }
 
     /// What another machine needs to join.

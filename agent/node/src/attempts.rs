@@ -135,6 +135,7 @@ pub(crate) struct Tried {
     /// Which one it was of those that were asked, from 0.
     pub(crate) number: usize,
     pub(crate) step: Step,
+    pub(crate) began: Instant,
     pub(crate) seconds: f64,
     pub(crate) bytes: u64,
     pub(crate) outcome: Outcome,
@@ -194,6 +195,7 @@ impl Running<'_> {
         log.push(Tried {
             number: self.number,
             step: plan.steps[self.at].clone(),
+            began: self.began,
             seconds: self.began.elapsed().as_secs_f64(),
             bytes: self.trial.bytes.get(),
             outcome,

@@ -5,7 +5,8 @@ use netbuild_core::plan::{Plan, Step, Who};
 use netbuild_proto::control::{Attempt, Decision};
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    fmt,
+    sync::{Mutex, OnceLock, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -17,23 +18,43 @@ const MAX_LEFT_OUT: usize = 8;
 /// How the outcome begins of a decision not to wait for what is sooner built.
 pub(crate) const LEFT_TO_BE_BUILT: &str = "left to be built";
 
+/// Hears of each decision.
+pub type Hearer = Box<dyn Fn(&Decision) + Send + Sync>;
+
 /// The decisions of late, the latest last.
-#[derive(Debug, Default)]
-pub(crate) struct Decisions(Mutex<VecDeque<Decision>>);
+#[derive(Default)]
+pub(crate) struct Decisions {
+    list: Mutex<VecDeque<Decision>>,
+    hearer: OnceLock<Hearer>,
+}
+
+impl fmt::Debug for Decisions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decisions").field("list", &self.list).finish_non_exhaustive()
+    }
+}
 
 impl Decisions {
     /// Remembers one.
     pub(crate) fn add(&self, decision: Decision) {
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hear) = self.hearer.get() {
+            hear(&decision);
+        }
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         if list.len() >= MAX_DECISIONS {
             list.pop_front();
         }
         list.push_back(decision);
     }
 
+    /// Has somebody hear of each from now on; only the first who asks does.
+    pub(crate) fn tell(&self, hearer: Hearer) {
+        drop(self.hearer.set(hearer));
+    }
+
     /// Those about something, the latest first: `about` is how the digest or the key of what was wanted begins.
     pub(crate) fn about(&self, about: Option<&str>, limit: usize) -> Vec<Decision> {
-        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted =
             |decision: &&Decision| about.is_none_or(|start| is_about(&decision.what, start));
         list.iter().rev().filter(wanted).take(limit).cloned().collect()
@@ -79,7 +100,9 @@ pub(crate) fn wall_ms() -> u64 {
 }
 
 fn attempt(tried: &Tried) -> Attempt {
+    let ago = u64::try_from(tried.began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Attempt {
+        began_ms: wall_ms().saturating_sub(ago),
         actual_s: Some(tried.seconds),
         bytes: tried.bytes,
         outcome: match &tried.outcome {

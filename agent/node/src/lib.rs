@@ -38,6 +38,7 @@ mod wire;
 pub use agent::{Agent, AgentError, RunError, run as run_agent};
 pub use chain::chain;
 pub use connect::ConnectTierError;
+pub use decisions::Hearer;
 pub use disk_cache::DiskCache;
 pub use keys::KeyError;
 pub use netbuild_store::{OpenError, hush_contained_panics};

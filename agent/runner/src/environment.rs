@@ -1,9 +1,9 @@
 //! The environment of a command at level `env`: nothing of the caller's that the task does not ask
 //! for, except where to find programs.
 
-use netbuild_core::graph::Task;
+use netbuild_core::{digest::Hash, graph::Task};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
@@ -92,7 +92,19 @@ impl Caller {
         }
     }
 
-    fn select(&self, wanted: &BTreeSet<String>) -> BTreeMap<String, Option<Vec<u8>>> {
+    /// A digest of what the keys of tasks have of these variables: those that they pass on, the secret ones, of which
+    /// only the names count, and what is the same for all.
+    pub(crate) fn digest(&self, passed: &[String], secret: &[String]) -> Hash {
+        let of_all = ["PATH", SOURCE_DATE_EPOCH].map(str::to_owned);
+        let passed = self.select(of_all.iter().chain(passed));
+        let secret: Vec<String> = self.select(secret).into_keys().collect();
+        Hash::of(format!("{passed:?} {secret:?}").as_bytes())
+    }
+
+    fn select<'w>(
+        &self,
+        wanted: impl IntoIterator<Item = &'w String>,
+    ) -> BTreeMap<String, Option<Vec<u8>>> {
         let mut selected = BTreeMap::new();
         for name in wanted {
             let Some(prefix) = name.strip_suffix('*') else {
@@ -133,17 +145,22 @@ impl Environment {
 
     /// Where the command finds a program; names with a `/` are paths from `working_dir`.
     pub(crate) fn find_program(&self, name: &str, working_dir: &Path) -> Option<PathBuf> {
+        self.places_of(name, working_dir).into_iter().find(|path| is_executable(path))
+    }
+
+    /// Where the command looks for a program, one place after the other.
+    pub(crate) fn places_of(&self, name: &str, working_dir: &Path) -> Vec<PathBuf> {
         if name.contains('/') {
-            return Some(working_dir.join(name)).filter(|path| is_executable(path));
+            return vec![working_dir.join(name)];
         }
         let path = self.location("PATH").unwrap_or_default();
         std::env::split_paths(&path)
             .map(|directory| working_dir.join(directory).join(name))
-            .find(|path| is_executable(path))
+            .collect()
     }
 }
 
-fn is_executable(path: &Path) -> bool {
+pub(crate) fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }

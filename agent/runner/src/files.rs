@@ -9,10 +9,14 @@ use netbuild_core::{
     digest::{Digest, DigestBuilder, Hash},
     tree::Entry,
 };
-use netbuild_proto::workspace::{FileState, Stamp};
-use rustix::fs::{AtFlags, FileType, Stat};
+use netbuild_proto::workspace::{FileState, Look, Stamp};
+use rustix::{
+    fs::{AtFlags, FileType, Stat},
+    io::Errno,
+};
 use std::{
-    collections::HashMap,
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
     ffi::OsStr,
     fs::{File, Metadata, OpenOptions},
     io::{self, Read as _},
@@ -79,8 +83,21 @@ pub(crate) struct Seen {
 pub(crate) struct FileTable {
     root: PathBuf,
     directory: OwnedFd,
-    known: Mutex<HashMap<Vec<u8>, FileState>>,
+    known: Mutex<HashMap<Vec<u8>, Known>>,
     changed: AtomicBool,
+    /// `None` when nobody is to know any more.
+    looks: Mutex<Option<Others>>,
+}
+
+/// What else than files was looked at, by path.
+type Others = HashSet<(Vec<u8>, Look)>;
+
+/// A file.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    state: FileState,
+    /// Whether it was looked at since the table was made.
+    looked_at: bool,
 }
 
 /// A file's digest, and whether its bytes contain what was searched for.
@@ -95,14 +112,114 @@ impl FileTable {
         Ok(Self {
             directory: File::open(root)?.into(),
             root: root.to_owned(),
-            known: Mutex::new(known.into_iter().collect()),
+            known: Mutex::new(
+                known
+                    .into_iter()
+                    .map(|(path, state)| (path, Known { state, looked_at: false }))
+                    .collect(),
+            ),
             changed: AtomicBool::new(false),
+            looks: Mutex::new(Some(HashSet::new())),
         })
+    }
+
+    /// All that was looked at since the table was made, with the file `own` of ours, what changed last first; `None`
+    /// when [`Self::forget_looks`] was called, or something changed so shortly before that another change would
+    /// not show.
+    pub(crate) fn looks(&self, own: &[u8]) -> Option<Vec<(Vec<u8>, Look)>> {
+        let others = self.others().take()?;
+        let known = self.known();
+        let mut looks = Vec::with_capacity(known.len() + others.len());
+        for (path, known) in known.iter().filter(|(_, known)| known.looked_at) {
+            let stamp = known.state.stamp;
+            if !is_old(&stamp, known.state.hashed_at_ns) {
+                return None;
+            }
+            looks.push((path.clone(), Look::There(stamp)));
+        }
+        looks.extend(others);
+        // It is never changed, only replaced.
+        looks.push((own.to_vec(), Look::There(look(&self.directory, own, false).ok()??)));
+        looks.sort_by_key(|(_, look)| match look {
+            Look::There(stamp) | Look::Listed(stamp) => Reverse(newest(stamp)),
+            Look::Absent | Look::Leads(_) => Reverse(0),
+        });
+        Some(looks)
+    }
+
+    /// What was looked at is not all that counts.
+    pub(crate) fn forget_looks(&self) {
+        *self.others() = None;
+    }
+
+    fn others(&self) -> MutexGuard<'_, Option<Others>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, path: &[u8], look: Look) {
+        let mut others = self.others();
+        match &look {
+            Look::There(stamp) | Look::Listed(stamp) if !is_old(stamp, now_ns()) => *others = None,
+            _ => {
+                others.as_mut().map(|others| others.insert((path.to_vec(), look)));
+            }
+        }
+    }
+
+    /// Whether something is at `path`; links are not followed.
+    pub(crate) fn is_there(&self, path: &[u8]) -> bool {
+        match look(&self.directory, path, false) {
+            Ok(None) => {
+                self.note(path, Look::Absent);
+                false
+            }
+            found => {
+                self.forget_looks();
+                found.is_ok()
+            }
+        }
+    }
+
+    /// Whether a directory is at `path`.
+    pub(crate) fn is_directory(&self, path: &[u8]) -> bool {
+        match self.see(path) {
+            Ok(seen) if seen.entry == Entry::Directory => true,
+            _ => {
+                self.forget_looks();
+                self.absolute(path).is_dir()
+            }
+        }
+    }
+
+    /// Before what a file says is used without its digest.
+    pub(crate) fn note_file(&self, path: &[u8]) {
+        match look(&self.directory, path, false) {
+            Ok(None) => self.note(path, Look::Absent),
+            Ok(Some(stamp)) if is_regular(&stamp) => self.note(path, Look::There(stamp)),
+            _ => self.forget_looks(),
+        }
+    }
+
+    /// Before the names in a directory are listed.
+    pub(crate) fn note_listed(&self, path: &[u8]) {
+        match look(&self.directory, path, true) {
+            Ok(None) => self.note(path, Look::Absent),
+            Ok(Some(stamp)) => self.note(path, Look::Listed(stamp)),
+            Err(_) => self.forget_looks(),
+        }
+    }
+
+    /// The path that `path` really is.
+    pub(crate) fn real(&self, path: &Path) -> io::Result<PathBuf> {
+        let real = path.canonicalize();
+        let leads = real.as_ref().ok().map(|real| real.as_os_str().as_bytes().to_vec());
+        self.note(path.as_os_str().as_bytes(), Look::Leads(leads));
+        real
     }
 
     /// What is known, to be remembered.
     pub(crate) fn snapshot(&self) -> Vec<(Vec<u8>, FileState)> {
-        self.known().iter().map(|(path, state)| (path.clone(), *state)).collect()
+        self.known().iter().map(|(path, known)| (path.clone(), known.state)).collect()
     }
 
     /// Has the system take it back, with the process.
@@ -117,10 +234,10 @@ impl FileTable {
 
     fn insert(&self, path: &[u8], state: FileState) {
         self.changed.store(true, Ordering::Relaxed);
-        self.known().insert(path.to_vec(), state);
+        self.known().insert(path.to_vec(), Known { state, looked_at: true });
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Vec<u8>, FileState>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -132,19 +249,30 @@ impl FileTable {
     /// What stands at `path`; links are not followed.
     pub(crate) fn see(&self, path: &[u8]) -> Result<Seen, FileError> {
         // From the directory on, and without `Metadata`: this is most of what a run without work does.
-        let stat = rustix::fs::statat(&self.directory, path, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| FileError::from_io(&self.absolute(path), error.into()))?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-            let stamp = stamp_of_stat(&stat);
-            let trusted = self.known().get(path).filter(|known| is_trusted(known, &stamp)).copied();
-            if let Some(known) = trusted {
-                return Ok(Seen { entry: file_entry(known.digest, &stamp), stamp });
+        let stamp = match look(&self.directory, path, false) {
+            Ok(Some(stamp)) => stamp,
+            Ok(None) => {
+                self.note(path, Look::Absent);
+                return Err(FileError::Missing(self.absolute(path)));
             }
+            Err(error) => return Err(FileError::Io(self.absolute(path), error)),
+        };
+        if is_regular(&stamp)
+            && let Some(known) = self.known().get_mut(path)
+            && is_trusted(&known.state, &stamp)
+        {
+            known.looked_at = true;
+            return Ok(Seen { entry: file_entry(known.state.digest, &stamp), stamp });
         }
         let absolute = self.absolute(path);
         let metadata =
             absolute.symlink_metadata().map_err(|error| FileError::from_io(&absolute, error))?;
-        Ok(self.read(path, &absolute, &metadata, None)?.seen)
+        let seen = self.read(path, &absolute, &metadata, None)?.seen;
+        match &seen.entry {
+            Entry::File { digest, .. } if !is_large(digest.size) => {}
+            _ => self.note(path, Look::There(seen.stamp)),
+        }
+        Ok(seen)
     }
 
     /// Reads the file at `path` whatever is known of it, and searches it.
@@ -172,7 +300,7 @@ impl FileTable {
             return Ok(Scanned { seen, found });
         }
         if kind.is_dir() {
-            let seen = Seen { entry: Entry::Directory, stamp: directory_stamp(metadata) };
+            let seen = Seen { entry: Entry::Directory, stamp: of_directory(stamp_of(metadata)) };
             return Ok(Scanned { seen, found: false });
         }
         if !kind.is_file() {
@@ -220,8 +348,47 @@ impl FileTable {
 }
 
 fn is_trusted(known: &FileState, stamp: &Stamp) -> bool {
-    let newest = stamp.mtime_ns.max(stamp.ctime_ns);
-    known.stamp == *stamp && newest.saturating_add(RACY_NS) <= known.hashed_at_ns
+    known.stamp == *stamp && is_old(stamp, known.hashed_at_ns)
+}
+
+/// Whether a change after `at_ns` shows in the stamp.
+pub(crate) fn is_old(stamp: &Stamp, at_ns: i64) -> bool {
+    newest(stamp).saturating_add(RACY_NS) <= at_ns
+}
+
+fn newest(stamp: &Stamp) -> i64 {
+    stamp.mtime_ns.max(stamp.ctime_ns)
+}
+
+fn is_regular(stamp: &Stamp) -> bool {
+    FileType::from_raw_mode(stamp.mode) == FileType::RegularFile
+}
+
+/// The stamp of what stands at a path; `None` when nothing does.
+fn look(directory: &OwnedFd, path: &[u8], follow: bool) -> io::Result<Option<Stamp>> {
+    let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+    // The workspace itself has no name in itself.
+    let path = if path.is_empty() { b"." } else { path };
+    match rustix::fs::statat(directory, path, flags) {
+        Ok(stat) => Ok(Some(stamp_of_stat(&stat))),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether at a path is what was found there. Links are read as little as files.
+pub(crate) fn stands(directory: &OwnedFd, root: &Path, path: &[u8], was: &Look) -> bool {
+    match was {
+        Look::Absent => matches!(look(directory, path, false), Ok(None)),
+        Look::There(stamp) => {
+            look(directory, path, false).is_ok_and(|is| is.map(of_directory) == Some(*stamp))
+        }
+        Look::Listed(stamp) => look(directory, path, true).is_ok_and(|is| is == Some(*stamp)),
+        Look::Leads(real) => {
+            let is = root.join(OsStr::from_bytes(path)).canonicalize().ok();
+            is.as_ref().map(|is| is.as_os_str().as_bytes()) == real.as_deref()
+        }
+    }
 }
 
 /// Whether a file of this size is not read.
@@ -295,9 +462,11 @@ pub(crate) fn stamp_of(metadata: &Metadata) -> Stamp {
 }
 
 /// A directory's own stamp changes with whatever happens in it; only that it is one counts.
-fn directory_stamp(metadata: &Metadata) -> Stamp {
-    let (dev, ino, mode) = (metadata.dev(), metadata.ino(), metadata.mode());
-    Stamp { dev, ino, size: 0, mtime_ns: 0, ctime_ns: 0, mode, nlink: 0 }
+fn of_directory(stamp: Stamp) -> Stamp {
+    match FileType::from_raw_mode(stamp.mode) {
+        FileType::Directory => Stamp { size: 0, mtime_ns: 0, ctime_ns: 0, nlink: 0, ..stamp },
+        _ => stamp,
+    }
 }
 
 fn special_name(metadata: &Metadata) -> &'static str {
@@ -313,7 +482,7 @@ fn special_name(metadata: &Metadata) -> &'static str {
     }
 }
 
-fn now_ns() -> i64 {
+pub(crate) fn now_ns() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }

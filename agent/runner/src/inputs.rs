@@ -19,6 +19,7 @@ use std::{
 const NEVER: [&[u8]; 4] = [b".git", b".hg", b".svn", b".netbuild"];
 /// Directories that no pattern enters when the workspace's `.gitignore` names them.
 const WHEN_IGNORED: [&str; 2] = ["node_modules", "target"];
+const GITIGNORE: &str = ".gitignore";
 /// Where the key has what a link out of the workspace leads to. Nothing else can stand there.
 pub(crate) const EXTERNAL: &[u8] = b".netbuild/external";
 
@@ -42,9 +43,14 @@ pub(crate) type Awaited<'a> = BTreeMap<&'a [u8], &'a Entry>;
 pub(crate) struct Ignored(BTreeSet<Vec<u8>>);
 
 impl Ignored {
-    pub(crate) fn read(root: &Path) -> Self {
+    pub(crate) fn read(table: &FileTable) -> Self {
+        table.note_file(GITIGNORE.as_bytes());
+        Self::read_from(&table.absolute(GITIGNORE.as_bytes()))
+    }
+
+    fn read_from(gitignore: &Path) -> Self {
         let mut names: BTreeSet<Vec<u8>> = NEVER.iter().map(|name| name.to_vec()).collect();
-        let gitignore = fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
+        let gitignore = fs::read_to_string(gitignore).unwrap_or_default();
         for line in gitignore.lines() {
             let name = line.trim().trim_matches('/');
             if WHEN_IGNORED.contains(&name) {
@@ -121,13 +127,15 @@ pub(crate) fn add_path(
 
 /// Adds an input. A link counts with what it leads to: its text alone would miss an edit there.
 fn add(table: &FileTable, inputs: &mut Inputs, path: Vec<u8>, seen: Seen) -> Result<(), FileError> {
-    if let Entry::Symlink { .. } = seen.entry {
-        let link = table.absolute(&path);
-        if let Ok(target) = link.canonicalize()
-            && target.is_file()
-        {
+    if let Entry::Symlink { .. } = seen.entry
+        && let Ok(target) = table.real(&table.absolute(&path))
+    {
+        if target.is_file() {
             let target = target.as_os_str().as_bytes();
             inputs.insert([EXTERNAL, b"/", &path].concat(), table.see(target)?);
+        } else {
+            // It may become one.
+            table.forget_looks();
         }
     }
     inputs.insert(path, seen);
@@ -168,7 +176,7 @@ fn walk(
 /// # Errors
 /// When the workspace itself cannot be listed.
 pub fn standing(root: &Path) -> io::Result<BTreeSet<String>> {
-    let ignored = Ignored::read(root);
+    let ignored = Ignored::read_from(&root.join(GITIGNORE));
     let mut found = BTreeSet::new();
     fs::read_dir(root)?;
     let mut directories = vec![String::new()];
@@ -196,6 +204,7 @@ pub(crate) fn entries(
 ) -> Result<Vec<(Vec<u8>, bool)>, FileError> {
     let absolute = table.absolute(directory);
     let io_error = |error| FileError::Io(absolute.clone(), error);
+    table.note_listed(directory);
     let list = match fs::read_dir(&absolute) {
         Ok(list) => list,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

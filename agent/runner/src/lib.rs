@@ -37,6 +37,7 @@ mod supervisor;
 mod task;
 mod terminal;
 mod tools;
+mod witness;
 mod workspace;
 
 pub use environment::Caller;
@@ -51,4 +52,5 @@ pub use sharing::Link;
 pub use summary::{Hits, Summary};
 pub use supervisor::{SPAWN_COMMAND, spawner_main};
 pub use task::NO_CACHE;
+pub use witness::{Question, nothing_to_do};
 pub use workspace::{DIRECTORY, Memory, WorkspaceError};

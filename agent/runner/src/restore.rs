@@ -126,8 +126,7 @@ pub(crate) fn strangers(
     for Output { path, kind } in outputs {
         match kind {
             OutputKind::Absent => {
-                let there = workspace.files.absolute(path).symlink_metadata().is_ok();
-                strangers.extend(there.then(|| path.clone()));
+                strangers.extend(workspace.files.is_there(path).then(|| path.clone()));
             }
             OutputKind::Tree { .. } => directories.push(path.clone()),
             _ => {}

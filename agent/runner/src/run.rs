@@ -15,6 +15,7 @@ use crate::{
     task::{self, Done, Failure, TaskError},
     terminal::Lent,
     tools::Tools,
+    witness::{self, Question},
     workspace::{Memory, Workspace, WorkspaceError},
 };
 use netbuild_core::{
@@ -88,6 +89,8 @@ pub struct Options<'a> {
     /// is first used. Outputs that stand in the workspace are looked up all the same when
     /// another cache had them, so that this one comes to have them too.
     pub cache_id: &'a (dyn Fn() -> Hash + Sync),
+    /// What it is asked, when it may be remembered that there was nothing to do.
+    pub question: Option<Question>,
 }
 
 impl fmt::Debug for Options<'_> {
@@ -155,6 +158,12 @@ pub(crate) fn execute(run: &Run<'_>, on_failure: OnFailure) -> Summary {
     let mut summary = run.progress().summary.clone();
     summary.cancelled = run.cancel.is_requested();
     summary.skipped = summary.tasks - summary.executed - summary.hits.total() - summary.failed;
+    let is_idle = summary.is_success() && summary.hits.disk == summary.tasks;
+    if let Some(question) = run.question.filter(|_| is_idle)
+        && let Err(error) = witness::remember(run, &question, &summary)
+    {
+        tracing::info!(%error, "what was looked at is not remembered");
+    }
     summary.elapsed = started.elapsed();
     summary
 }
@@ -180,7 +189,8 @@ pub(crate) struct Run<'a> {
     targets: Vec<TaskId>,
     /// Which tasks of the graph leave something that another reads.
     is_read: Vec<bool>,
-    caller: Caller,
+    pub(crate) caller: Caller,
+    question: Option<Question>,
     /// The environment of tasks that say nothing of theirs, which most do.
     plain: OnceLock<Arc<Environment>>,
     pub(crate) cache: &'a dyn Cache,
@@ -252,11 +262,15 @@ impl<'a> Run<'a> {
         cancel: &'a Cancel,
     ) -> Result<Self, WorkspaceError> {
         let workspace = Workspace::open(&options.root, options.memory)?;
+        if options.question.is_none() {
+            workspace.files.forget_looks();
+        }
         Ok(Self {
-            ignored: Ignored::read(&workspace.root),
+            ignored: Ignored::read(&workspace.files),
             workspace,
             graph: options.graph,
             caller: options.caller,
+            question: options.question,
             plain: OnceLock::new(),
             cache,
             jobs: options.jobs.clamp(1, MOST_JOBS),
@@ -760,6 +774,8 @@ impl Run<'_> {
     }
 
     pub(crate) fn warn(&self, task: &Task, message: String) {
+        // Next time, too.
+        self.workspace.files.forget_looks();
         self.observer.event(Event::Warning { task: Some(&task.name), message });
     }
 
@@ -784,6 +800,7 @@ impl Run<'_> {
 
     /// Says once that the cache is in trouble; the build goes on without it.
     pub(crate) fn warn_of_cache(&self, error: &CacheError) {
+        self.workspace.files.forget_looks();
         if self.cache_warned.swap(true, Ordering::Relaxed) {
             tracing::debug!(%error, "cache trouble again");
             return;

@@ -50,6 +50,8 @@ pub struct Summary {
     pub saved: Duration,
     /// Whether the run was cancelled.
     pub cancelled: bool,
+    /// Whether all stands that an earlier run looked at which had nothing to do, so that nothing else was asked.
+    pub unchanged: bool,
 }
 
 impl Summary {

@@ -53,6 +53,8 @@ pub const NO_CACHE: Hash = Hash([0; 32]);
 
 /// What tells a make, and others that understand it, of the jobserver. Not part of the key.
 const MAKEFLAGS: &[u8] = b"MAKEFLAGS";
+/// Where the C library is.
+const LIBRARIES: &str = "/lib";
 /// Said of a command that was to be watched.
 const UNTOLD: &str = "what it did with files was not told";
 
@@ -179,6 +181,7 @@ pub(crate) fn process(
             }
             standing => standing,
         };
+        run.workspace.files.forget_looks();
         run.workspace.ensure_staging()?;
         let Some(_lock) = run.workspace.lock(&task.name, run.cancel)? else {
             return Err(TaskError::Cancelled.into());
@@ -303,8 +306,7 @@ fn prepare(
     argv: &[String],
     discovered: Option<Discovered>,
 ) -> Result<Prepared, TaskError> {
-    let working_dir = run.workspace.files.absolute(task.working_dir.as_bytes());
-    if task.working_dir != "." && !working_dir.is_dir() {
+    if task.working_dir != "." && !run.workspace.files.is_directory(task.working_dir.as_bytes()) {
         return Err(TaskError::WorkingDir(task.working_dir.clone()));
     }
     let inputs = current_inputs(run, id, task, discovered.as_ref())?;
@@ -322,6 +324,9 @@ fn with_inputs(
     discovered: Option<Discovered>,
     inputs: Inputs,
 ) -> Result<Prepared, TaskError> {
+    if task.platform_key == PlatformKey::OsArchLibc {
+        run.workspace.files.note_listed(LIBRARIES.as_bytes());
+    }
     let environment = run.environment(task);
     let mut tools = std::collections::BTreeMap::new();
     for tool in &task.tools {
@@ -386,7 +391,7 @@ fn platform(key: PlatformKey) -> Option<Platform> {
 /// The C library that programs of this system use, with its major version.
 fn libc_name() -> String {
     let musl = |name: &std::ffi::OsStr| name.as_bytes().starts_with(b"ld-musl-");
-    let is_musl = std::fs::read_dir("/lib")
+    let is_musl = std::fs::read_dir(LIBRARIES)
         .is_ok_and(|list| list.flatten().any(|entry| musl(&entry.file_name())));
     if is_musl { "musl1".into() } else { "glibc2".into() }
 }

@@ -1,7 +1,11 @@
 //! Digests of the tools that a task names, each made once in a run.
 
 use crate::{
-    environment::Environment, files::FileError, process::Ending, run::Run, workspace::Workspace,
+    environment::{Environment, is_executable},
+    files::FileError,
+    process::Ending,
+    run::Run,
+    workspace::Workspace,
 };
 use netbuild_core::{
     digest::Hash,
@@ -58,6 +62,8 @@ impl Tools {
             }
             ToolSource::Version(argv) => {
                 let key = (argv.clone(), environment.variables(Path::new("/nonexistent")));
+                // What it is told by is not known.
+                run.workspace.files.forget_looks();
                 let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
                 let hash = versions
                     .entry(key)
@@ -76,9 +82,8 @@ fn executable(
     environment: &Environment,
     workspace: &Workspace,
 ) -> Result<Hash, ToolError> {
-    let found = environment
-        .find_program(path, &workspace.root)
-        .ok_or_else(|| ToolError::NotFound(path.to_owned()))?;
+    let found =
+        find(path, environment, workspace).ok_or_else(|| ToolError::NotFound(path.to_owned()))?;
     let hash = file_hash(name, &found, workspace)?;
     match interpreter(&found) {
         None => Ok(hash),
@@ -89,9 +94,21 @@ fn executable(
     }
 }
 
+fn find(path: &str, environment: &Environment, workspace: &Workspace) -> Option<PathBuf> {
+    environment.places_of(path, &workspace.root).into_iter().find(|place| {
+        let found = is_executable(place);
+        if !found {
+            // It may come to stand there.
+            workspace.files.is_there(place.as_os_str().as_bytes());
+        }
+        found
+    })
+}
+
 fn file_hash(name: &str, path: &Path, workspace: &Workspace) -> Result<Hash, ToolError> {
     let fail = |error: FileError| ToolError::File(name.to_owned(), error.to_string());
-    let real = path.canonicalize().map_err(|error| fail(FileError::Io(path.to_owned(), error)))?;
+    let real = workspace.files.real(path);
+    let real = real.map_err(|error| fail(FileError::Io(path.to_owned(), error)))?;
     match workspace.files.see(real.as_os_str().as_bytes()).map_err(fail)?.entry {
         Entry::File { digest, .. } => Ok(digest.hash),
         _ => Err(ToolError::NotFound(name.to_owned())),

@@ -3,6 +3,7 @@
 //! ```text
 //! .netbuild/.gitignore     everything in here is ours
 //! .netbuild/state          digests and last results; losing it costs time only
+//! .netbuild/witness        what the last run looked at, if it found nothing to do
 //! .netbuild/history        what was done about tasks, and why
 //! .netbuild/tasks.lock     one run at a time executes a task
 //! .netbuild/tmp/RUN/       staging of one run, removed with it, or by a later run when it was killed
@@ -133,9 +134,14 @@ impl Workspace {
         let tasks = tasks.iter().map(|(name, task)| (name.clone(), TaskState::clone(task)));
         let tasks = tasks.collect();
         let state = State { files: self.files.snapshot(), tasks };
-        let path = self.root.join(DIRECTORY).join("state");
+        self.replace("state", &state.encode())
+    }
+
+    /// Writes a file of ours as a whole.
+    pub(crate) fn replace(&self, name: &str, content: &[u8]) -> Result<(), WorkspaceError> {
+        let path = self.root.join(DIRECTORY).join(name);
         let new = self.staging_path()?;
-        fs::write(&new, state.encode()).map_err(at(&new))?;
+        fs::write(&new, content).map_err(at(&new))?;
         fs::rename(&new, &path).map_err(at(&path))
     }
 

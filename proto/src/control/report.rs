@@ -150,6 +150,8 @@ pub struct Attempt {
     pub reason: String,
     /// Seconds that it was expected to take.
     pub predicted_s: Option<f64>,
+    /// When it was asked, in milliseconds since 1970 by this agent's clock; 0 when it was not.
+    pub began_ms: u64,
     /// Seconds that it took.
     pub actual_s: Option<f64>,
     /// Payload bytes that came from there.

@@ -549,6 +549,7 @@ fn status(random: &mut Random) -> Status {
 fn decision(random: &mut Random) -> Decision {
     let attempt = |random: &mut Random| Attempt {
         source: random.text(),
+        began_ms: random.number(),
         actual_s: random.some(|random| random.number() as f64),
         ..Attempt::default()
     };

@@ -11,6 +11,7 @@ use netbuild_core::{
     schedule::{OnFailure, Outcome, Schedule},
 };
 use netbuild_proto::workspace::State;
+use serde_json::Map;
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, HashMap},
@@ -90,6 +91,7 @@ fn planned(graph: &Graph, targets: &[TaskId], jobs: usize, cost: impl Fn(TaskId)
                     start: Duration::from_millis(now),
                     took: Duration::from_millis(took),
                     how: "planned".to_owned(),
+                    fields: Map::new(),
                 });
             }
         }
