@@ -35,7 +35,8 @@ use std::{
 
 /// Two seconds: the coarsest time stamps in use (FAT) count in these.
 const RACY_NS: i64 = 2_000_000_000;
-/// Bytes read at once.
+/// Bytes read at once, of small files and of large ones.
+const LEAST_BUFFER: usize = 4096;
 const BUFFER: usize = 256 * 1024;
 /// Most bytes of a file that is read, some minutes on a fast disk. A larger one, such as a sparse one of a
 /// terabyte, is told from others by its stamp: what depends on it runs when it may have changed, and it is not kept.
@@ -415,8 +416,10 @@ pub(crate) fn digest_of(
     let overlap = needle.map_or(0, |needle| needle.needle().len().saturating_sub(1));
     let mut builder = DigestBuilder::new();
     let mut found = false;
+    // Most files are small, and memory for large ones costs more than to read them.
+    let room = file.metadata()?.len().clamp(LEAST_BUFFER as u64, BUFFER as u64) as usize;
     // The end of what was read before stays in front, so that a match across two reads is found.
-    let mut buffer = vec![0; overlap + BUFFER];
+    let mut buffer = vec![0; overlap + room];
     let mut kept = 0;
     loop {
         let count = match file.read(&mut buffer[kept..]) {

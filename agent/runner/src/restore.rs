@@ -30,7 +30,7 @@ use std::{
 
 /// Fewest entries for which another thread is worth its start.
 const SHARE: usize = 64;
-/// Bytes copied at once.
+/// Most bytes copied at once.
 const BUFFER: usize = 256 * 1024;
 
 /// Outputs that could not be restored. The workspace is untouched unless said otherwise; the
@@ -218,7 +218,7 @@ fn stage_some<'e>(
 ) -> (Vec<Staged<'e>>, Option<RestoreError>) {
     let workspace = &run.workspace;
     let mut staged = Vec::with_capacity(entries.len());
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = Vec::new();
     for (path, entry) in entries {
         match workspace.files.see(path) {
             // A directory may be read-only, when something in it has to change.
@@ -239,7 +239,7 @@ fn stage(
     run: &Run<'_>,
     entry: &Entry,
     may_link: bool,
-    buffer: &mut [u8],
+    buffer: &mut Vec<u8>,
 ) -> Result<Option<PathBuf>, RestoreError> {
     if *entry == Entry::Directory {
         return Ok(None);
@@ -267,7 +267,7 @@ fn copy_of(
     digest: &Digest,
     executable: bool,
     path: &Path,
-    buffer: &mut [u8],
+    buffer: &mut Vec<u8>,
 ) -> Result<(), RestoreError> {
     let reader = cache.open(digest)?.ok_or(RestoreError::Lost(*digest))?;
     let file = copy(reader, digest, path, buffer)?;
@@ -283,9 +283,13 @@ fn copy(
     mut reader: Box<dyn io::Read + Send>,
     digest: &Digest,
     path: &Path,
-    buffer: &mut [u8],
+    buffer: &mut Vec<u8>,
 ) -> Result<File, RestoreError> {
     let staging = |error| RestoreError::Staging(path.to_owned(), error);
+    let room = digest.size.clamp(1, BUFFER as u64) as usize;
+    if buffer.len() < room {
+        buffer.resize(room, 0);
+    }
     let options = OpenOptions::new().write(true).create_new(true).mode(0o600).clone();
     let mut file = options.open(path).map_err(staging)?;
     loop {
