@@ -5,6 +5,7 @@ use netbuild_core::{
     graph::{self, Graph, TaskId, UnknownTask},
     import::{self, Files, ImportError, Imported, Kind, MAX_FILE},
 };
+use netbuild_runner::Looks;
 use std::{
     fs::{self, File},
     io::Read as _,
@@ -20,7 +21,7 @@ const SHOWN_NAMES: usize = 12;
 pub(crate) struct Loaded {
     pub(crate) graph: Graph,
     pub(crate) root: PathBuf,
-    /// Where further inputs of other formats were told of.
+    /// What a person should know of what became of a file of another format.
     pub(crate) notes: Vec<String>,
 }
 
@@ -48,15 +49,21 @@ pub(crate) fn is_graph_json(path: &Path) -> bool {
 
 /// Loads a graph and says what is worth a warning.
 pub(crate) fn load(args: &GraphFileArgs) -> Result<Loaded, CliError> {
-    let loaded = load_quietly(args)?;
+    load_looking(args, &Looks::none()).map(|(loaded, _)| loaded)
+}
+
+/// The same, noting what is looked at; also what was said.
+pub(crate) fn load_looking(
+    args: &GraphFileArgs,
+    looks: &Looks,
+) -> Result<(Loaded, Vec<String>), CliError> {
+    let loaded = load_from(args, looks)?;
     let name = args.graph.display().to_string();
-    for warning in loaded.graph.warnings() {
-        tracing::warn!("{}", warning.in_file(&name));
-    }
-    for note in &loaded.notes {
-        tracing::warn!("{name}: {note}");
-    }
-    Ok(loaded)
+    let warnings = loaded.graph.warnings().iter().map(|warning| warning.in_file(&name).to_string());
+    let notes = loaded.notes.iter().map(|note| format!("{name}: {note}"));
+    let said: Vec<String> = warnings.chain(notes).collect();
+    said.iter().for_each(|text| tracing::warn!("{text}"));
+    Ok((loaded, said))
 }
 
 /// The workspace of a graph, told before the graph is read.
@@ -76,16 +83,23 @@ pub(crate) fn root_of(args: &GraphFileArgs) -> Result<PathBuf, CliError> {
 
 /// Loads a graph.
 pub(crate) fn load_quietly(args: &GraphFileArgs) -> Result<Loaded, CliError> {
+    load_from(args, &Looks::none())
+}
+
+fn load_from(args: &GraphFileArgs, looks: &Looks) -> Result<Loaded, CliError> {
     let root = root_of(args)?;
     let path = &args.graph;
     let Imported { graph, notes } = match format_of(path) {
         Format::Graph => {
+            looks.handle_use(&std::path::absolute(path).map_err(|error| unreadable(path, &error))?);
             let graph = graph::load(&read(path)?);
             let graph = graph.map_err(|problems| CliError::graph(path, &problems))?;
             Imported { graph, notes: Vec::new() }
         }
-        Format::Ninja => import::ninja::import(&Disk, &text_of(&full(path)?)?, &text_of(&root)?)?,
-        Format::Turbo => import::turbo::import(&Disk, &text_of(&full(path)?)?)?,
+        Format::Ninja => {
+            import::ninja::import(&Disk(looks), &text_of(&full(path)?)?, &text_of(&root)?)?
+        }
+        Format::Turbo => import::turbo::import(&Disk(looks), &text_of(&full(path)?)?)?,
     };
     Ok(Loaded { graph, root, notes })
 }
@@ -155,10 +169,11 @@ fn ninja_root(manifest: &Path, asked: Option<&Path>) -> Result<PathBuf, CliError
 }
 
 /// The file system, for importers.
-struct Disk;
+struct Disk<'a>(&'a Looks);
 
-impl Files for Disk {
+impl Files for Disk<'_> {
     fn read(&self, path: &str) -> Result<Vec<u8>, String> {
+        self.0.handle_use(Path::new(path));
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
         let regular = file.metadata().is_ok_and(|meta| meta.is_file());
@@ -175,6 +190,7 @@ impl Files for Disk {
     }
 
     fn kind(&self, path: &str) -> Kind {
+        self.0.handle_use(Path::new(path));
         match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => Kind::Directory,
             Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => {
@@ -186,6 +202,7 @@ impl Files for Disk {
     }
 
     fn list(&self, path: &str) -> Vec<String> {
+        self.0.handle_list(Path::new(path));
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         let mut names: Vec<_> =
             entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();

@@ -96,6 +96,8 @@ pub struct Witness {
     pub secret_variables: Vec<String>,
     /// What the run saw of these variables.
     pub environment: [u8; 32],
+    /// What was said of the graph.
+    pub said: Vec<String>,
     /// Tasks that were up to date.
     pub tasks: u64,
     /// What their commands took when they ran, in milliseconds.

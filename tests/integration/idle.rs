@@ -200,3 +200,25 @@ fn a_damaged_memory_of_it_is_no_memory() {
         wait_until("it is remembered again", || is_unchanged(&run(&workspace, &[])));
     }
 }
+
+#[test]
+fn a_graph_of_another_tool_is_not_read_again_and_says_what_it_said() {
+    let place = Place::new();
+    let files = [
+        (
+            "build.ninja",
+            "include rules.ninja\nbuild out: cat in\nbuild build.ninja: cat rules.ninja\n",
+        ),
+        ("rules.ninja", "rule cat\n  command = cat $in > $out\n"),
+        ("in", "x"),
+    ];
+    let workspace = place.workspace("w", &json!({"tasks": {}}), &files);
+    let ninja = ["--graph", "build.ninja"];
+    assert_eq!(run(&workspace, &ninja).executed(), 1);
+    wait_until("nothing has changed", || is_unchanged(&run(&workspace, &ninja)));
+    let unchanged = run(&workspace, &ninja);
+    assert!(is_unchanged(&unchanged) && unchanged.stderr.contains("left out"), "{unchanged:?}");
+    workspace.write("rules.ninja", "rule cat\n  command = cat $in $in > $out\n");
+    let changed = run(&workspace, &ninja);
+    assert_eq!((is_unchanged(&changed), workspace.read("out").as_str()), (false, "xx"));
+}

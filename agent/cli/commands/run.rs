@@ -20,7 +20,7 @@ use netbuild_node::{
     config::{Flags, Settings},
 };
 use netbuild_runner::{
-    Caller, Cancel, Event, Link, Memory, Observer, Options, Prediction, Question, Summary,
+    Caller, Cancel, Event, Link, Looks, Memory, Observer, Options, Prediction, Question, Summary,
     nothing_to_do,
 };
 use serde_json::json;
@@ -54,18 +54,22 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let (success, signal) = stopping(|cancel| match args.watch {
         true => again_and_again(args, &settings, &session, cancel).map(|()| true),
         false => graph_file::root_of(&args.graph).and_then(|root| {
-            let question = question(args, &settings, &session);
+            let question = question(args, &root, &settings, &session);
             if let Some(question) = &question
-                && let Some(summary) =
+                && let Some((summary, said)) =
                     nothing_to_do(&root, question, &caller(), settings.jobs.get())
             {
+                said.iter().for_each(|text| tracing::warn!("{text}"));
                 let progress = Progress::new(detail(args), summary.tasks);
                 return conclude(args, &session, cancel, &summary, progress, None);
             }
             let memory = Memory::recall(&root);
-            let (loaded, targets) = graph_and_targets(args)?;
+            let looks = question.map_or_else(Looks::none, |_| Looks::begin());
+            let (loaded, said) = graph_file::load_looking(&args.graph, &looks)?;
+            let targets = graph_file::targets(&loaded.graph, &args.tasks)?;
             // The process ends after it, which is quicker than to take a large graph apart.
             let loaded = ManuallyDrop::new(loaded);
+            let question = question.map(|question| (question, looks, said));
             once(args, &settings, &session, (memory, question), &loaded, targets, cancel)
         }),
     })?;
@@ -84,16 +88,21 @@ fn graph_and_targets(args: &RunArgs) -> Result<(Loaded, Vec<TaskId>), CliError> 
 }
 
 /// What a run is asked, when nobody is to see each task of it.
-fn question(args: &RunArgs, settings: &Settings, session: &Session) -> Option<Question> {
-    let graph = &args.graph.graph;
+fn question(
+    args: &RunArgs,
+    root: &Path,
+    settings: &Settings,
+    session: &Session,
+) -> Option<Question> {
     let shows_each = detail(args) == Detail::Verbose
         || args.json_events.is_some()
         || args.trace.is_some()
         || otlp::is_on();
-    if shows_each || !graph_file::is_graph_json(graph) {
-        return None;
-    }
-    Question::new(graph, &args.tasks, args.strict, settings.accept_from, session.id())
+    let ask = || {
+        let places = (root, args.graph.graph.as_path());
+        Question::new(places, &args.tasks, args.strict, settings.accept_from, session.id())
+    };
+    (!shows_each).then(ask)
 }
 
 fn detail(args: &RunArgs) -> Detail {
@@ -109,7 +118,7 @@ fn once(
     args: &RunArgs,
     settings: &Settings,
     session: &Session,
-    (memory, question): (Memory, Option<Question>),
+    (memory, question): (Memory, Option<(Question, Looks, Vec<String>)>),
     loaded: &Loaded,
     targets: Vec<TaskId>,
     cancel: &Cancel,
@@ -123,8 +132,7 @@ fn once(
     let (jobs, executable) = (settings.jobs.get().min(limit), executable()?);
     let id = || session.id();
     let mut options = options(args, settings, memory, loaded, targets, (jobs, executable), &id);
-    // What is said of the graph is said each time.
-    options.question = question.filter(|_| graph.warnings().is_empty() && loaded.notes.is_empty());
+    options.question = question;
     let summary = netbuild_runner::run(options, session, &seeing, cancel)?;
     let Seeing { recorder, progress } = seeing;
     conclude(args, session, cancel, &summary, progress, Some((graph, recorder)))

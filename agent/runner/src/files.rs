@@ -1,40 +1,34 @@
 //! Digests of files, read again only when a file may have changed.
 //!
 //! A digest is trusted as long as the file's stamp is the one it was read under, and that stamp
-//! was already [`RACY`] old when it was read: a file system with coarse time stamps may show the
+//! was already [old](is_old) when it was read: a file system with coarse time stamps may show the
 //! same stamp for two contents written shortly after one another.
 
+use crate::looks::{Looks, is_old, is_regular, look, newest, now_ns, of_directory, stamp_of};
 use memchr::memmem::Finder;
 use netbuild_core::{
     digest::{Digest, DigestBuilder, Hash},
     tree::Entry,
 };
 use netbuild_proto::workspace::{FileState, Look, Stamp};
-use rustix::{
-    fs::{AtFlags, FileType, Stat},
-    io::Errno,
-};
 use std::{
     cmp::Reverse,
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     ffi::OsStr,
     fs::{File, Metadata, OpenOptions},
     io::{self, Read as _},
     os::fd::OwnedFd,
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+        fs::{FileTypeExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Two seconds: the coarsest time stamps in use (FAT) count in these.
-const RACY_NS: i64 = 2_000_000_000;
 /// Bytes read at once, of small files and of large ones.
 const LEAST_BUFFER: usize = 4096;
 const BUFFER: usize = 256 * 1024;
@@ -86,12 +80,9 @@ pub(crate) struct FileTable {
     directory: OwnedFd,
     known: Mutex<HashMap<Vec<u8>, Known>>,
     changed: AtomicBool,
-    /// `None` when nobody is to know any more.
-    looks: Mutex<Option<Others>>,
+    /// What else than files was looked at.
+    looks: Looks,
 }
-
-/// What else than files was looked at, by path.
-type Others = HashSet<(Vec<u8>, Look)>;
 
 /// A file.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +100,12 @@ pub(crate) struct Scanned {
 }
 
 impl FileTable {
-    pub(crate) fn new(root: &Path, known: Vec<(Vec<u8>, FileState)>) -> io::Result<Self> {
+    /// `looks` has what was looked at before.
+    pub(crate) fn new(
+        root: &Path,
+        known: Vec<(Vec<u8>, FileState)>,
+        looks: Looks,
+    ) -> io::Result<Self> {
         Ok(Self {
             directory: File::open(root)?.into(),
             root: root.to_owned(),
@@ -120,25 +116,22 @@ impl FileTable {
                     .collect(),
             ),
             changed: AtomicBool::new(false),
-            looks: Mutex::new(Some(HashSet::new())),
+            looks,
         })
     }
 
-    /// All that was looked at since the table was made, with the file `own` of ours, what changed last first; `None`
-    /// when [`Self::forget_looks`] was called, or something changed so shortly before that another change would
-    /// not show.
+    /// All that was looked at, with the file `own` of ours, what changed last first; `None` when
+    /// [`Self::forget_looks`] was called, or something changed so shortly before that another change would not
+    /// show.
     pub(crate) fn looks(&self, own: &[u8]) -> Option<Vec<(Vec<u8>, Look)>> {
-        let others = self.others().take()?;
-        let known = self.known();
-        let mut looks = Vec::with_capacity(known.len() + others.len());
-        for (path, known) in known.iter().filter(|(_, known)| known.looked_at) {
+        let mut looks = self.looks.take()?;
+        for (path, known) in self.known().iter().filter(|(_, known)| known.looked_at) {
             let stamp = known.state.stamp;
             if !is_old(&stamp, known.state.hashed_at_ns) {
                 return None;
             }
             looks.push((path.clone(), Look::There(stamp)));
         }
-        looks.extend(others);
         // It is never changed, only replaced.
         looks.push((own.to_vec(), Look::There(look(&self.directory, own, false).ok()??)));
         looks.sort_by_key(|(_, look)| match look {
@@ -150,28 +143,14 @@ impl FileTable {
 
     /// What was looked at is not all that counts.
     pub(crate) fn forget_looks(&self) {
-        *self.others() = None;
-    }
-
-    fn others(&self) -> MutexGuard<'_, Option<Others>> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note(&self, path: &[u8], look: Look) {
-        let mut others = self.others();
-        match &look {
-            Look::There(stamp) | Look::Listed(stamp) if !is_old(stamp, now_ns()) => *others = None,
-            _ => {
-                others.as_mut().map(|others| others.insert((path.to_vec(), look)));
-            }
-        }
+        self.looks.forget();
     }
 
     /// Whether something is at `path`; links are not followed.
     pub(crate) fn is_there(&self, path: &[u8]) -> bool {
         match look(&self.directory, path, false) {
             Ok(None) => {
-                self.note(path, Look::Absent);
+                self.looks.add(path, Look::Absent);
                 false
             }
             found => {
@@ -194,27 +173,19 @@ impl FileTable {
 
     /// Before what a file says is used without its digest.
     pub(crate) fn note_file(&self, path: &[u8]) {
-        match look(&self.directory, path, false) {
-            Ok(None) => self.note(path, Look::Absent),
-            Ok(Some(stamp)) if is_regular(&stamp) => self.note(path, Look::There(stamp)),
-            _ => self.forget_looks(),
-        }
+        self.looks.note_there(&self.directory, path);
     }
 
     /// Before the names in a directory are listed.
     pub(crate) fn note_listed(&self, path: &[u8]) {
-        match look(&self.directory, path, true) {
-            Ok(None) => self.note(path, Look::Absent),
-            Ok(Some(stamp)) => self.note(path, Look::Listed(stamp)),
-            Err(_) => self.forget_looks(),
-        }
+        self.looks.note_listed(&self.directory, path);
     }
 
     /// The path that `path` really is.
     pub(crate) fn real(&self, path: &Path) -> io::Result<PathBuf> {
         let real = path.canonicalize();
         let leads = real.as_ref().ok().map(|real| real.as_os_str().as_bytes().to_vec());
-        self.note(path.as_os_str().as_bytes(), Look::Leads(leads));
+        self.looks.add(path.as_os_str().as_bytes(), Look::Leads(leads));
         real
     }
 
@@ -253,7 +224,7 @@ impl FileTable {
         let stamp = match look(&self.directory, path, false) {
             Ok(Some(stamp)) => stamp,
             Ok(None) => {
-                self.note(path, Look::Absent);
+                self.looks.add(path, Look::Absent);
                 return Err(FileError::Missing(self.absolute(path)));
             }
             Err(error) => return Err(FileError::Io(self.absolute(path), error)),
@@ -271,7 +242,7 @@ impl FileTable {
         let seen = self.read(path, &absolute, &metadata, None)?.seen;
         match &seen.entry {
             Entry::File { digest, .. } if !is_large(digest.size) => {}
-            _ => self.note(path, Look::There(seen.stamp)),
+            _ => self.looks.add(path, Look::There(seen.stamp)),
         }
         Ok(seen)
     }
@@ -352,46 +323,6 @@ fn is_trusted(known: &FileState, stamp: &Stamp) -> bool {
     known.stamp == *stamp && is_old(stamp, known.hashed_at_ns)
 }
 
-/// Whether a change after `at_ns` shows in the stamp.
-pub(crate) fn is_old(stamp: &Stamp, at_ns: i64) -> bool {
-    newest(stamp).saturating_add(RACY_NS) <= at_ns
-}
-
-fn newest(stamp: &Stamp) -> i64 {
-    stamp.mtime_ns.max(stamp.ctime_ns)
-}
-
-fn is_regular(stamp: &Stamp) -> bool {
-    FileType::from_raw_mode(stamp.mode) == FileType::RegularFile
-}
-
-/// The stamp of what stands at a path; `None` when nothing does.
-fn look(directory: &OwnedFd, path: &[u8], follow: bool) -> io::Result<Option<Stamp>> {
-    let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
-    // The workspace itself has no name in itself.
-    let path = if path.is_empty() { b"." } else { path };
-    match rustix::fs::statat(directory, path, flags) {
-        Ok(stat) => Ok(Some(stamp_of_stat(&stat))),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Whether at a path is what was found there. Links are read as little as files.
-pub(crate) fn stands(directory: &OwnedFd, root: &Path, path: &[u8], was: &Look) -> bool {
-    match was {
-        Look::Absent => matches!(look(directory, path, false), Ok(None)),
-        Look::There(stamp) => {
-            look(directory, path, false).is_ok_and(|is| is.map(of_directory) == Some(*stamp))
-        }
-        Look::Listed(stamp) => look(directory, path, true).is_ok_and(|is| is == Some(*stamp)),
-        Look::Leads(real) => {
-            let is = root.join(OsStr::from_bytes(path)).canonicalize().ok();
-            is.as_ref().map(|is| is.as_os_str().as_bytes()) == real.as_deref()
-        }
-    }
-}
-
 /// Whether a file of this size is not read.
 pub(crate) fn is_large(size: u64) -> bool {
     size > LARGEST
@@ -436,42 +367,6 @@ pub(crate) fn digest_of(
     }
 }
 
-fn stamp_of_stat(stat: &Stat) -> Stamp {
-    let nanoseconds =
-        |seconds: i64, rest: u64| seconds.saturating_mul(1_000_000_000).saturating_add(rest as i64);
-    Stamp {
-        dev: stat.st_dev,
-        ino: stat.st_ino,
-        size: stat.st_size as u64,
-        mtime_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
-        ctime_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
-        mode: stat.st_mode,
-        nlink: stat.st_nlink,
-    }
-}
-
-/// The stamp of a file or a link.
-pub(crate) fn stamp_of(metadata: &Metadata) -> Stamp {
-    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000) + rest;
-    Stamp {
-        dev: metadata.dev(),
-        ino: metadata.ino(),
-        size: metadata.size(),
-        mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
-        ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
-        mode: metadata.mode(),
-        nlink: metadata.nlink(),
-    }
-}
-
-/// A directory's own stamp changes with whatever happens in it; only that it is one counts.
-fn of_directory(stamp: Stamp) -> Stamp {
-    match FileType::from_raw_mode(stamp.mode) {
-        FileType::Directory => Stamp { size: 0, mtime_ns: 0, ctime_ns: 0, nlink: 0, ..stamp },
-        _ => stamp,
-    }
-}
-
 fn special_name(metadata: &Metadata) -> &'static str {
     let kind = metadata.file_type();
     if kind.is_fifo() {
@@ -485,19 +380,15 @@ fn special_name(metadata: &Metadata) -> &'static str {
     }
 }
 
-pub(crate) fn now_ns() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::looks::RACY_NS;
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
     fn table() -> (tempfile::TempDir, FileTable) {
         let dir = tempfile::tempdir().unwrap();
-        let table = FileTable::new(dir.path(), Vec::new()).unwrap();
+        let table = FileTable::new(dir.path(), Vec::new(), Looks::none()).unwrap();
         (dir, table)
     }
 

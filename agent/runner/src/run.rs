@@ -6,6 +6,7 @@ use crate::{
     event::{Ended, Event, Observer},
     inputs::Ignored,
     jobserver::{JobServer, Tokens, knows_named_pipes},
+    looks::Looks,
     patterns::Patterns,
     predict::NoCache,
     process::{self, Cancel, Finished, Session, Sink, Spawner, Stdout},
@@ -89,8 +90,9 @@ pub struct Options<'a> {
     /// is first used. Outputs that stand in the workspace are looked up all the same when
     /// another cache had them, so that this one comes to have them too.
     pub cache_id: &'a (dyn Fn() -> Hash + Sync),
-    /// What it is asked, when it may be remembered that there was nothing to do.
-    pub question: Option<Question>,
+    /// What it is asked, with what was looked at to know the graph and what was said of it, when it may be remembered
+    /// that there was nothing to do.
+    pub question: Option<(Question, Looks, Vec<String>)>,
 }
 
 impl fmt::Debug for Options<'_> {
@@ -159,8 +161,8 @@ pub(crate) fn execute(run: &Run<'_>, on_failure: OnFailure) -> Summary {
     summary.cancelled = run.cancel.is_requested();
     summary.skipped = summary.tasks - summary.executed - summary.hits.total() - summary.failed;
     let is_idle = summary.is_success() && summary.hits.disk == summary.tasks;
-    if let Some(question) = run.question.filter(|_| is_idle)
-        && let Err(error) = witness::remember(run, &question, &summary)
+    if let Some((question, said)) = run.question.as_ref().filter(|_| is_idle)
+        && let Err(error) = witness::remember(run, question, said, &summary)
     {
         tracing::info!(%error, "what was looked at is not remembered");
     }
@@ -190,7 +192,7 @@ pub(crate) struct Run<'a> {
     /// Which tasks of the graph leave something that another reads.
     is_read: Vec<bool>,
     pub(crate) caller: Caller,
-    question: Option<Question>,
+    question: Option<(Question, Vec<String>)>,
     /// The environment of tasks that say nothing of theirs, which most do.
     plain: OnceLock<Arc<Environment>>,
     pub(crate) cache: &'a dyn Cache,
@@ -261,16 +263,17 @@ impl<'a> Run<'a> {
         observer: &'a dyn Observer,
         cancel: &'a Cancel,
     ) -> Result<Self, WorkspaceError> {
-        let workspace = Workspace::open(&options.root, options.memory)?;
-        if options.question.is_none() {
-            workspace.files.forget_looks();
-        }
+        let (looks, question) = match options.question {
+            Some((question, looks, said)) => (looks, Some((question, said))),
+            None => (Looks::none(), None),
+        };
+        let workspace = Workspace::open(&options.root, options.memory, looks)?;
         Ok(Self {
             ignored: Ignored::read(&workspace.files),
             workspace,
             graph: options.graph,
             caller: options.caller,
-            question: options.question,
+            question,
             plain: OnceLock::new(),
             cache,
             jobs: options.jobs.clamp(1, MOST_JOBS),

@@ -7,7 +7,7 @@
 
 use crate::{
     environment::Caller,
-    files::{is_old, now_ns, stamp_of, stands},
+    looks::stands,
     run::Run,
     summary::{Hits, Summary},
     workspace::{DIRECTORY, WorkspaceError},
@@ -35,32 +35,28 @@ const STRIDE: usize = 64;
 pub struct Question(Hash);
 
 impl Question {
-    /// The question for tasks of the graph in this file, to be asked before the file is read; `None` when the file
-    /// changed so shortly before that another change would not show.
+    /// The question for tasks of the graph in this file in the workspace at `root`.
     pub fn new(
-        graph: &Path,
+        (root, graph): (&Path, &Path),
         tasks: &[String],
         strict: bool,
         accept_from: Sandbox,
         cache_id: Hash,
-    ) -> Option<Self> {
-        let asked_at = now_ns();
-        let stamp = graph.metadata().ok().filter(|file| file.is_file()).map(|file| stamp_of(&file));
-        let stamp = stamp.filter(|stamp| is_old(stamp, asked_at))?;
-        let (graph, version) = (graph.canonicalize().ok()?, env!("CARGO_PKG_VERSION"));
-        let asked = (version, graph, stamp, tasks, strict, accept_from, cache_id);
-        Some(Self(Hash::of(format!("{asked:?}").as_bytes())))
+    ) -> Self {
+        let places = [root, graph].map(|path| path.canonicalize().ok());
+        let asked = (env!("CARGO_PKG_VERSION"), places, tasks, strict, accept_from, cache_id);
+        Self(Hash::of(format!("{asked:?}").as_bytes()))
     }
 }
 
-/// What a run would come to that is asked this in the workspace at `root`, if it has nothing to do and that is
-/// already known. `None` says nothing.
+/// What a run would come to that is asked this in the workspace at `root`, and what is to be said of its graph, if it
+/// has nothing to do and that is already known. `None` says nothing.
 pub fn nothing_to_do(
     root: &Path,
     question: &Question,
     caller: &Caller,
     jobs: usize,
-) -> Option<Summary> {
+) -> Option<(Summary, Vec<String>)> {
     let began = Instant::now();
     let bytes = fs::read(root.join(DIRECTORY).join(FILE)).ok()?;
     let decoded = Witness::decode(&bytes);
@@ -72,14 +68,15 @@ pub fn nothing_to_do(
         return None;
     }
     let tasks = usize::try_from(witness.tasks).ok()?;
-    Some(Summary {
+    let summary = Summary {
         tasks,
         hits: Hits { disk: tasks, ..Hits::default() },
         elapsed: began.elapsed(),
         saved: Duration::from_millis(witness.saved_ms),
         unchanged: true,
         ..Summary::default()
-    })
+    };
+    Some((summary, witness.said))
 }
 
 fn all_stand(root: &Path, looks: &[(Vec<u8>, Look)], jobs: usize) -> Option<bool> {
@@ -111,6 +108,7 @@ fn all_stand(root: &Path, looks: &[(Vec<u8>, Look)], jobs: usize) -> Option<bool
 pub(crate) fn remember(
     run: &Run<'_>,
     question: &Question,
+    said: &[String],
     summary: &Summary,
 ) -> Result<(), WorkspaceError> {
     let workspace = &run.workspace;
@@ -128,6 +126,7 @@ pub(crate) fn remember(
         environment: run.caller.digest(&passed, &secret).0,
         variables: passed,
         secret_variables: secret,
+        said: said.to_vec(),
         tasks: summary.tasks as u64,
         saved_ms: u64::try_from(summary.saved.as_millis()).unwrap_or(u64::MAX),
         looks,

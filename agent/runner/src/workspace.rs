@@ -15,6 +15,7 @@ use crate::{
     files::FileTable,
     history::History,
     locks::{Locks, TaskLock},
+    looks::Looks,
     process::Cancel,
 };
 use netbuild_core::digest::Hash;
@@ -87,13 +88,13 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Opens the workspace at `root`, an existing directory. Nothing is written before there is
     /// something to write.
-    pub(crate) fn open(root: &Path, memory: Memory) -> Result<Self, WorkspaceError> {
+    pub(crate) fn open(root: &Path, memory: Memory, looks: Looks) -> Result<Self, WorkspaceError> {
         let root = root.canonicalize().map_err(at(root))?;
         let directory = root.join(DIRECTORY);
         let state = memory.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok(Self {
             id: Hash::of(root.as_os_str().as_encoded_bytes()),
-            files: FileTable::new(&root, state.files).map_err(at(&root))?,
+            files: FileTable::new(&root, state.files, looks).map_err(at(&root))?,
             beneath: Beneath::open(&root).map_err(at(&root))?,
             history: History::new(&root),
             tasks: Mutex::new(

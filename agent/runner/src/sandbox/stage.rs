@@ -6,8 +6,9 @@
 
 use crate::{
     beneath::{Beneath, BeneathError, join, remove_all, shown},
-    files::{FileTable, is_large, stamp_of},
+    files::{FileTable, is_large},
     inputs::{EXTERNAL, Inputs, entries},
+    looks::{Looks, stamp_of},
     outputs::{self, Collected, OutputError},
     restore,
     run::Run,
@@ -264,7 +265,7 @@ impl Stage {
                 }
             }
         }
-        let table = FileTable::new(&self.root, Vec::new())
+        let table = FileTable::new(&self.root, Vec::new(), Looks::none())
             .map_err(|error| StageError::Copy(Vec::new(), error))?;
         Ok(outputs::collect(&table, declared, workspace, Some(&stage))?)
     }
