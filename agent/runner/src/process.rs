@@ -38,6 +38,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(50);
 /// Bytes read from a pipe at once: the size of a Linux pipe.
 const PIPE_BYTES: usize = 64 * 1024;
+const LEAST_BYTES: usize = 4 * 1024;
 
 /// Asks a run to stop; shared with whoever may ask.
 #[derive(Debug, Default)]
@@ -332,7 +333,7 @@ impl Running {
     /// Waits for the end; also gives back the control socket of a supervisor that can take another
     /// command.
     pub(crate) fn wait(mut self, cancel: &Cancel) -> io::Result<(Finished, Option<UnixStream>)> {
-        let mut buffer = vec![0; PIPE_BYTES];
+        let mut buffer = Vec::new();
         let mut ended = None;
         let mut observed = None;
         while ended.is_none() || self.pipes.iter().any(|pipe| pipe.open.is_some()) {
@@ -412,18 +413,28 @@ impl Running {
         u32::try_from(self.started.elapsed().as_millis()).unwrap_or(u32::MAX)
     }
 
-    fn read_pipes(&mut self, ready: &Ready, buffer: &mut [u8]) -> io::Result<()> {
+    fn read_pipes(&mut self, ready: &Ready, buffer: &mut Vec<u8>) -> io::Result<()> {
         let at_ms = self.at_ms();
+        // Most commands say little or nothing.
+        if buffer.is_empty() {
+            buffer.resize(LEAST_BYTES, 0);
+        }
         for (pipe, ready) in self.pipes.iter_mut().zip(&ready.pipes) {
             let Some(open) = pipe.open.as_ref().filter(|_| *ready) else {
                 continue;
             };
-            let shown = match rustix::io::read(open, &mut *buffer) {
+            let shown = match rustix::io::read(open, &mut buffer[..]) {
                 Ok(0) => {
                     pipe.open = None;
                     pipe.masker.finish()
                 }
-                Ok(count) => pipe.masker.push(&buffer[..count]),
+                Ok(count) => {
+                    let shown = pipe.masker.push(&buffer[..count]);
+                    if count == buffer.len() {
+                        buffer.resize(PIPE_BYTES, 0);
+                    }
+                    shown
+                }
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };

@@ -1027,6 +1027,10 @@ fn make_way(run: &Run<'_>, task: &Task) -> Result<Vec<(Vec<u8>, PathBuf)>, TaskE
             continue;
         }
         for path in earlier {
+            // A path for what is not there would cost more than the look.
+            if !run.workspace.files.is_there(&path) {
+                continue;
+            }
             let to = run.workspace.staging_path()?;
             if beneath.take(&path, &to).map_err(fail)? {
                 aside.push((path, to));

@@ -217,7 +217,8 @@ impl Workspace {
     /// An empty directory for the temporary files of one command.
     pub(crate) fn scratch(&self) -> Result<Scratch, WorkspaceError> {
         let used = self.scratches.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(scratch) = used.filter(Scratch::is_as_made) {
+        // It was empty when it was given back; a command may have removed all of ours since.
+        if let Some(scratch) = used.filter(Scratch::is_there) {
             return Ok(scratch);
         }
         let path = self.staging_path()?;
@@ -253,10 +254,14 @@ impl Scratch {
         &self.path
     }
 
-    /// Whether it is there, empty and with the permissions that it was made with.
-    fn is_as_made(&self) -> bool {
+    /// Whether it is there, with the permissions that it was made with.
+    fn is_there(&self) -> bool {
         self.path.symlink_metadata().is_ok_and(|metadata| metadata.mode() == self.mode)
-            && fs::read_dir(&self.path).is_ok_and(|mut list| list.next().is_none())
+    }
+
+    /// The same, and empty.
+    fn is_as_made(&self) -> bool {
+        self.is_there() && fs::read_dir(&self.path).is_ok_and(|mut list| list.next().is_none())
     }
 }
 
@@ -279,13 +284,17 @@ fn read_state(path: &Path) -> State {
 /// Makes a directory of ours. A link in its place would lead what is written, and what is cleaned up,
 /// to where it leads: a repository may bring one along.
 fn own_directory(path: &Path) -> Result<(), WorkspaceError> {
+    let is_directory = || path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    if is_directory() {
+        return Ok(());
+    }
     match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let is_directory = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+        // Another run may have made it meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_directory() => {
             let what = "a link or a file stands there; remove it";
-            let other = || io::Error::new(io::ErrorKind::NotADirectory, what);
-            if is_directory { Ok(()) } else { Err(at(path)(other())) }
+            Err(at(path)(io::Error::new(io::ErrorKind::NotADirectory, what)))
         }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map_err(at(path)),
     }
 }
