@@ -42,6 +42,9 @@ impl Looks {
 
     /// Before what stands at an absolute path is used, links followed.
     pub fn handle_use(&self, path: &Path) {
+        if self.all().is_none() {
+            return;
+        }
         match path.canonicalize() {
             Ok(real) => {
                 let real = real.as_os_str().as_bytes();
