@@ -463,7 +463,7 @@ fn the_summary_has_the_documented_fields_and_no_others() {
     assert_eq!(path["tasks"], json!(["a"]), "{text}");
     assert!(path["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0), "{text}");
     let expected = json!({
-        "result": "success", "tasks": 2, "executed": 1, "sooner_built": 0, "failed": 0, "skipped": 0, "sandbox": {"env": 1},
+        "result": "success", "unchanged": false, "tasks": 2, "executed": 1, "sooner_built": 0, "failed": 0, "skipped": 0, "sandbox": {"env": 1},
         "hits": {"disk": 1, "peer": 0, "redis": 0, "s3": 0}, "sources": {}, "bytes_fetched": 0});
     assert_eq!(summary, expected);
 }
