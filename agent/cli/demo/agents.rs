@@ -6,8 +6,9 @@ use super::{
     processes::{LOOK, Process, Ran, Runner, command},
 };
 use crate::{commands::executable, errors::CliError};
+use netbuild_core::cache::CacheError;
 use netbuild_gateway::{SocketCache, socket_path};
-use netbuild_proto::control::{PeerState, Status};
+use netbuild_proto::control::{LinkRow, LinkSource, PeerState, Rows, Status};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::{
@@ -121,6 +122,22 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Waits until an agent has measured what the link from another carries, as one that runs for days has. On
+    /// loopback a short try does not find that.
+    pub(crate) fn wait_until_tried(&self, agent: &Agent, from: &Agent) -> Result<(), CliError> {
+        if matches!(self.links, Links::Loopback(_)) {
+            return Ok(());
+        }
+        let peer = from.status()?.peer;
+        let what = format!("{} has tried its link from {}", agent.site, from.site);
+        self.runner.wait_until(&what, || {
+            let links = agent.links()?;
+            Ok(links.rows.iter().any(|link| {
+                link.from == peer && link.source == LinkSource::Measured && link.goodput.is_some()
+            }))
+        })
+    }
+
     /// Waits until an agent knows of so many results, wherever they are: what is nowhere is known
     /// without asking.
     pub(crate) fn wait_for_records(&self, agent: &Agent, records: u64) -> Result<(), CliError> {
@@ -169,9 +186,21 @@ pub(crate) fn parse(json: &str) -> Result<Value, CliError> {
 impl Agent {
     /// What it says of itself, or that it is gone.
     pub(crate) fn status(&self) -> Result<Status, CliError> {
+        self.ask(SocketCache::status)
+    }
+
+    /// What it knows of the links between agents.
+    fn links(&self) -> Result<Rows<LinkRow>, CliError> {
+        self.ask(SocketCache::links)
+    }
+
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(&SocketCache) -> Result<T, CacheError>,
+    ) -> Result<T, CliError> {
         let asked = SocketCache::connect(&socket_path(&self.data_dir));
-        let status = asked.map_err(|error| self.gone(&error.to_string()))?.status();
-        status.map_err(|error| self.gone(&error.to_string()))
+        let answer = question(&asked.map_err(|error| self.gone(&error.to_string()))?);
+        answer.map_err(|error| self.gone(&error.to_string()))
     }
 
     fn gone(&self, error: &str) -> CliError {

@@ -499,7 +499,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// A branch that knows of all results and has none, with a workspace for the debug build.
+    /// A branch that knows its link and all results and has none, with a workspace for the debug build.
     fn new_branch(
         &self,
         regions: &Regions,
@@ -508,6 +508,7 @@ impl<'a> Story<'a> {
     ) -> Result<Agent, CliError> {
         let branch = self.world.agent(site, config, &[&regions.east])?;
         self.world.wait_until_met(&[&regions.east, &branch])?;
+        self.world.wait_until_tried(&branch, &regions.east)?;
         self.world.wait_for_records(&branch, self.results)?;
         self.example.write(&branch.workspace, Build::Debug)?;
         Ok(branch)
