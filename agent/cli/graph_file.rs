@@ -25,6 +25,16 @@ pub(crate) struct Loaded {
     pub(crate) notes: Vec<String>,
 }
 
+impl Loaded {
+    /// What is worth a warning in a graph of this file.
+    pub(crate) fn said(&self, file: &Path) -> Vec<String> {
+        let name = file.display().to_string();
+        let warnings = self.graph.warnings().iter().map(|it| it.in_file(&name).to_string());
+        let notes = self.notes.iter().map(|note| format!("{name}: {note}"));
+        warnings.chain(notes).collect()
+    }
+}
+
 /// The formats that are told by the names of their files.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -49,21 +59,14 @@ pub(crate) fn is_graph_json(path: &Path) -> bool {
 
 /// Loads a graph and says what is worth a warning.
 pub(crate) fn load(args: &GraphFileArgs) -> Result<Loaded, CliError> {
-    load_looking(args, &Looks::none()).map(|(loaded, _)| loaded)
+    load_looking(args, &Looks::none())
 }
 
-/// The same, noting what is looked at; also what was said.
-pub(crate) fn load_looking(
-    args: &GraphFileArgs,
-    looks: &Looks,
-) -> Result<(Loaded, Vec<String>), CliError> {
+/// The same, noting what is looked at.
+pub(crate) fn load_looking(args: &GraphFileArgs, looks: &Looks) -> Result<Loaded, CliError> {
     let loaded = load_from(args, looks)?;
-    let name = args.graph.display().to_string();
-    let warnings = loaded.graph.warnings().iter().map(|warning| warning.in_file(&name).to_string());
-    let notes = loaded.notes.iter().map(|note| format!("{name}: {note}"));
-    let said: Vec<String> = warnings.chain(notes).collect();
-    said.iter().for_each(|text| tracing::warn!("{text}"));
-    Ok((loaded, said))
+    loaded.said(&args.graph).iter().for_each(|text| tracing::warn!("{text}"));
+    Ok(loaded)
 }
 
 /// The workspace of a graph, told before the graph is read.

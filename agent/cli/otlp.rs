@@ -7,7 +7,7 @@
 use crate::trace::{Kind, Span};
 use netbuild_proto::control::{Attempt, Decision};
 use opentelemetry::{
-    InstrumentationScope, KeyValue, Value,
+    InstrumentationScope, KeyValue, Value as Attribute,
     trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState},
 };
 use opentelemetry_otlp::SpanExporter as Otlp;
@@ -19,7 +19,7 @@ use opentelemetry_sdk::{
         SpanEvents, SpanExporter, SpanLinks, SpanProcessor as _,
     },
 };
-use serde_json::Map;
+use serde_json::Value;
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicBool, Ordering},
@@ -50,6 +50,14 @@ struct Parent {
     trace: TraceId,
     span: SpanId,
     is_remote: bool,
+}
+
+impl Parent {
+    /// Of the first span of a trace.
+    fn none() -> Self {
+        let trace = RandomIdGenerator::default().new_trace_id();
+        Self { trace, span: SpanId::INVALID, is_remote: false }
+    }
 }
 
 /// What is told of a span apart from its place.
@@ -97,15 +105,10 @@ impl Traces {
         let asked = decision.attempts.iter().filter(|attempt| attempt.began_ms > 0);
         let end = at(decision.at_ms);
         let start = asked.clone().map(|attempt| at(attempt.began_ms)).min().unwrap_or(end);
-        let trace = Parent {
-            trace: RandomIdGenerator::default().new_trace_id(),
-            span: SpanId::INVALID,
-            is_remote: false,
-        };
         let whole = self.end(
-            trace,
+            Parent::none(),
             Told {
-                name: first_word(&decision.what).to_owned(),
+                name: decision.what.split(' ').next().unwrap_or_default().to_owned(),
                 kind: SpanKind::Internal,
                 start,
                 end,
@@ -152,22 +155,18 @@ impl Drop for Traces {
 }
 
 /// Tells of a run: of all of it, of each task, and of what came for it. `summary` is what the run came to.
-pub(crate) fn tell_run(began: SystemTime, spans: &[Span], summary: &serde_json::Value) {
+pub(crate) fn tell_run(began: SystemTime, spans: &[Span], summary: &Value) {
     let parent = match std::env::var(PARENT).ok().as_deref().map(parent_of) {
         Some(Some((_, false))) => return,
         Some(Some((parent, true))) => parent,
-        Some(None) | None => Parent {
-            trace: RandomIdGenerator::default().new_trace_id(),
-            span: SpanId::INVALID,
-            is_remote: false,
-        },
+        Some(None) | None => Parent::none(),
     };
     let Some(traces) = Traces::with_queue("netbuild", Vec::new(), spans.len() + 1) else { return };
     let end = began + spans.iter().map(|span| span.start + span.took).max().unwrap_or_default();
     let counts =
         ["tasks", "executed", "failed", "skipped", "sooner_built", "bytes_fetched", "result"];
-    let counted =
-        counts.iter().filter_map(|name| Some(((*name).to_owned(), summary.get(name)?.clone())));
+    let counted: Value =
+        counts.iter().map(|name| ((*name).to_owned(), summary[name].clone())).collect();
     let run = traces.end(
         parent,
         Told {
@@ -175,23 +174,18 @@ pub(crate) fn tell_run(began: SystemTime, spans: &[Span], summary: &serde_json::
             kind: SpanKind::Internal,
             start: began,
             end,
-            attributes: attributes(&counted.collect()),
+            attributes: attributes(&counted),
             failed: (summary["result"] != "success").then(|| "not all tasks did well".to_owned()),
         },
     );
-    let told = |span: &Span| Told {
-        name: match span.kind {
-            Kind::Job(_) => span.name.clone(),
-            Kind::Transfer(_) => format!("fetch {}", span.name),
-        },
-        kind: if matches!(span.kind, Kind::Job(_)) { SpanKind::Internal } else { SpanKind::Client },
-        start: began + span.start,
-        end: began + span.start + span.took,
-        attributes: attributes(&span.fields),
-        failed: span
-            .fields
-            .get("reason")
-            .map(|reason| reason.as_str().unwrap_or_default().to_owned()),
+    let told = |span: &Span| {
+        let (name, kind) = match span.kind {
+            Kind::Job(_) => (span.name.clone(), SpanKind::Internal),
+            Kind::Transfer(_) => (format!("fetch {}", span.name), SpanKind::Client),
+        };
+        let (start, attributes) = (began + span.start, attributes(&span.fields));
+        let failed = span.fields["reason"].as_str().map(str::to_owned);
+        Told { name, kind, start, end: start + span.took, attributes, failed }
     };
     let (tasks, transfers): (Vec<_>, Vec<_>) =
         spans.iter().partition(|span| matches!(span.kind, Kind::Job(_)));
@@ -283,36 +277,34 @@ fn of_attempt(attempt: &Attempt) -> Told {
     }
 }
 
-/// Fields as attributes; those with fields of their own as several.
-fn attributes(fields: &Map<String, serde_json::Value>) -> Vec<KeyValue> {
+/// The fields of an object as attributes; those with fields of their own as several.
+fn attributes(fields: &Value) -> Vec<KeyValue> {
     let mut attributes = Vec::new();
-    for (name, value) in fields {
-        let value: Value = match value {
-            serde_json::Value::Object(below) => {
-                let below =
-                    below.iter().map(|(last, value)| (format!("{name}.{last}"), value.clone()));
-                attributes.extend(self::attributes(&below.collect()));
-                continue;
-            }
-            serde_json::Value::Bool(value) => (*value).into(),
-            serde_json::Value::Number(number) => match number.as_i64() {
-                Some(number) => number.into(),
-                None => number.as_f64().unwrap_or_default().into(),
-            },
-            serde_json::Value::String(text) => text.clone().into(),
-            serde_json::Value::Null | serde_json::Value::Array(_) => continue,
-        };
-        attributes.push(KeyValue::new(format!("netbuild.{name}"), value));
-    }
+    add_attributes("netbuild", fields, &mut attributes);
     attributes
+}
+
+fn add_attributes(name: &str, value: &Value, attributes: &mut Vec<KeyValue>) {
+    let value: Attribute = match value {
+        Value::Object(fields) => {
+            for (last, value) in fields {
+                add_attributes(&format!("{name}.{last}"), value, attributes);
+            }
+            return;
+        }
+        Value::Bool(value) => (*value).into(),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => number.into(),
+            None => number.as_f64().unwrap_or_default().into(),
+        },
+        Value::String(text) => text.clone().into(),
+        Value::Null | Value::Array(_) => return,
+    };
+    attributes.push(KeyValue::new(name.to_owned(), value));
 }
 
 fn at(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms)
-}
-
-fn first_word(text: &str) -> &str {
-    text.split(' ').next().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use netbuild_core::{
     graph::{Graph, TaskId},
 };
 use netbuild_runner::{Ended, Event, Levels};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     fs::File,
@@ -125,7 +125,7 @@ impl<'g> Recorder<'g> {
                 }
                 let fields = || finished(task, ended, *took, log.len(), levels.as_ref());
                 if ran {
-                    state.span(task, id, Kind::Job(row), (start, now), how, &fields);
+                    state.span(task, id, Kind::Job(row), (start, now), &fields);
                 }
                 state.write(now, "finished", fields);
             }
@@ -145,9 +145,7 @@ impl<'g> Recorder<'g> {
         if let Some(error) = state.broken.take().or(flushed.err()) {
             tracing::warn!("not all events could be written: {error}");
         }
-        if otlp::is_on() {
-            otlp::tell_run(self.began_at, state.trace.spans(), summary);
-        }
+        otlp::tell_run(self.began_at, state.trace.spans(), summary);
         let Some(path) = trace else { return Ok(()) };
         state.trace.flag_critical(self.graph);
         std::fs::write(path, state.trace.to_json())
@@ -225,7 +223,7 @@ impl State {
     fn end_transfer(&mut self, task: &str, now: Duration, how: &str) {
         if let Some((row, start)) = self.moving.remove(task) {
             self.transfers.free(row, now);
-            self.span(task, None, Kind::Transfer(row), (start, now), how, &|| json!({"how": how}));
+            self.span(task, None, Kind::Transfer(row), (start, now), &|| json!({"how": how}));
         }
     }
 
@@ -236,16 +234,11 @@ impl State {
         id: Option<TaskId>,
         kind: Kind,
         (start, end): (Duration, Duration),
-        how: &str,
         fields: &dyn Fn() -> Value,
     ) {
         if self.traced {
-            let (name, how, took) = (task.to_owned(), how.to_owned(), end.saturating_sub(start));
-            let fields = match fields() {
-                Value::Object(fields) => fields,
-                _ => Map::new(),
-            };
-            self.trace.add(Span { name, id, kind, start, took, how, fields });
+            let (name, took, fields) = (task.to_owned(), end.saturating_sub(start), fields());
+            self.trace.add(Span { name, id, kind, start, took, fields });
         }
     }
 }

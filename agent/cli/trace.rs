@@ -4,7 +4,7 @@
 //! waited for each other is flagged.
 
 use netbuild_core::graph::{Graph, TaskId};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
@@ -33,10 +33,8 @@ pub(crate) struct Span {
     /// From the beginning of the run.
     pub(crate) start: Duration,
     pub(crate) took: Duration,
-    /// How it ended.
-    pub(crate) how: String,
-    /// What else is told of it, for programs.
-    pub(crate) fields: Map<String, Value>,
+    /// How it ended, `how`, and what else is told of it: an object.
+    pub(crate) fields: Value,
 }
 
 /// Spans in the order in which they were added.
@@ -91,7 +89,7 @@ impl Trace {
                 "tid": row,
                 "ts": micros(span.start),
                 "dur": micros(span.took),
-                "args": {"how": span.how, "critical": critical},
+                "args": {"how": span.fields["how"], "critical": critical},
             });
             if critical {
                 event["cname"] = Value::from("terrible");

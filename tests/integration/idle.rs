@@ -45,12 +45,17 @@ fn executable(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions");
 }
 
-/// A run that finds its tool in one of two directories.
-fn run(workspace: &Workspace, args: &[&str]) -> Run {
+/// A run that finds its tool in one of two directories, not started yet.
+fn command(workspace: &Workspace, args: &[&str]) -> Command {
     let mut command = workspace.command(args);
     let (early, late) = (workspace.root.join("early"), workspace.root.join("late"));
     command.env("PATH", format!("{}:{}:/usr/bin:/bin", early.display(), late.display()));
-    Run::of(command.arg("--json")).expect_success()
+    command.arg("--json");
+    command
+}
+
+fn run(workspace: &Workspace, args: &[&str]) -> Run {
+    Run::of(&mut command(workspace, args)).expect_success()
 }
 
 fn is_unchanged(run: &Run) -> bool {
@@ -147,16 +152,9 @@ fn strangers_among_outputs_go_although_there_was_nothing_to_do() {
 fn what_is_asked_counts() {
     let place = Place::new();
     let workspace = idle(&place, "w");
-    let asked = |change: fn(&mut Command) -> &mut Command| {
-        let mut command = workspace.command(&["--json"]);
-        let (early, late) = (workspace.root.join("early"), workspace.root.join("late"));
-        command.env("PATH", format!("{}:{}:/usr/bin:/bin", early.display(), late.display()));
-        change(&mut command);
-        Run::of(&mut command).expect_success()
-    };
     let other = |what: &str, change: fn(&mut Command) -> &mut Command| {
         wait_until("nothing has changed", || is_unchanged(&run(&workspace, &[])));
-        let run = asked(change);
+        let run = Run::of(change(&mut command(&workspace, &[]))).expect_success();
         assert!(!is_unchanged(&run), "{what}: {}", run.summary);
         run
     };

@@ -58,9 +58,8 @@ fn what_one_region_built_another_restores_without_executing_anything() {
     // depends on how fast this machine is just now.
     let config = place.path("mesh.toml");
     fs::write(&config, "[transfer]\ncodec = \"zstd-3\"\n").expect("a file");
-    let mut command = netbuild_agent();
-    command.args(["--region", "us-west", "--listen", "127.0.0.1:0", "--join", &first.ticket]);
-    command.arg("--data-dir").arg(&west.data_dir).arg("--config").arg(&config);
+    let mut command = Agent::on_loopback("us-west", &west.data_dir, &[&first.ticket]);
+    command.arg("--config").arg(&config);
     let second = Agent::spawn(command, &west.data_dir);
     let run = west.run(&[]).expect_from_peers("us-east");
     // It shrinks well, and is more than five mebibytes as it is.

@@ -236,13 +236,18 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts an agent on loopback and waits until it serves.
     pub(crate) fn start(region: &str, data_dir: &Path, join: &[&str]) -> Self {
+        Self::spawn(Self::on_loopback(region, data_dir, join), data_dir)
+    }
+
+    /// The command line of such an agent, not started yet.
+    pub(crate) fn on_loopback(region: &str, data_dir: &Path, join: &[&str]) -> Command {
         let mut command = netbuild_agent();
         command.arg("--region").arg(region).arg("--data-dir").arg(data_dir);
         command.args(["--listen", "127.0.0.1:0"]);
         for ticket in join {
             command.arg("--join").arg(ticket);
         }
-        Self::spawn(command, data_dir)
+        command
     }
 
     /// Starts an agent by a command line of the test's own, and waits until it serves.

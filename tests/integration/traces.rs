@@ -1,8 +1,9 @@
 //! What a collector of OpenTelemetry gets from runs and agents.
 
-use crate::support::{Agent, PATIENCE, Place, Run, netbuild_agent, wait_until};
+use crate::support::{Agent, PATIENCE, Place, Run, wait_until};
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest, common::v1::any_value::Value as Any,
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{KeyValue, any_value::Value as Any},
     trace::v1::Span,
 };
 use prost::Message as _;
@@ -69,8 +70,7 @@ fn take(mut stream: &TcpStream, kept: &Mutex<Vec<Received>>) -> Option<()> {
     let request = ExportTraceServiceRequest::decode(&body[..]).expect("OTLP");
     for of_resource in request.resource_spans {
         let attributes = of_resource.resource.unwrap_or_default().attributes;
-        let service = attributes.iter().find(|attribute| attribute.key == "service.name");
-        let service = service.map(|name| text(&name.value.clone().and_then(|v| v.value)));
+        let service = named(&attributes, "service.name");
         let spans = of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
         let service = service.expect("a name of the service");
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,10 +87,14 @@ fn text(value: &Option<Any>) -> String {
     }
 }
 
+fn named(attributes: &[KeyValue], name: &str) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.key == name)?;
+    Some(text(&found.value.clone().and_then(|v| v.value)))
+}
+
 /// What an attribute of a span says; empty when it has none of this name.
 fn said(span: &Span, name: &str) -> String {
-    let found = span.attributes.iter().find(|attribute| attribute.key == name);
-    found.map(|found| text(&found.value.clone().and_then(|v| v.value))).unwrap_or_default()
+    named(&span.attributes, name).unwrap_or_default()
 }
 
 #[test]
@@ -106,9 +110,7 @@ fn a_run_and_the_agents_behind_it_are_traced() {
     let west = place.workspace("west", &graph, &[]);
     let first = Agent::start("us-east", &east.data_dir, &[]);
     assert_eq!(east.run(&["read"]).expect_success().executed(), 2);
-    let mut second = netbuild_agent();
-    second.args(["--region", "us-west", "--listen", "127.0.0.1:0", "--join", &first.ticket]);
-    second.arg("--data-dir").arg(&west.data_dir);
+    let mut second = Agent::on_loopback("us-west", &west.data_dir, &[&first.ticket]);
     second
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.address)
         .env("OTEL_BSP_SCHEDULE_DELAY", "50");

@@ -20,8 +20,8 @@ use netbuild_node::{
     config::{Flags, Settings},
 };
 use netbuild_runner::{
-    Caller, Cancel, Event, Link, Looks, Memory, Observer, Options, Prediction, Question, Summary,
-    nothing_to_do,
+    Asked, Caller, Cancel, Event, Link, Looks, Memory, Observer, Options, Prediction, Question,
+    Summary, nothing_to_do,
 };
 use serde_json::json;
 use signal_hook::{
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let session = super::session(&settings)?;
     if args.dry_run {
         let memory = Memory::recall(&graph_file::root_of(&args.graph)?);
-        let (loaded, targets) = graph_and_targets(args)?;
+        let (loaded, targets) = graph_and_targets(args, &Looks::none())?;
         let (executable, id) = (executable()?, || session.id());
         let options = options(args, &settings, memory, &loaded, targets, (1, executable), &id);
         return dry_run(&loaded.graph, netbuild_runner::predict(options)?, args.json);
@@ -65,12 +65,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
             }
             let memory = Memory::recall(&root);
             let looks = question.map_or_else(Looks::none, |_| Looks::begin());
-            let (loaded, said) = graph_file::load_looking(&args.graph, &looks)?;
-            let targets = graph_file::targets(&loaded.graph, &args.tasks)?;
+            let (loaded, targets) = graph_and_targets(args, &looks)?;
             // The process ends after it, which is quicker than to take a large graph apart.
             let loaded = ManuallyDrop::new(loaded);
-            let question = question.map(|question| (question, looks, said));
-            once(args, &settings, &session, (memory, question), &loaded, targets, cancel)
+            let said = |question| Asked { question, looks, said: loaded.said(&args.graph.graph) };
+            let asked = question.map(said);
+            once(args, &settings, &session, (memory, asked), &loaded, targets, cancel)
         }),
     })?;
     Ok(match (signal, success) {
@@ -81,8 +81,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     })
 }
 
-fn graph_and_targets(args: &RunArgs) -> Result<(Loaded, Vec<TaskId>), CliError> {
-    let loaded = graph_file::load(&args.graph)?;
+fn graph_and_targets(args: &RunArgs, looks: &Looks) -> Result<(Loaded, Vec<TaskId>), CliError> {
+    let loaded = graph_file::load_looking(&args.graph, looks)?;
     let targets = graph_file::targets(&loaded.graph, &args.tasks)?;
     Ok((loaded, targets))
 }
@@ -118,7 +118,7 @@ fn once(
     args: &RunArgs,
     settings: &Settings,
     session: &Session,
-    (memory, question): (Memory, Option<(Question, Looks, Vec<String>)>),
+    (memory, asked): (Memory, Option<Asked>),
     loaded: &Loaded,
     targets: Vec<TaskId>,
     cancel: &Cancel,
@@ -132,7 +132,7 @@ fn once(
     let (jobs, executable) = (settings.jobs.get().min(limit), executable()?);
     let id = || session.id();
     let mut options = options(args, settings, memory, loaded, targets, (jobs, executable), &id);
-    options.question = question;
+    options.asked = asked;
     let summary = netbuild_runner::run(options, session, &seeing, cancel)?;
     let Seeing { recorder, progress } = seeing;
     conclude(args, session, cancel, &summary, progress, Some((graph, recorder)))
@@ -190,7 +190,7 @@ fn again_and_again(
     let mut repeats = 0;
     while !cancel.is_requested() {
         let memory = Memory::recall(&root);
-        let (loaded, targets) = match graph_and_targets(args) {
+        let (loaded, targets) = match graph_and_targets(args, &Looks::none()) {
             Ok(loaded) => loaded,
             Err(error) => {
                 // It is told, and tried again when something has changed.
@@ -260,7 +260,7 @@ fn options<'a>(
         publish_from: settings.publish_from,
         accept_from: settings.accept_from,
         cache_id,
-        question: None,
+        asked: None,
     }
 }
 

@@ -66,7 +66,7 @@ pub fn levels_here(executable: PathBuf, cancel: &Cancel) -> io::Result<LevelsHer
         prefers_cache: false,
         is_last: false,
         cache_id: &id,
-        question: None,
+        asked: None,
     };
     let run = Run::new(options, &NoCache, &failures, cancel).map_err(io::Error::other)?;
     execute(&run, OnFailure::KeepGoing);

@@ -54,5 +54,5 @@ pub use sharing::Link;
 pub use summary::{Hits, Summary};
 pub use supervisor::{SPAWN_COMMAND, spawner_main};
 pub use task::NO_CACHE;
-pub use witness::{Question, nothing_to_do};
+pub use witness::{Asked, Question, nothing_to_do};
 pub use workspace::{DIRECTORY, Memory, WorkspaceError};

@@ -42,7 +42,7 @@ impl Looks {
 
     /// Before what stands at an absolute path is used, links followed.
     pub fn handle_use(&self, path: &Path) {
-        if self.all().is_none() {
+        if !self.are_wanted() {
             return;
         }
         match path.canonicalize() {
@@ -67,15 +67,17 @@ impl Looks {
 
     pub(crate) fn add(&self, path: &[u8], look: Look) {
         let mut all = self.all();
+        let Some(known) = &mut *all else { return };
         match &look {
             Look::There(stamp) | Look::Listed(stamp) if !is_old(stamp, now_ns()) => *all = None,
-            _ => {
-                all.as_mut().map(|all| all.insert((path.to_vec(), look)));
-            }
+            _ => drop(known.insert((path.to_vec(), look))),
         }
     }
 
     pub(crate) fn note_there(&self, directory: impl AsFd, path: &[u8]) {
+        if !self.are_wanted() {
+            return;
+        }
         match look(directory, path, false) {
             Ok(None) => self.add(path, Look::Absent),
             Ok(Some(stamp)) if !is_link(&stamp) => self.add(path, Look::There(of_directory(stamp))),
@@ -84,6 +86,10 @@ impl Looks {
     }
 
     pub(crate) fn note_listed(&self, directory: impl AsFd, path: &[u8]) {
+        // A run that does something lists directories, too.
+        if !self.are_wanted() {
+            return;
+        }
         match look(directory, path, true) {
             Ok(None) => self.add(path, Look::Absent),
             Ok(Some(stamp)) => self.add(path, Look::Listed(stamp)),
@@ -94,6 +100,10 @@ impl Looks {
     /// All of it; `None` when that is not all that counts.
     pub(crate) fn take(&self) -> Option<Vec<(Vec<u8>, Look)>> {
         Some(self.all().take()?.into_iter().collect())
+    }
+
+    fn are_wanted(&self) -> bool {
+        self.all().is_some()
     }
 
     fn all(&self) -> MutexGuard<'_, Option<All>> {

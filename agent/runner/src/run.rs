@@ -16,7 +16,7 @@ use crate::{
     task::{self, Done, Failure, TaskError},
     terminal::Lent,
     tools::Tools,
-    witness::{self, Question},
+    witness::{self, Asked, Question},
     workspace::{Memory, Workspace, WorkspaceError},
 };
 use netbuild_core::{
@@ -90,9 +90,8 @@ pub struct Options<'a> {
     /// is first used. Outputs that stand in the workspace are looked up all the same when
     /// another cache had them, so that this one comes to have them too.
     pub cache_id: &'a (dyn Fn() -> Hash + Sync),
-    /// What it is asked, with what was looked at to know the graph and what was said of it, when it may be remembered
-    /// that there was nothing to do.
-    pub question: Option<(Question, Looks, Vec<String>)>,
+    /// What it is asked, when it may be remembered that there was nothing to do.
+    pub asked: Option<Asked>,
 }
 
 impl fmt::Debug for Options<'_> {
@@ -263,8 +262,8 @@ impl<'a> Run<'a> {
         observer: &'a dyn Observer,
         cancel: &'a Cancel,
     ) -> Result<Self, WorkspaceError> {
-        let (looks, question) = match options.question {
-            Some((question, looks, said)) => (looks, Some((question, said))),
+        let (looks, question) = match options.asked {
+            Some(Asked { question, looks, said }) => (looks, Some((question, said))),
             None => (Looks::none(), None),
         };
         let workspace = Workspace::open(&options.root, options.memory, looks)?;

@@ -7,7 +7,7 @@
 
 use crate::{
     environment::Caller,
-    looks::stands,
+    looks::{Looks, stands},
     run::Run,
     summary::{Hits, Summary},
     workspace::{DIRECTORY, WorkspaceError},
@@ -49,6 +49,17 @@ impl Question {
     }
 }
 
+/// What a run is asked whose looks are to be remembered when it has nothing to do.
+#[derive(Debug)]
+pub struct Asked {
+    /// The question.
+    pub question: Question,
+    /// What was looked at to know the graph.
+    pub looks: Looks,
+    /// What was said of the graph.
+    pub said: Vec<String>,
+}
+
 /// What a run would come to that is asked this in the workspace at `root`, and what is to be said of its graph, if it
 /// has nothing to do and that is already known. `None` says nothing.
 pub fn nothing_to_do(
@@ -64,7 +75,7 @@ pub fn nothing_to_do(
     let Witness { question: asked, variables, secret_variables, environment, .. } = &witness;
     let is_asked =
         *asked == question.0.0 && caller.digest(variables, secret_variables).0 == *environment;
-    if !is_asked || !all_stand(root, &witness.looks, jobs)? {
+    if !is_asked || !all_stand(root, &witness.looks, jobs) {
         return None;
     }
     let tasks = usize::try_from(witness.tasks).ok()?;
@@ -79,8 +90,8 @@ pub fn nothing_to_do(
     Some((summary, witness.said))
 }
 
-fn all_stand(root: &Path, looks: &[(Vec<u8>, Look)], jobs: usize) -> Option<bool> {
-    let directory: OwnedFd = File::open(root).ok()?.into();
+fn all_stand(root: &Path, looks: &[(Vec<u8>, Look)], jobs: usize) -> bool {
+    let Ok(directory) = File::open(root).map(OwnedFd::from) else { return false };
     let changed = AtomicBool::new(false);
     let look = |some: &[(Vec<u8>, Look)]| {
         for some in some.chunks(STRIDE) {
@@ -101,7 +112,7 @@ fn all_stand(root: &Path, looks: &[(Vec<u8>, Look)], jobs: usize) -> Option<bool
         }
         look(own);
     });
-    Some(!changed.into_inner())
+    !changed.into_inner()
 }
 
 /// Remembers what a run looked at that found nothing to do.

@@ -288,15 +288,17 @@ fn own_directory(path: &Path) -> Result<(), WorkspaceError> {
     if is_directory() {
         return Ok(());
     }
-    match fs::create_dir(path) {
-        // Another run may have made it meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_directory() => {
-            let what = "a link or a file stands there; remove it";
-            Err(at(path)(io::Error::new(io::ErrorKind::NotADirectory, what)))
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(at(path)),
-    }
+    fs::create_dir(path)
+        .or_else(|error| match error.kind() {
+            // Another run may have made it meanwhile.
+            io::ErrorKind::AlreadyExists if is_directory() => Ok(()),
+            io::ErrorKind::AlreadyExists => {
+                let what = "a link or a file stands there; remove it";
+                Err(io::Error::new(io::ErrorKind::NotADirectory, what))
+            }
+            _ => Err(error),
+        })
+        .map_err(at(path))
 }
 
 /// Opens a file of ours for writing, made if it is not there, and never another one through a link.

@@ -11,7 +11,7 @@ use netbuild_core::{
     schedule::{OnFailure, Outcome, Schedule},
 };
 use netbuild_proto::workspace::State;
-use serde_json::Map;
+use serde_json::json;
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, HashMap},
@@ -90,8 +90,7 @@ fn planned(graph: &Graph, targets: &[TaskId], jobs: usize, cost: impl Fn(TaskId)
                     kind: Kind::Job(slot),
                     start: Duration::from_millis(now),
                     took: Duration::from_millis(took),
-                    how: "planned".to_owned(),
-                    fields: Map::new(),
+                    fields: json!({"how": "planned"}),
                 });
             }
         }

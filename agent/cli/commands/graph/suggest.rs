@@ -64,7 +64,7 @@ pub(crate) fn suggest(args: &SuggestArgs) -> Result<ExitCode, CliError> {
         accept_from: Sandbox::Loose,
         link: Link::Copy,
         cache_id: &id,
-        question: None,
+        asked: None,
     };
     let (summary, signal) = stopping(|cancel| {
         netbuild_runner::observe(options, &watching, cancel).map_err(Into::into)
