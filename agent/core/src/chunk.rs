@@ -1,8 +1,12 @@
 //! Content-defined chunks of blobs: FastCDC-2020 as REAPI specifies it, so that one layout serves
 //! mesh, disk and `SplitBlob`.
 
+mod cutter;
+
+pub use cutter::{Chunker, Cutter};
+
 use crate::digest::{Digest, Hash};
-use fastcdc::v2020::{FastCDC, Normalization, get_gear_with_seed, select_masks};
+use fastcdc::v2020::{Normalization, get_gear_with_seed, select_masks};
 
 /// Smallest chunk in bytes, except a blob's last: a quarter of the average, as REAPI wants it.
 pub const MIN_CHUNK: usize = AVG_CHUNK / 4;
@@ -107,77 +111,6 @@ impl Manifest {
     }
 }
 
-/// Cuts a blob that arrives in pieces; holds at most one chunk and one piece, which a processor's cache
-/// should hold, too.
-#[derive(Debug, Default)]
-pub struct Cutter {
-    pending: Vec<u8>,
-    chunks: Vec<Chunk>,
-}
-
-impl Cutter {
-    /// Adds the next piece.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.pending.extend_from_slice(bytes);
-        // A cut depends on at most MAX_CHUNK bytes, so one is certain once that many are here.
-        let mut start = 0;
-        while self.pending.len() - start >= MAX_CHUNK {
-            start += self.cut(start);
-        }
-        self.pending.drain(..start);
-    }
-
-    fn cut(&mut self, start: usize) -> usize {
-        let rest = &self.pending[start..];
-        let len = first_cut(rest, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK);
-        self.chunks.push(Chunk { hash: Hash::of(&rest[..len]), len: len as u32 });
-        len
-    }
-
-    /// Ends the blob, whose digest is this one.
-    pub fn finish(mut self, blob: Digest) -> Manifest {
-        if let Some(single) = Manifest::single(blob) {
-            return single;
-        }
-        let mut start = 0;
-        while start < self.pending.len() {
-            start += self.cut(start);
-        }
-        Manifest { blob, chunks: self.chunks }
-    }
-}
-
-/// Cuts and digests a blob that arrives in pieces.
-#[derive(Debug, Default)]
-pub struct Chunker {
-    cutter: Cutter,
-    whole: crate::digest::DigestBuilder,
-}
-
-impl Chunker {
-    /// A chunker that has seen no bytes.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds the next piece.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.whole.update(bytes);
-        self.cutter.update(bytes);
-    }
-
-    /// Ends the blob.
-    pub fn finish(self) -> Manifest {
-        self.cutter.finish(self.whole.finish())
-    }
-}
-
-/// Length of the first FastCDC-2020 chunk (normalization level 2) of non-empty `bytes`.
-fn first_cut(bytes: &[u8], min: usize, avg: usize, max: usize) -> usize {
-    let mut cutter = FastCDC::with_level(bytes, min, avg, max, Normalization::Level2);
-    cutter.next().map_or(bytes.len(), |chunk| chunk.length)
-}
-
 /// Whether our own cut may end a chunk of `len` bytes where a stranger says that one ends. `last`
 /// are the last bytes of that chunk, at least [`CUT_WINDOW`] less one of them, and `next` is the
 /// byte behind it.
@@ -205,6 +138,7 @@ pub fn may_end(len: usize, last: &[u8], next: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fastcdc::v2020::FastCDC;
     use proptest::prelude::*;
 
     /// Bytes that look random and are the same everywhere (SplitMix64, Steele et al. 2014).
@@ -225,6 +159,12 @@ mod tests {
         let mut chunker = Chunker::new();
         bytes.chunks(piece.max(1)).for_each(|piece| chunker.update(piece));
         chunker.finish()
+    }
+
+    /// Length of the first chunk of non-empty `bytes`, as the library cuts it.
+    fn first_cut(bytes: &[u8], min: usize, avg: usize, max: usize) -> usize {
+        let mut cutter = FastCDC::with_level(bytes, min, avg, max, Normalization::Level2);
+        cutter.next().map_or(bytes.len(), |chunk| chunk.length)
     }
 
     fn cuts(bytes: &[u8], min: usize, avg: usize, max: usize) -> Vec<usize> {
@@ -261,8 +201,48 @@ mod tests {
             106_032,
         ];
         assert_eq!(cuts(&bytes, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK), ours);
-        let manifest = manifest_of(&bytes, 100_000);
-        assert_eq!(manifest.chunks().iter().map(|c| c.len as usize).collect::<Vec<_>>(), ours);
+        assert_eq!(lengths(&manifest_of(&bytes, 100_000)), ours);
+    }
+
+    fn lengths(manifest: &Manifest) -> Vec<usize> {
+        manifest.chunks().iter().map(|chunk| chunk.len as usize).collect()
+    }
+
+    /// A pair of bytes that is torn apart where a chunk ends, and one whose second byte never comes.
+    #[test]
+    fn a_chunk_ends_where_the_library_ends_it_wherever_pieces_and_blobs_end() {
+        let bytes = noise(12_000_000, 5);
+        let whole = cuts(&bytes, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK);
+        assert_eq!(lengths(&manifest_of(&bytes, bytes.len())), whole);
+        let (mut end, mut parities) = (0, [0, 0]);
+        for len in &whole[..whole.len() - 1] {
+            end += len;
+            parities[len % 2] += 1;
+            for at in end - 1..=end + 2 {
+                let mut chunker = Chunker::new();
+                [&bytes[..at], &[], &bytes[at..]].iter().for_each(|piece| chunker.update(piece));
+                assert_eq!(lengths(&chunker.finish()), whole, "torn at {at}, {end}");
+                if at > MAX_CHUNK {
+                    let cut = cuts(&bytes[..at], MIN_CHUNK, AVG_CHUNK, MAX_CHUNK);
+                    assert_eq!(lengths(&manifest_of(&bytes[..at], at)), cut, "over at {at}");
+                    assert_eq!(lengths(&manifest_of(&bytes[..at], 4095)), cut, "over at {at}");
+                }
+            }
+        }
+        assert!(parities.iter().all(|times| *times > 2), "{parities:?}");
+    }
+
+    #[test]
+    fn what_repeats_itself_is_cut_as_the_library_cuts_it() {
+        for period in [1, 2, 3, 64, 65, 1000, 4096, 150_000] {
+            for seed in 0..4 {
+                let part = noise(period, seed);
+                let bytes: Vec<u8> = part.iter().copied().cycle().take(5_000_001).collect();
+                let cut = cuts(&bytes, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK);
+                assert_eq!(lengths(&manifest_of(&bytes, 1 << 18)), cut, "{period}, {seed}");
+                assert_eq!(lengths(&manifest_of(&bytes, 777)), cut, "{period}, {seed}");
+            }
+        }
     }
 
     #[test]
@@ -345,7 +325,9 @@ mod tests {
         ) {
             let bytes = noise(len, seed);
             let manifest = manifest_of(&bytes, piece);
-            prop_assert_eq!(&manifest, &manifest_of(&bytes, len));
+            if len > MAX_CHUNK {
+                prop_assert_eq!(lengths(&manifest), cuts(&bytes, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK));
+            }
             prop_assert_eq!(manifest.blob(), Digest::of(&bytes));
             for (at, chunk) in manifest.offsets() {
                 let part = &bytes[at as usize..][..chunk.len as usize];
