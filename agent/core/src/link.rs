@@ -131,6 +131,8 @@ pub struct Belief {
     pub rtt_age: Duration,
     /// How old the goodput is.
     pub goodput_age: Duration,
+    /// Whether the link carries no more than its goodput, as this agent saw itself.
+    pub full: bool,
     /// Who measured it.
     pub basis: Basis,
 }
@@ -163,6 +165,8 @@ pub struct Estimate {
     /// The round-trip time when goodput was measured last, in seconds, and what was believed of it then.
     rtt_at_goodput: Option<f64>,
     measured: Option<f64>,
+    /// See [`Belief::full`].
+    full: bool,
 }
 
 impl Estimate {
@@ -175,6 +179,7 @@ impl Estimate {
             Sample::Goodput { bytes, elapsed } => {
                 if let Some(goodput) = rate(bytes, elapsed) {
                     self.handle_goodput(goodput, now);
+                    self.full = true;
                 }
             }
             // A sample that was not limited by the link counts when it is more than is believed
@@ -183,6 +188,7 @@ impl Estimate {
                 let believed = crate::score::goodput(&self.belief(now));
                 if let Some(goodput) = rate(bytes, elapsed).filter(|rate| *rate > believed) {
                     self.handle_goodput(goodput, now);
+                    self.full = false;
                 }
             }
         }
@@ -212,7 +218,7 @@ impl Estimate {
                 let measured = self.measured.unwrap_or(goodput.mean);
                 goodput.mean = (measured * (then / value).min(1.0)).max(1.0);
                 goodput.weight = 0.0;
-                self.odd = None;
+                (self.odd, self.full) = (None, false);
             }
             return true;
         }
@@ -272,6 +278,7 @@ impl Estimate {
             goodput: self.goodput.map(|goodput| goodput.mean),
             rtt_age: age(&self.rtt),
             goodput_age: age(&self.goodput),
+            full: self.full,
             basis: if self.rtt.is_some() { Basis::Measured } else { Basis::Assumed },
         }
     }
@@ -391,7 +398,9 @@ mod tests {
         assert_eq!(estimate.belief(now).goodput, Some(9e6));
         let (estimate, now) = after(&[rtt, (1, goodput(3)), (2, at_least(2))]);
         assert_eq!(estimate.belief(now).goodput, Some(3e6));
+        assert!(estimate.belief(now).full);
         let (estimate, now) = after(&[rtt, (1, goodput(3)), (2, at_least(5))]);
+        assert!(!estimate.belief(now).full, "it carries more than it did when it was full");
         assert!(estimate.belief(now).goodput.unwrap() > 3.5e6);
     }
 

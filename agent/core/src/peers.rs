@@ -32,6 +32,9 @@ const TOLD_FOR: Duration = Duration::from_secs(600);
 const PROBE_ALL: usize = 32;
 /// Pause between two probes of one peer, however much one is wanted.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
+/// How long one that has just joined is left alone, which has its own sources to find: if all of a mesh measured
+/// it at once, its link would be full for seconds.
+const NEWCOMER_PAUSE: Duration = Duration::from_secs(10);
 /// Pause after a probe that brought no goodput, so that a peer that does not answer probes is not
 /// asked for one all the time.
 const FRUITLESS_PAUSE: Duration = Duration::from_secs(20);
@@ -320,6 +323,13 @@ impl Peers {
         self.known.insert(id, Peer { estimate, ..Peer::new(region, addresses) });
     }
 
+    /// A peer has just joined a mesh in which this agent has been for long.
+    pub fn handle_newcomer(&mut self, id: &PeerId, now: Instant) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.probe_due = Some(now + NEWCOMER_PAUSE);
+        }
+    }
+
     /// A peer says something else of itself. What failed is forgotten only when it failed elsewhere.
     pub fn handle_updated(&mut self, id: &PeerId, region: String, addresses: Vec<SocketAddr>) {
         if let Some(known) = self.known.get_mut(id) {
@@ -398,15 +408,18 @@ impl Peers {
     }
 
     /// A peer to probe now, because nothing fresh is known of its link or it failed and may be back.
-    /// The caller probes it, and says with [`Peers::handle_probed`] what came of it.
-    pub fn poll_probe(&mut self, now: Instant) -> Option<PeerId> {
+    /// Without `measuring`, only one that may be back. The caller probes it, and says with
+    /// [`Peers::handle_probed`] what came of it.
+    pub fn poll_probe(&mut self, measuring: bool, now: Instant) -> Option<PeerId> {
         let all = self.known.len() <= PROBE_ALL;
         let wanted = |peer: &Peer| {
             let due = peer.probe_due.is_none_or(|due| due <= now);
             due && peer.present
                 && (all || peer.connected)
                 && match peer.breaker.health(now) {
-                    Health::Closed => peer.estimate.wants_probe(now) && peer.queue == 0,
+                    Health::Closed => {
+                        measuring && peer.estimate.wants_probe(now) && peer.queue == 0
+                    }
                     Health::HalfOpen => true,
                     Health::Open(_) => false,
                 }
@@ -504,7 +517,7 @@ impl Hearsay<'_> {
         // Nobody's word makes a link better than the best that this agent has seen itself.
         let goodput = told.goodput.map(|goodput| self.best.map_or(goodput, |b| goodput.min(b)));
         if own.rtt.is_some() {
-            return Belief { goodput, ..own };
+            return Belief { goodput, full: false, ..own };
         }
         Belief {
             rtt: Some(told.rtt),
@@ -513,6 +526,7 @@ impl Hearsay<'_> {
             goodput,
             rtt_age: told.age,
             goodput_age: told.age,
+            full: false,
             basis: Basis::Told,
         }
     }
@@ -580,7 +594,7 @@ mod tests {
         now += ms(1000);
         assert_eq!(order(&peers, now), [B, C, A], "the last resort until it is probed");
         let mut probed = Vec::new();
-        while let Some(peer) = peers.poll_probe(now) {
+        while let Some(peer) = peers.poll_probe(true, now) {
             let fruitful = peer == A;
             peers.handle_probed(&peer, Over::Answered, fruitful, 0.5, now);
             probed.push(peer);
@@ -590,13 +604,42 @@ mod tests {
     }
 
     #[test]
+    fn one_that_has_just_joined_is_left_alone_for_a_while() {
+        let mut peers = Peers::new(Policy::default(), String::new());
+        let now = Instant::now();
+        for id in [A, B] {
+            peers.handle_joined(id, "us".into(), Vec::new());
+        }
+        peers.handle_newcomer(&A, now);
+        assert_eq!(peers.poll_probe(true, now), Some(B));
+        assert_eq!(peers.poll_probe(true, now), None);
+        assert_eq!(peers.poll_probe(true, now + NEWCOMER_PAUSE), Some(A));
+    }
+
+    #[test]
+    fn while_nothing_is_to_be_measured_only_one_that_failed_is_probed() {
+        let mut peers = Peers::new(Policy::default(), String::new());
+        let mut now = Instant::now();
+        for id in [A, B] {
+            peers.handle_joined(id, "us".into(), Vec::new());
+        }
+        peers.handle_asked(&A, now);
+        peers.handle_over(&A, UNAVAILABLE, 0.5, now);
+        assert_eq!(peers.poll_probe(false, now), None);
+        now += Duration::from_secs(60);
+        assert_eq!(peers.poll_probe(false, now), Some(A));
+        assert_eq!(peers.poll_probe(false, now), None);
+        assert_eq!(peers.poll_probe(true, now), Some(B));
+    }
+
+    #[test]
     fn a_link_that_became_another_one_is_probed_anew() {
         let mut now = Instant::now();
         let mut peers = Peers::new(Policy::default(), String::new());
         peers.handle_joined(A, "us".into(), Vec::new());
         peers.handle_ping(&A, ms(20), now);
         let probe = |peers: &mut Peers, now| {
-            let probed = peers.poll_probe(now);
+            let probed = peers.poll_probe(true, now);
             probed.into_iter().for_each(|peer| {
                 peers.handle_probed(&peer, Over::Answered, false, 0.5, now);
             });
@@ -635,7 +678,7 @@ mod tests {
         next.remember(peers.to_remember(now), now);
         next.handle_joined(B, "eu".into(), Vec::new());
         assert_eq!(next.get(&B).unwrap().measured(now).rtt, Some(ms(80)));
-        assert!(next.poll_probe(now).is_some(), "but measured anew");
+        assert!(next.poll_probe(true, now).is_some(), "but measured anew");
     }
 
     #[test]

@@ -233,6 +233,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
         let measuring = Measuring {
             view: Arc::clone(&view),
+            traffic: Arc::clone(&fetcher.traffic),
             endpoint: endpoint.clone(),
             mesh: mesh.clone(),
             finder,

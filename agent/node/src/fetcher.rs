@@ -31,8 +31,9 @@ use netbuild_core::{
     moved::{Movement, Progress, Watch},
     peer::PeerId,
     peers::{Peer, Peers},
-    plan::{MAX_TEAM, Plan, Who},
+    plan::{MAX_TEAM, Plan, Step, Who},
     record::Record,
+    score::predict,
     sooner::Slow,
 };
 use netbuild_mesh::Mesh;
@@ -165,8 +166,12 @@ impl Fetcher {
     /// there already or its writer is not trusted.
     pub(crate) async fn record(&self, key: &ActionKey) -> Result<Option<Source>, CacheError> {
         let known = self.view.known(key);
+        if self.disk.record_of(key)?.is_some() {
+            // It came while somebody was waited for.
+            return Ok(self.first_use(key));
+        }
         // It was here and is damaged: the others have it, as they were told.
-        let lost = known == Known::Nobody && self.view.lost(key);
+        let lost = known == Known::Here && self.view.lost(key);
         if let Some(source) = self.peer_record(key, known, lost).await? {
             return Ok(Some(source));
         }
@@ -183,8 +188,8 @@ impl Fetcher {
         lost: bool,
     ) -> Result<Option<Source>, CacheError> {
         let (holders, among) = match known {
-            Known::Nobody if lost => (BTreeSet::new(), self.view.connected().into_iter().collect()),
-            Known::Nobody => return Ok(None),
+            Known::Here if lost => (BTreeSet::new(), self.view.connected().into_iter().collect()),
+            Known::Nobody | Known::Here => return Ok(None),
             Known::Holders(holders) => (holders.iter().copied().map(Who::Peer).collect(), holders),
             Known::Perhaps(peers) => (BTreeSet::new(), peers),
         };
@@ -471,8 +476,9 @@ impl Fetcher {
             let holders = self.who_has(&plan.steps, &missing, &job, enough).await?;
             plan = self.view.plan(size, &holders, &among, tiers);
         }
-        if let Some(first) = plan.steps.first().filter(|step| step.is_known()) {
-            claim.expect(first.prediction, size);
+        // What is under way beside it is counted where it is expected, and not here.
+        if let Some(Step { link, .. }) = plan.steps.first().filter(|step| step.link.full) {
+            claim.expect(predict(link, size, 0), size);
         }
         let mut tried = Vec::new();
         let start = async |trial: Trial| {

@@ -4,6 +4,7 @@
 use crate::{
     region::RegionFinder,
     remembered::Links,
+    traffic::Traffic,
     view::{View, over_of},
     wire,
 };
@@ -18,7 +19,7 @@ use netbuild_proto::data::MAX_PROBE;
 use netbuild_transfer::{Endpoint, FetchError};
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinSet, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval},
 };
@@ -44,6 +45,8 @@ const REQUEST_EARNED: Duration = Duration::from_secs(60);
 const MAX_PROBES: usize = 2;
 /// Longest time of a probe; at its end, a link is known to be slower than that.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// Longest time for which probes give way to fetches that somebody waits for: a link that nobody uses is to be known, too.
+const GIVES_WAY: Duration = Duration::from_secs(20);
 /// How often links are told to the others when nothing special happens.
 const REPORT: Duration = Duration::from_secs(5);
 /// How often what is known of links is written down.
@@ -52,6 +55,7 @@ const REMEMBER: Duration = Duration::from_secs(60);
 /// What is measured for whom.
 pub(crate) struct Measuring {
     pub(crate) view: Arc<View>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) endpoint: Endpoint,
     pub(crate) mesh: Mesh,
     pub(crate) finder: RegionFinder,
@@ -106,6 +110,7 @@ impl Measuring {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probes = JoinSet::new();
         let mut budget = Budget::new(Instant::now());
+        let mut calm = Instant::now();
         let (mut reported, mut remembered) = (Instant::now(), Instant::now());
         loop {
             tokio::select! {
@@ -114,7 +119,7 @@ impl Measuring {
                 }
                 Some(probed) = probes.join_next() => self.take(probed, &mut budget),
                 _ = ticks.tick() => {
-                    let switched = self.tick(&mut probes, &mut budget);
+                    let switched = self.tick(&mut probes, &mut budget, &mut calm);
                     if switched || reported.elapsed() >= REPORT {
                         reported = Instant::now();
                         self.report(switched);
@@ -131,8 +136,13 @@ impl Measuring {
         self.remember().await;
     }
 
-    /// Says whether another region is primary now.
-    fn tick(&mut self, probes: &mut JoinSet<Probed>, budget: &mut Budget) -> bool {
+    /// Says whether another region is primary now. `calm` is when nobody waited for anything last.
+    fn tick(
+        &mut self,
+        probes: &mut JoinSet<Probed>,
+        budget: &mut Budget,
+        calm: &mut Instant,
+    ) -> bool {
         let switched = self.view.peers(|peers, now| {
             let name = |peers: &Peers| peers.order().primary().unwrap_or("none").to_owned();
             let before = name(peers);
@@ -141,11 +151,19 @@ impl Measuring {
         if let Some((from, to)) = &switched {
             tracing::info!(from, to, "the primary region changed");
         }
+        let (waited, now) = (self.traffic.waited(), Instant::now());
+        let busy = *waited.borrow() > 0 || self.view.is_settling();
+        if !busy {
+            *calm = now;
+        }
+        let give_way = busy && now - *calm < GIVES_WAY;
         while probes.len() < MAX_PROBES
-            && let Some(peer) = self.view.peers(|peers, now| peers.poll_probe(now))
+            && let Some(peer) = self.view.peers(|peers, now| peers.poll_probe(!give_way, now))
         {
-            let bytes = budget.next_probe(Instant::now());
-            probes.spawn(probe(Arc::clone(&self.view), self.endpoint.clone(), peer, bytes));
+            let bytes = if give_way { GREETING_BYTES } else { budget.next_probe(now) };
+            let waited = (!busy).then(|| waited.clone());
+            let (view, endpoint) = (Arc::clone(&self.view), self.endpoint.clone());
+            probes.spawn(probe(view, endpoint, peer, bytes, waited));
         }
         self.finder.look(&self.view, &self.mesh);
         switched.is_some()
@@ -180,7 +198,14 @@ impl Measuring {
     }
 }
 
-async fn probe(view: Arc<View>, endpoint: Endpoint, peer: PeerId, bytes: u32) -> Probed {
+/// Probes a peer; ends as soon as something is `waited` for, which needs the link.
+async fn probe(
+    view: Arc<View>,
+    endpoint: Endpoint,
+    peer: PeerId,
+    bytes: u32,
+    waited: Option<watch::Receiver<usize>>,
+) -> Probed {
     let Some(whom) = view.whom(&peer) else {
         return Probed { peer, over: Over::Dropped, fruitful: false, requests: 0 };
     };
@@ -199,10 +224,20 @@ async fn probe(view: Arc<View>, endpoint: Endpoint, peer: PeerId, bytes: u32) ->
         }
         Ok::<bool, FetchError>(false)
     };
-    let (over, fruitful) = match tokio::time::timeout(PROBE_LIMIT, probing).await {
-        Ok(answer) => (over_of(&answer), answer.is_ok_and(|fruitful| fruitful)),
-        // It answers, but slowly: what did arrive was measured all the same.
-        Err(_) => (Over::Answered, false),
+    let needed = async {
+        match waited {
+            Some(mut waited) => drop(waited.wait_for(|waited| *waited > 0).await),
+            None => std::future::pending().await,
+        }
+    };
+    let (over, fruitful) = tokio::select! {
+        biased;
+        answer = tokio::time::timeout(PROBE_LIMIT, probing) => match answer {
+            Ok(answer) => (over_of(&answer), answer.is_ok_and(|fruitful| fruitful)),
+            // It answers, but slowly: what did arrive was measured all the same.
+            Err(_) => (Over::Answered, false),
+        },
+        () = needed => (Over::Dropped, false),
     };
     Probed { peer, over, fruitful, requests }
 }

@@ -271,9 +271,8 @@ impl Syncer {
             self.todo().comparing.remove(peer);
         }
         match (done, work) {
-            (Some(Ok(())), Work::Compare(peer)) => {
+            (Some(Ok(())), Work::Compare(_)) => {
                 self.compared.fetch_add(1, Ordering::Relaxed);
-                self.fetcher.view.handle_compared(peer);
             }
             (Some(Err(why)), Work::Compare(peer)) => {
                 tracing::debug!(peer = %peer.short(), why, "records were not compared");
@@ -301,7 +300,8 @@ impl Syncer {
             // Sets that differ in very much are compared part by part, as long as that leads
             // anywhere: a member may not have what it lists.
             if difference.complete || kept == 0 {
-                // The records are the same now, whatever becomes of what lost.
+                // The records are the same now, whatever becomes of what lost; lookups wait for that.
+                self.fetcher.view.handle_compared(peer);
                 if let Err(why) = evidence::compare(self, peer).await {
                     tracing::debug!(peer = %peer.short(), why, "evidence was not compared");
                 }

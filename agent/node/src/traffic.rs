@@ -13,11 +13,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Instant,
 };
+use tokio::sync::watch;
 
 /// All fetches of a process.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     state: Mutex<State>,
+    /// How many fetches somebody waits for.
+    waited: watch::Sender<usize>,
     seconds: OnceLock<Seconds>,
 }
 
@@ -76,6 +79,7 @@ impl Traffic {
         let number = state.begun;
         state.begun += 1;
         state.running.insert(number, running);
+        self.tell(&state);
         drop(state);
         Fetch { traffic: Arc::clone(self), number }
     }
@@ -91,6 +95,16 @@ impl Traffic {
             all.into_iter().take(limit).map(|(number, running)| running.shown(*number)).collect(),
             left_out,
         )
+    }
+
+    /// How many fetches go on that somebody waits for, now and from now on.
+    pub(crate) fn waited(&self) -> watch::Receiver<usize> {
+        self.waited.subscribe()
+    }
+
+    fn tell(&self, state: &State) {
+        let waited = state.running.values().filter(|running| !running.background).count();
+        self.waited.send_if_modified(|told| std::mem::replace(told, waited) != waited);
     }
 
     /// How many fetches go on.
@@ -163,7 +177,9 @@ impl Fetch {
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        self.traffic.state().running.remove(&self.number);
+        let mut state = self.traffic.state();
+        state.running.remove(&self.number);
+        self.traffic.tell(&state);
     }
 }
 
@@ -206,8 +222,11 @@ mod tests {
     #[test]
     fn a_fetch_is_seen_while_it_lasts_and_counted_when_it_ends() {
         let traffic = Arc::new(Traffic::default());
+        let waited = traffic.waited();
         let copy = traffic.begin("copy", 10, true);
+        assert_eq!(*waited.borrow(), 0, "nobody waits for a copy");
         let fetch = traffic.begin("action x", 100, false);
+        assert_eq!(*waited.borrow(), 1);
         let source = Source::Peer { peer: PeerId([7; 32]), region: "us-east".into() };
         let sources = vec![source.clone()];
         fetch.watched(&()).moving(&Progress { done: 60, sources, ..Progress::default() });
@@ -219,6 +238,7 @@ mod tests {
         let mut movement = Movement { resumed: Some(Resumed::default()), ..Movement::default() };
         movement.add(&source, Coding::Zstd, Moved { logical: 100, wire: 40 });
         fetch.ended(&movement, true);
+        assert_eq!(*waited.borrow(), 0);
         drop(copy);
         assert_eq!(traffic.running_now(), 0);
         let codings = BTreeMap::from([(Coding::Zstd, Moved { logical: 100, wire: 40 })]);

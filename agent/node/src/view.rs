@@ -28,6 +28,9 @@ use std::{
 /// yet, and how long after its start an agent with seeds waits to meet one. Once for each member,
 /// so that a build right after a join finds what it joined for, and one in a quiet mesh never waits.
 pub(crate) const CATCH_UP_GRACE: Duration = Duration::from_secs(2);
+/// How long an agent measures whoever it meets at once: it needs sources itself. Later it leaves those who join
+/// their links for a while.
+const YOUNG: Duration = Duration::from_secs(30);
 /// Most sources of one plan that are asked.
 const MAX_STEPS: usize = 6;
 
@@ -36,6 +39,7 @@ const MAX_STEPS: usize = 6;
 pub(crate) struct View {
     state: Mutex<State>,
     changed: Condvar,
+    born: Instant,
 }
 
 #[derive(Debug)]
@@ -74,6 +78,8 @@ pub(crate) enum Known {
     Holders(BTreeSet<PeerId>),
     /// Nobody has said so, but the records of these have not been compared yet.
     Perhaps(BTreeSet<PeerId>),
+    /// It came here meanwhile, or was thought to be here.
+    Here,
     /// Nobody has it.
     Nobody,
 }
@@ -108,7 +114,7 @@ impl View {
             stopping: false,
             tallies: BTreeMap::new(),
         };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(state), changed: Condvar::new(), born: Instant::now() }
     }
 
     /// Lets no lookup wait any more: the agent stops.
@@ -142,6 +148,9 @@ impl View {
             Event::Joined { peer, presence, addresses, connected } => {
                 tracing::info!(peer = %peer, region = %presence.region, "joined");
                 state.peers.handle_joined(peer, presence.region, addresses);
+                if now.saturating_duration_since(self.born) >= YOUNG {
+                    state.peers.handle_newcomer(&peer, now);
+                }
                 if connected {
                     state.handle_connected(peer, now);
                 }
@@ -259,6 +268,9 @@ impl View {
             if !holders.is_empty() {
                 return Known::Holders(holders);
             }
+            if state.ledger.have(key).is_some() {
+                return Known::Here;
+            }
             let Some(wait) = state.wait(now) else {
                 let State { catching_up, unknown, .. } = &mut *state;
                 unknown.extend(std::mem::take(catching_up).into_keys());
@@ -281,6 +293,11 @@ impl View {
             state = self.wait_for_change(state, wait);
         }
         waited
+    }
+
+    /// Whether lookups would wait for members that have just joined.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.state().wait(Instant::now()).is_some()
     }
 
     fn wait_for_change<'a>(
@@ -491,6 +508,19 @@ mod tests {
             view.handle(joined(A));
             assert_eq!(found_when(&view, || end(&view)), Known::Nobody);
         }
+    }
+
+    #[test]
+    fn a_lookup_ends_when_what_it_is_for_came_with_the_records_of_the_first_member() {
+        let view = view(false);
+        view.handle(joined(A));
+        view.handle(joined(B));
+        let found = found_when(&view, || {
+            let item = Item { key: KEY, hlc: Hlc(1), sum: 1 };
+            view.ledger(|ledger| ledger.handle_have(item, Cost { build_ms: 1, bytes: 1 }));
+            view.handle_compared(&A);
+        });
+        assert_eq!(found, Known::Here);
     }
 
     #[test]
