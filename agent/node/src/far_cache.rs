@@ -246,19 +246,28 @@ impl Door for FarCache {
             return self.credited((record, Hit { source, ..hit })).map(Some);
         }
         let found = self.wait(async {
-            if let Some(record) = self.disk().record_of(key)? {
-                let found = self.hit(record.clone(), came_from.clone(), watch).await?;
-                if !matches!(found, Looked::Lacking) || !self.fetcher.view.settle() {
-                    return Ok(found);
+            let here = self.disk().record_of(key)?;
+            let (record, told_by) = match here {
+                Some(record) => (record, came_from),
+                None => {
+                    let told_by = self.fetcher.record(key).await?;
+                    let Some(record) = self.disk().record_of(key)? else {
+                        return Ok(Looked::Lacking);
+                    };
+                    (record, told_by)
                 }
-                // Somebody has joined meanwhile, who may have what was missing.
-                return self.hit(record, came_from, watch).await;
+            };
+            let found = self.hit(record.clone(), told_by.clone(), watch).await?;
+            if !matches!(found, Looked::Lacking) {
+                return Ok(found);
             }
-            let told_by = self.fetcher.record(key).await?;
-            match self.disk().record_of(key)? {
-                Some(record) => self.hit(record, told_by, watch).await,
-                None => Ok(Looked::Lacking),
+            // Somebody may have joined meanwhile, who has what was missing, or another result.
+            let waited = self.fetcher.view.settle();
+            let now = self.disk().record_of(key)?.unwrap_or_else(|| record.clone());
+            if !waited && now.as_bytes() == record.as_bytes() {
+                return Ok(found);
             }
+            self.hit(now, told_by, watch).await
         })?;
         // It may have come in the background meanwhile.
         self.fetcher.first_use(key);
