@@ -12,7 +12,7 @@ pub use order::{Order, RegionScore};
 
 use crate::{
     health::Health,
-    link::Belief,
+    link::{Basis, Belief},
     peer::PeerId,
     score::{Prediction, Weights, predict},
     tiers::TierId,
@@ -181,6 +181,13 @@ pub struct Step {
     pub score: f64,
     /// Why it stands here.
     pub reason: Reason,
+}
+
+impl Step {
+    /// Whether the prediction rests on something measured, here or by others.
+    pub fn is_known(&self) -> bool {
+        self.link.basis != Basis::Assumed
+    }
 }
 
 impl Step {
@@ -363,7 +370,6 @@ pub fn region_scores<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::Basis;
     use proptest::prelude::*;
 
     const A: PeerId = PeerId([1; 32]);

@@ -8,7 +8,7 @@
 //! leaves no doubt (advice that may be wrong: Purohit, Svitkina and Kumar, "Improving online
 //! algorithms via ML predictions", 2018).
 
-use crate::{chunk::MAX_CHUNK, score::Prediction};
+use crate::chunk::MAX_CHUNK;
 use std::{
     fmt,
     time::{Duration, Instant},
@@ -54,7 +54,8 @@ impl Building {
 pub struct Pace {
     began: Instant,
     /// Seconds until bytes flow, and bytes per second then, as far as the link is known.
-    believed: Option<(f64, f64)>,
+    latency: f64,
+    believed: Option<f64>,
     patched: bool,
     per_second: f64,
     /// When bytes came first, and last.
@@ -73,13 +74,14 @@ pub struct Outlook {
 impl Pace {
     /// A fetch begins.
     pub fn new(now: Instant) -> Self {
-        Self { began: now, believed: None, patched: false, per_second: 0.0, came: None }
+        let (patched, per_second) = (false, 0.0);
+        Self { began: now, latency: 0.0, believed: None, patched, per_second, came: None }
     }
 
-    /// What is believed of the link over which `size` bytes are to come.
-    pub fn expect(&mut self, prediction: Prediction, size: u64) {
-        let per_second = size as f64 / prediction.transfer.max(1e-9);
-        self.believed = Some((prediction.latency, per_second));
+    /// What is believed of the link: how long until bytes flow, in seconds, and how many per second it carries,
+    /// if that is known well.
+    pub fn expect(&mut self, latency: f64, per_second: Option<f64>) {
+        (self.latency, self.believed) = (latency, per_second);
     }
 
     /// Something may come as a patch, which is smaller than it by nobody knows how much: what is believed of
@@ -97,10 +99,9 @@ impl Pace {
     /// What is to be expected of the next `left` bytes.
     pub fn outlook(&self, left: u64, now: Instant) -> Outlook {
         let left = left as f64;
-        let (latency, believed) = self.believed.unzip();
+        let (latency, believed) = (self.latency, self.believed);
         let Some((first, last)) = self.came else {
             let waited = now.saturating_duration_since(self.began).as_secs_f64();
-            let latency = latency.unwrap_or(0.0);
             // Before, it is not known what may come as a patch.
             let tells = waited >= latency && !self.patched;
             let remaining = believed.filter(|_| tells).map(|rate| left / (CODED * rate.max(1.0)));

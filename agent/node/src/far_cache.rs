@@ -115,7 +115,10 @@ impl FarCache {
         }
         let mut taken = Taken::default();
         if !self.fetcher.complete(&record, &Scope::Mesh, 1, watch, &mut taken).await? {
-            return Ok(taken.slow.map_or(Looked::Lacking, Looked::Slow));
+            let Some(slow) = taken.slow else { return Ok(Looked::Lacking) };
+            // What came of it counts for no hit: it is built.
+            self.fetcher.credits.take(&record.record().blobs().collect::<Vec<_>>());
+            return Ok(Looked::Slow(slow));
         }
         if taken.wire() > 0 || told_by.is_some() {
             self.fetcher.came(&record, &taken);

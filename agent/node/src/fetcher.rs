@@ -31,9 +31,8 @@ use netbuild_core::{
     moved::{Movement, Progress, Watch},
     peer::PeerId,
     peers::{Peer, Peers},
-    plan::{MAX_TEAM, Plan, Step, Who},
+    plan::{MAX_TEAM, Plan, Who},
     record::Record,
-    score::predict,
     sooner::Slow,
 };
 use netbuild_mesh::Mesh;
@@ -165,13 +164,20 @@ impl Fetcher {
     /// The record of a key from those who hold it. It is in the store then, unless a better one was
     /// there already or its writer is not trusted.
     pub(crate) async fn record(&self, key: &ActionKey) -> Result<Option<Source>, CacheError> {
-        let known = self.view.known(key);
-        if self.disk.record_of(key)?.is_some() {
-            // It came while somebody was waited for.
-            return Ok(self.first_use(key));
-        }
-        // It was here and is damaged: the others have it, as they were told.
-        let lost = known == Known::Here && self.view.lost(key);
+        let mut lost = false;
+        let known = loop {
+            let known = self.view.known(key);
+            if self.disk.record_of(key)?.is_some() {
+                // It came while somebody was waited for.
+                return Ok(self.first_use(key));
+            }
+            // It was here and is damaged: the others have it, as they were told.
+            if known == Known::Here && self.view.lost(key) {
+                lost = true;
+            } else {
+                break known;
+            }
+        };
         if let Some(source) = self.peer_record(key, known, lost).await? {
             return Ok(Some(source));
         }
@@ -188,7 +194,7 @@ impl Fetcher {
         lost: bool,
     ) -> Result<Option<Source>, CacheError> {
         let (holders, among) = match known {
-            Known::Here if lost => (BTreeSet::new(), self.view.connected().into_iter().collect()),
+            Known::Nobody if lost => (BTreeSet::new(), self.view.connected().into_iter().collect()),
             Known::Nobody | Known::Here => return Ok(None),
             Known::Holders(holders) => (holders.iter().copied().map(Who::Peer).collect(), holders),
             Known::Perhaps(peers) => (BTreeSet::new(), peers),
@@ -458,7 +464,8 @@ impl Fetcher {
         let fetch = self.traffic.begin(&want.what, size, want.priority == Priority::Background);
         let watched = fetch.watched(want.watch);
         let landed = |blob: &Digest, from: Option<&Source>, sent| {
-            (want.landed)(blob, from, sent);
+            // What was given up meanwhile was sent for no hit.
+            (want.landed)(blob, from.filter(|_| claim.wants(blob)), sent);
             claim.landed(blob);
         };
         let want = &Want { watch: &watched, landed: &landed, course: claim, ..want.clone() };
@@ -476,9 +483,9 @@ impl Fetcher {
             let holders = self.who_has(&plan.steps, &missing, &job, enough).await?;
             plan = self.view.plan(size, &holders, &among, tiers);
         }
-        // What is under way beside it is counted where it is expected, and not here.
-        if let Some(Step { link, .. }) = plan.steps.first().filter(|step| step.link.full) {
-            claim.expect(predict(link, size, 0), size);
+        if let Some(first) = plan.steps.first().filter(|step| step.is_known()) {
+            let carries = first.link.goodput.filter(|_| first.link.full);
+            claim.expect(first.prediction.latency, carries);
         }
         let mut tried = Vec::new();
         let start = async |trial: Trial| {

@@ -6,7 +6,6 @@
 
 use netbuild_core::{
     digest::Digest,
-    score::Prediction,
     sooner::{Outlook, Pace},
 };
 use std::{
@@ -106,10 +105,16 @@ impl Claim<'_> {
         }
     }
 
+    /// Whether somebody still waits for a blob of it.
+    pub(crate) fn wants(&self, blob: &Digest) -> bool {
+        let flying = self.flights.lock();
+        flying.blobs.get(blob).is_some_and(|flight| flight.claim == self.number)
+    }
+
     /// They are to come over a link of which this is believed.
-    pub(crate) fn expect(&self, prediction: Prediction, size: u64) {
+    pub(crate) fn expect(&self, latency: f64, per_second: Option<f64>) {
         if let Some(fetch) = self.flights.lock().fetches.get_mut(&self.number) {
-            fetch.pace.expect(prediction, size);
+            fetch.pace.expect(latency, per_second);
         }
     }
 
@@ -335,7 +340,7 @@ mod tests {
         let [a, b, c] = [[1; 100].as_slice(), &[2; 50], &[3; 10]].map(Digest::of);
         let flights = Flights::default();
         let all = flights.claim(&[a, b, c], Errand::Build);
-        all.expect(Prediction { latency: 0.0, transfer: 160.0 / 4.0 }, 160);
+        all.expect(0.0, Some(4.0));
         let left = |blob| {
             let remaining = flights.outlook(&[blob]).unwrap().remaining.unwrap();
             (remaining.as_secs_f64() * 16.0).round()
@@ -349,6 +354,7 @@ mod tests {
         flights.give_up(&[b]);
         waiting.await;
         assert_eq!((all.given_up(), all.given_up()), (vec![b], vec![]));
+        assert_eq!((all.wants(&a), all.wants(&b)), (true, false));
         assert_eq!(flights.outlook(&[b]), None);
         all.moving(1000.0, &|| vec![(a, 70), (c, 80)]);
         all.moving(1000.0, &|| panic!("nobody has looked since"));

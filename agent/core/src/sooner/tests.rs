@@ -36,8 +36,7 @@ impl Fetch {
         let began = Instant::now();
         let mut pace = Pace::new(began);
         if let Some(rate) = believed {
-            let prediction = Prediction { latency: self.latency, transfer: self.size / rate };
-            pace.expect(prediction, self.size as u64);
+            pace.expect(self.latency, Some(rate));
         }
         let (mut meter, patience) = (Meter::default(), building.patience(time));
         for step in 0.. {
@@ -124,7 +123,7 @@ fn what_is_quick_to_build_is_not_waited_for_behind_what_is_large() {
 fn a_chunk_on_its_way_over_a_slow_link_is_no_silence() {
     let began = Instant::now();
     let mut pace = Pace::new(began);
-    pace.expect(Prediction { latency: 0.1, transfer: 8.0 }, 8 << 20);
+    pace.expect(0.1, Some(f64::from(1 << 20)));
     pace.handle_progress(0.0, began);
     pace.handle_progress(1e6, began + Duration::from_secs(2));
     let outlook = pace.outlook(6 << 20, began + Duration::from_secs(4));
@@ -159,4 +158,15 @@ proptest! {
         let (at, _) = fetch.ends(&leaf(), time, Some(rate));
         prop_assert!(at <= 1.25 * fetched.min(build) + 1.0, "{at} against {fetched} and {build}");
     }
+}
+
+#[test]
+fn the_round_trips_before_the_first_byte_are_no_silence_whatever_the_link_carries() {
+    let began = Instant::now();
+    let mut pace = Pace::new(began);
+    pace.expect(0.3, None);
+    assert_eq!(pace.outlook(1000, began + Duration::from_millis(300)).quiet, Duration::ZERO);
+    let outlook = pace.outlook(1000, began + Duration::from_millis(400));
+    assert!(outlook.quiet > Duration::from_millis(99), "{outlook:?}");
+    assert_eq!(outlook.remaining, None);
 }

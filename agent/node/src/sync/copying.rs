@@ -85,9 +85,8 @@ impl Syncer {
             }
         }
         for peer in chosen.into_values().flatten() {
-            match self.compare(&peer).await {
-                Ok(()) => self.fetcher.view.handle_compared(&peer),
-                Err(why) => tracing::info!(peer = %peer.short(), why, "records were not compared"),
+            if let Err(why) = self.compare(&peer).await {
+                tracing::info!(peer = %peer.short(), why, "records were not compared");
             }
         }
     }
