@@ -53,8 +53,9 @@ impl Building {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Pace {
     began: Instant,
-    /// Seconds until bytes flow, and bytes per second then, as far as the link is known.
+    /// Seconds until bytes flow.
     latency: f64,
+    /// Bytes per second then, if the link is known well.
     believed: Option<f64>,
     patched: bool,
     per_second: f64,
