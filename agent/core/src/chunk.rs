@@ -6,7 +6,7 @@ mod cutter;
 pub use cutter::{Chunker, Cutter};
 
 use crate::digest::{Digest, Hash};
-use fastcdc::v2020::{Normalization, get_gear_with_seed, select_masks};
+use cutter::{GEAR, mask};
 
 /// Smallest chunk in bytes, except a blob's last: a quarter of the average, as REAPI wants it.
 pub const MIN_CHUNK: usize = AVG_CHUNK / 4;
@@ -125,20 +125,14 @@ pub fn may_end(len: usize, last: &[u8], next: u8) -> bool {
     // The hash starts anew behind the smallest chunk.
     let window = (len - MIN_CHUNK).min(CUT_WINDOW - 1);
     let Some(start) = last.len().checked_sub(window) else { return false };
-    let (gear, _) = get_gear_with_seed(0);
-    let hash = last[start..]
-        .iter()
-        .chain([&next])
-        .fold(0_u64, |hash, byte| (hash << 1).wrapping_add(gear[usize::from(*byte)]));
-    // Harder to pass before the average length than behind it.
-    let (before, behind) = select_masks(AVG_CHUNK, Normalization::Level2);
-    hash & (if len < AVG_CHUNK { before } else { behind }) == 0
+    let hash = GEAR.after(GEAR.after(0, &last[start..]), &[next]);
+    hash & mask(len) == 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fastcdc::v2020::FastCDC;
+    use fastcdc::v2020::{FastCDC, Normalization};
     use proptest::prelude::*;
 
     /// Bytes that look random and are the same everywhere (SplitMix64, Steele et al. 2014).
@@ -325,6 +319,7 @@ mod tests {
         ) {
             let bytes = noise(len, seed);
             let manifest = manifest_of(&bytes, piece);
+            prop_assert_eq!(&manifest, &manifest_of(&bytes, len));
             if len > MAX_CHUNK {
                 prop_assert_eq!(lengths(&manifest), cuts(&bytes, MIN_CHUNK, AVG_CHUNK, MAX_CHUNK));
             }

@@ -1,37 +1,41 @@
 //! Cutting a blob that arrives in pieces.
 //!
 //! The gear hash takes a step for each byte, and each waits for the one before it, which leaves most of a processor
-//! idle. A hash has forgotten all but the last [`WINDOW`] bytes, so places that are further apart are looked at
+//! idle. A hash has forgotten all but the last [`CUT_WINDOW`] bytes, so places that are further apart are looked at
 //! at once: 0.32 s for a GiB of noise, and 0.58 one after the other (one core of a Xeon of 2023). Nothing of
 //! the blob is copied: bytes are looked at and digested where they are.
 
-use super::{AVG_CHUNK, Chunk, MAX_CHUNK, MIN_CHUNK, Manifest};
+use super::{AVG_CHUNK, CUT_WINDOW, Chunk, MAX_CHUNK, MIN_CHUNK, Manifest};
 use crate::digest::{Digest, DigestBuilder};
 use fastcdc::v2020::{Normalization, get_gear_with_seed, select_masks};
 use std::{array, mem, sync::LazyLock};
 
-/// Bytes that a hash tells of: it shifts by one bit for each.
-const WINDOW: usize = 64;
 /// Places that are looked at at once.
 const LANES: usize = 4;
 /// Bytes from one of them to the next.
 const LANE: usize = 2048;
 
 /// What the gear hash adds for each byte.
-struct Gear {
+pub(super) struct Gear {
     table: [u64; 256],
     /// The same, shifted by one.
     shifted: [u64; 256],
 }
 
-static GEAR: LazyLock<Gear> = LazyLock::new(|| {
+pub(super) static GEAR: LazyLock<Gear> = LazyLock::new(|| {
     let (table, shifted) = get_gear_with_seed(0);
     Gear { table: array::from_fn(|at| table[at]), shifted: array::from_fn(|at| shifted[at]) }
 });
 
+/// What the hash must not have where a chunk of this length ends: more before the average length than behind it.
+pub(super) fn mask(len: usize) -> u64 {
+    let (before, behind) = select_masks(AVG_CHUNK, Normalization::Level2);
+    if len < AVG_CHUNK { before } else { behind }
+}
+
 impl Gear {
     /// The hash behind these bytes too.
-    fn after(&self, hash: u64, bytes: &[u8]) -> u64 {
+    pub(super) fn after(&self, hash: u64, bytes: &[u8]) -> u64 {
         let step = |hash: u64, byte: &u8| (hash << 1).wrapping_add(self.table[usize::from(*byte)]);
         bytes.iter().fold(hash, step)
     }
@@ -72,7 +76,7 @@ impl Gear {
         let (lanes, _) = block.as_chunks::<LANE>();
         let mut hashes = [hash; LANES];
         for lane in 1..LANES {
-            hashes[lane] = self.after(0, &lanes[lane - 1][LANE - WINDOW..]);
+            hashes[lane] = self.after(0, &lanes[lane - 1][LANE - CUT_WINDOW..]);
         }
         let pairs: [&[[u8; 2]]; LANES] =
             array::from_fn(|lane| &lanes[lane].as_chunks().0[..LANE / 2]);
@@ -92,7 +96,7 @@ impl Gear {
 }
 
 /// Cuts a blob that arrives in pieces, and digests its chunks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Cutter {
     chunks: Vec<Chunk>,
     /// The chunk that comes.
@@ -102,21 +106,6 @@ pub struct Cutter {
     /// A byte that came without the other one of its pair. A chunk that ends there ends before it only if there is
     /// another one.
     held: Option<u8>,
-    /// What the hash must not have before the average length, and behind it: harder to pass before.
-    masks: (u64, u64),
-}
-
-impl Default for Cutter {
-    fn default() -> Self {
-        Self {
-            chunks: Vec::new(),
-            current: DigestBuilder::new(),
-            len: 0,
-            hash: 0,
-            held: None,
-            masks: select_masks(AVG_CHUNK, Normalization::Level2),
-        }
-    }
 }
 
 impl Cutter {
@@ -148,8 +137,7 @@ impl Cutter {
 
     /// Takes pairs up to where the chunk ends, or all of them.
     fn end(&mut self, pairs: &[u8]) -> Option<usize> {
-        let mask = if self.len < AVG_CHUNK { self.masks.0 } else { self.masks.1 };
-        let found = GEAR.find(&mut self.hash, mask, pairs);
+        let found = GEAR.find(&mut self.hash, mask(self.len), pairs);
         self.take(&pairs[..found.unwrap_or(pairs.len())]);
         if found.is_some() || self.len == MAX_CHUNK {
             self.next();
