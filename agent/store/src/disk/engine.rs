@@ -15,7 +15,7 @@ use std::{
     path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -88,6 +88,8 @@ pub(super) struct Engine {
     /// The newest changes, not written to `db` yet.
     pending: Mutex<Pending>,
     broken: AtomicBool,
+    /// Batches that had one leaf take in another.
+    merges: AtomicU64,
     /// Whether `pending` is all there is.
     in_memory: AtomicBool,
 }
@@ -99,6 +101,7 @@ impl Engine {
             db: RwLock::new(Some(open_patiently(dir)?)),
             pending: Mutex::default(),
             broken: AtomicBool::new(false),
+            merges: AtomicU64::new(0),
             in_memory: AtomicBool::new(false),
         })
     }
@@ -109,6 +112,7 @@ impl Engine {
             db: RwLock::new(None),
             pending: Mutex::default(),
             broken: AtomicBool::new(false),
+            merges: AtomicU64::new(0),
             in_memory: AtomicBool::new(true),
         }
     }
@@ -219,7 +223,12 @@ impl Engine {
         if pending.is_empty() || self.is_in_memory() {
             return Ok(());
         }
-        self.ask(|db| db.apply_batch(batch_of(db, pending, &mut on_bad)?))?;
+        self.ask(|db| {
+            let (batch, merged) = batch_of(db, pending, &mut on_bad)?;
+            // Before anybody can see it.
+            self.merges.fetch_add(u64::from(merged), Ordering::SeqCst);
+            db.apply_batch(batch)
+        })?;
         pending.clear();
         Ok(())
     }
@@ -241,9 +250,32 @@ impl Engine {
             let there = all.filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
             return Ok(there.take(limit).collect());
         }
-        self.write_out(&mut self.pending(), &mut on_bad)?;
+        let merges = {
+            let mut pending = self.pending();
+            self.write_out(&mut pending, &mut on_bad)?;
+            self.merges.load(Ordering::SeqCst)
+        };
+        let found = self.scan(prefix, &start, limit, &mut on_bad)?;
+        if self.merges.load(Ordering::SeqCst) == merges {
+            return Ok(found);
+        }
+        // Keys may have gone from a leaf that was yet to be read into one that had been: once more, while nobody
+        // writes.
+        let _still = self.pending();
+        self.scan(prefix, &start, limit, &mut on_bad)
+    }
+
+    /// At most `limit` keys with their values, of those in the database: from `start`, which is left out, to the
+    /// end of those that start with `prefix`.
+    fn scan(
+        &self,
+        prefix: u8,
+        start: &[u8],
+        limit: usize,
+        on_bad: &mut dyn FnMut(),
+    ) -> Result<Vec<Item>, EngineError> {
         self.ask(|db| {
-            let first = leaf_of(db, &start)?;
+            let first = leaf_of(db, start)?;
             let behind = first.as_ref().map_or(Unbounded, |(name, _)| Excluded(name.clone()));
             let first = first.into_iter().map(Ok);
             let mut found: Vec<Item> = Vec::new();
@@ -255,7 +287,7 @@ impl Engine {
                 };
                 for (key, value) in items {
                     // Not those of a leaf that was split after its first half was read.
-                    let last = found.last().map_or(start.as_slice(), |(key, _)| key);
+                    let last = found.last().map_or(start, |(key, _)| key);
                     if key > last && key.first() == Some(&prefix) {
                         found.push((key.to_vec(), value.to_vec()));
                     }
@@ -396,31 +428,33 @@ fn leaf_of(db: &sled::Db, key: &[u8]) -> sled::Result<Option<(sled::IVec, sled::
     db.range((Unbounded, Included(sled::IVec::from(key)))).next_back().transpose()
 }
 
-/// The leaves as they are after the changes. One that is damaged begins anew.
+/// The leaves as they are after the changes, and whether one took in another. One that is damaged begins anew.
 fn batch_of(
     db: &sled::Db,
     changes: &Pending,
     on_bad: &mut dyn FnMut(),
-) -> sled::Result<sled::Batch> {
-    let mut batch = sled::Batch::default();
-    let mut changed: Option<(sled::IVec, Vec<Item>)> = None;
+) -> sled::Result<(sled::Batch, bool)> {
+    let (mut batch, mut merged) = (sled::Batch::default(), false);
+    let mut changed: Option<Changed> = None;
     for (key, value) in changes {
         let (name, sealed) = leaf_of(db, key)?.unwrap_or_default();
         // Changes are in the order of their keys, so that those of a leaf come together.
-        if changed.as_ref().is_none_or(|(open, _)| *open != name) {
-            if let Some((name, items)) = changed.take() {
-                put_leaves(&mut batch, &name, &items);
+        while let Some(leaf) = changed.as_mut().filter(|leaf| leaf.last != name) {
+            if leaf.take_in_next(db, &mut batch)? {
+                merged = true;
+            } else {
+                put_leaves(&mut batch, &leaf.name, &leaf.items);
+                changed = None;
             }
-            let items =
-                if sealed.is_empty() { Some(Vec::new()) } else { leaf::items(&name, &sealed) };
+        }
+        let Changed { items, .. } = changed.get_or_insert_with(|| {
+            let items = if sealed.is_empty() { Some(Vec::new()) } else { owned(&name, &sealed) };
             let items = items.unwrap_or_else(|| {
                 on_bad();
                 Vec::new()
             });
-            let own = |(key, value): (&[u8], &[u8])| (key.to_vec(), value.to_vec());
-            changed = Some((name, items.into_iter().map(own).collect()));
-        }
-        let Some((_, items)) = &mut changed else { continue };
+            Changed { last: name.clone(), name, items }
+        });
         match (items.binary_search_by(|(known, _)| known.cmp(key)), value) {
             (Ok(at), Some(value)) => items[at].1.clone_from(value),
             (Ok(at), None) => drop(items.remove(at)),
@@ -428,10 +462,51 @@ fn batch_of(
             (Err(_), None) => {}
         }
     }
-    if let Some((name, items)) = changed {
-        put_leaves(&mut batch, &name, &items);
+    if let Some(mut leaf) = changed {
+        while leaf.take_in_next(db, &mut batch)? {
+            merged = true;
+        }
+        put_leaves(&mut batch, &leaf.name, &leaf.items);
     }
-    Ok(batch)
+    Ok((batch, merged))
+}
+
+/// A leaf that changes.
+struct Changed {
+    name: sled::IVec,
+    /// The name of the last leaf that is in it: its own, or that of one that it took in.
+    last: sled::IVec,
+    items: Vec<Item>,
+}
+
+impl Changed {
+    /// Takes in the leaf behind it if both are small, and says whether it did. Keys come and go at random, and
+    /// leaves that only went when they were empty would become more and more for as many keys.
+    fn take_in_next(&mut self, db: &sled::Db, batch: &mut sled::Batch) -> sled::Result<bool> {
+        // An empty one is removed, which is less to write.
+        let size = leaf::size(&self.items);
+        if size == 0 || size > leaf::SMALL {
+            return Ok(false);
+        }
+        let behind = (Excluded(self.last.clone()), Unbounded);
+        let Some((name, sealed)) = db.range::<sled::IVec, _>(behind).next().transpose()? else {
+            return Ok(false);
+        };
+        // One that is damaged is told of when it is asked for.
+        let items = owned(&name, &sealed);
+        let Some(items) = items.filter(|items| size + leaf::size(items) <= leaf::ROOMY) else {
+            return Ok(false);
+        };
+        self.items.extend(items);
+        batch.remove(&name);
+        self.last = name;
+        Ok(true)
+    }
+}
+
+fn owned(name: &[u8], sealed: &[u8]) -> Option<Vec<Item>> {
+    let items = leaf::items(name, sealed)?.into_iter();
+    Some(items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
 }
 
 fn put_leaves(batch: &mut sled::Batch, name: &[u8], items: &[Item]) {
@@ -495,6 +570,86 @@ mod tests {
         disk.become_that(&memory);
         assert_eq!(disk.get(b"b2").unwrap().unwrap(), b"b2");
         assert!(disk.is_in_memory() && !disk.is_broken());
+    }
+
+    /// A key at a random place, of a random table.
+    fn random_key(seed: u64) -> Vec<u8> {
+        let hash = netbuild_core::digest::Hash::of(&seed.to_le_bytes()).0;
+        [&[b'a' + hash[0] % 3], &hash[..]].concat()
+    }
+
+    fn all_of(engine: &Engine, table: u8, limit: usize) -> Vec<Item> {
+        let mut all: Vec<Item> = Vec::new();
+        loop {
+            let after = all.last().map_or(Vec::new(), |(key, _)| key[1..].to_vec());
+            let page = engine.after(table, &after, limit, || panic!("bad value")).unwrap();
+            if page.is_empty() {
+                return all;
+            }
+            all.extend(page);
+        }
+    }
+
+    #[test]
+    fn leaves_become_no_more_as_keys_come_and_go() {
+        const KEYS: u64 = 5_000;
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path()).unwrap();
+        let mut model = BTreeMap::new();
+        let leaves = || engine.ask(|db| Ok(db.len())).unwrap();
+        let mut filled = 0;
+        for number in 0..10 * KEYS {
+            let value = vec![number as u8; number as usize % 80];
+            model.insert(random_key(number), value.clone());
+            let mut changes = vec![(random_key(number), Some(value))];
+            if let Some(old) = number.checked_sub(KEYS) {
+                model.remove(&random_key(old));
+                changes.push((random_key(old), None));
+            }
+            engine.write(changes, || panic!("bad value")).unwrap();
+            if number == KEYS {
+                engine.hand_over(|| panic!("bad value")).unwrap();
+                filled = leaves();
+            }
+        }
+        let found: Vec<Item> =
+            [b'a', b'b', b'c'].iter().flat_map(|table| all_of(&engine, *table, 100)).collect();
+        assert!(found == model.into_iter().collect::<Vec<_>>());
+        let after = leaves();
+        assert!(after * 10 <= filled * 13, "{filled} leaves when it was filled, {after} later");
+    }
+
+    #[test]
+    fn who_reads_on_misses_nothing_while_leaves_are_put_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path()).unwrap();
+        let write = |keys: &[Vec<u8>], value: Option<Vec<u8>>| {
+            let changes = keys.iter().map(|key| (key.clone(), value.clone())).collect();
+            engine.write(changes, || panic!("bad value")).unwrap();
+            engine.hand_over(|| panic!("bad value")).unwrap();
+        };
+        let mut passing: Vec<Vec<u8>> = (0..40_000).map(random_key).collect();
+        passing.retain(|key| key[0] == b'b');
+        write(&passing, Some(vec![0; 40]));
+        let lasting: Vec<Vec<u8>> = passing.extract_if(.., |key| key[32] % 9 == 0).collect();
+        // Neighbours together: such a batch is quick, beside a look at all keys.
+        passing.sort_unstable();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for value in [None, Some(vec![0; 40])].into_iter().cycle().take(8) {
+                    passing.chunks(200).for_each(|some| write(some, value.clone()));
+                }
+                over.store(true, Ordering::Relaxed);
+            });
+            while !over.load(Ordering::Relaxed) {
+                let found = engine.after(b'b', &[], usize::MAX, || panic!("bad value")).unwrap();
+                let found: std::collections::BTreeSet<Vec<u8>> =
+                    found.into_iter().map(|(key, _)| key).collect();
+                assert!(lasting.iter().all(|key| found.contains(key)));
+            }
+        });
+        assert!(engine.merges.load(Ordering::SeqCst) > 0);
     }
 
     #[test]

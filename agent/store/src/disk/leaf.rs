@@ -11,6 +11,10 @@
 /// pages, of which each change writes more: with these, about 2 kB for each of two million changes of
 /// random keys.
 const MAX_LEAF: usize = 1000;
+/// Bytes of a leaf that takes in the one behind it when both together have at most [`ROOMY`].
+pub(super) const SMALL: usize = MAX_LEAF * 2 / 5;
+/// So that what was put together is not split again soon.
+pub(super) const ROOMY: usize = MAX_LEAF * 3 / 4;
 /// Version of the envelope and of what is in it, the first byte of each leaf. An index with leaves of
 /// another version is made again.
 const VERSION: u8 = 4;
@@ -48,9 +52,17 @@ pub(super) fn leaves(name: Vec<u8>, items: &[Item]) -> Vec<(Vec<u8>, Vec<u8>)> {
     leaves
 }
 
+/// Bytes that items take in a leaf.
+pub(super) fn size(items: &[Item]) -> usize {
+    items.iter().map(size_of).sum()
+}
+
+fn size_of((key, value): &Item) -> usize {
+    LENGTHS + key.len() + value.len()
+}
+
 fn split(name: Vec<u8>, items: &[Item], leaves: &mut Vec<(Vec<u8>, Vec<u8>)>) {
-    let size = |(key, value): &Item| LENGTHS + key.len() + value.len();
-    let total: usize = items.iter().map(size).sum();
+    let total = size(items);
     if total <= MAX_LEAF || items.len() < 2 {
         let sealed = seal(&name, items, total);
         leaves.push((name, sealed));
@@ -58,7 +70,7 @@ fn split(name: Vec<u8>, items: &[Item], leaves: &mut Vec<(Vec<u8>, Vec<u8>)>) {
     }
     let mut sum = 0;
     let before_half = |item: &&Item| {
-        sum += size(item);
+        sum += size_of(item);
         sum <= total / 2
     };
     let half = items.iter().take_while(before_half).count().clamp(1, items.len() - 1);

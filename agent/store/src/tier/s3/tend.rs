@@ -119,8 +119,12 @@ impl S3Tier {
                     add(&mut pack, segment, &bytes, usage);
                     freed += segment.size;
                 }
-                // Somebody else put it together with others: whoever asks next has to look where.
-                None => self.state().refreshed = None,
+                // Somebody else is putting it together with others, and has all of them in a segment by now: what
+                // is left of them would be there twice. Whoever asks next has to look where it went.
+                None => {
+                    self.state().refreshed = None;
+                    return Ok(());
+                }
             }
             gone.insert(segment.name.clone());
         }
