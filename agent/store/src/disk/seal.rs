@@ -14,6 +14,8 @@ use std::{
 /// Largest index in bytes that is sealed. Reading more would be felt at every opening; damage to a larger
 /// one is found by the engine and by the checksum of each value.
 const MAX_SEALED: u64 = 64 << 20;
+/// Bytes that are read at once.
+const BUFFER: usize = 256 << 10;
 /// Bytes of a seal: the checksum in hexadecimal digits and a line end.
 const LEN: usize = 9;
 /// Directories below the index that are looked into; sled makes one.
@@ -65,19 +67,26 @@ fn checksum(dir: &Path) -> io::Result<Option<String>> {
     collect(dir, MAX_DEPTH, &mut files)?;
     files.sort();
     let (mut crc, mut total) = (0, 0);
-    let mut bytes = Vec::new();
+    let mut buffer = vec![0; BUFFER];
     for path in files {
         let file = File::open(&path)?;
-        total += file.metadata()?.len();
+        let len = file.metadata()?.len();
+        total += len;
         if total > MAX_SEALED {
             return Ok(None);
         }
-        bytes.clear();
-        file.take(MAX_SEALED).read_to_end(&mut bytes)?;
         let name = path.strip_prefix(dir).unwrap_or(&path).as_os_str();
         crc = crc32c::crc32c_append(crc, name.as_encoded_bytes());
-        crc = crc32c::crc32c_append(crc, &(bytes.len() as u64).to_le_bytes());
-        crc = crc32c::crc32c_append(crc, &bytes);
+        crc = crc32c::crc32c_append(crc, &len.to_le_bytes());
+        let mut content = file.take(len);
+        loop {
+            match content.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(some) => crc = crc32c::crc32c_append(crc, &buffer[..some]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
     Ok(Some(format!("{crc:08x}\n")))
 }
