@@ -22,8 +22,8 @@ use std::{
 /// Largest blob in bytes: one whose chunks, were they all the smallest, still fit one manifest.
 pub const MAX_BLOB: u64 = MIN_CHUNK as u64 * MAX_CHUNKS as u64;
 
-/// Sizes in bytes of blobs that are sketched. Of a smaller one a patch saves little, and no patch
-/// is made against a larger one.
+/// Sizes in bytes of blobs that are sketched. Of a smaller one a patch saves little; a larger one is
+/// patched against what the same task made before, and to sketch it would take half a second a GiB.
 pub const SKETCHED: RangeInclusive<u64> = 64 << 10..=256 << 20;
 
 /// What a listing of records says of each.

@@ -25,9 +25,9 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Mebibytes that the bases in memory may take with their indices: two of the largest, or many of
-/// ordinary size. Who finds no room gets no patches.
-const ROOM: usize = 2 * ((MAX_BASE + MAX_TABLE) >> 20) + 2;
+/// Mebibytes that the bases in memory may take with their indices: one of the largest, two of half its size, or many
+/// of ordinary size. Who finds no room gets no patches.
+const ROOM: usize = ((MAX_BASE + 2 * MAX_TABLE) >> 20) + 2;
 /// Weight of a new observation of what a method costs.
 const WEIGHT: f64 = 0.2;
 /// Bytes in the middle of the first segment on which the methods are measured: with a base that is

@@ -1,7 +1,8 @@
 //! Where the windows of a base are.
 
-/// Largest base in bytes that is indexed: positions in units of the step fit 24 bits.
-pub const MAX_BASE: usize = 256 << 20;
+/// Largest base in bytes that is indexed. Whoever makes patches has it in memory; positions in units of the
+/// step would fit 24 bits up to twice as much.
+pub const MAX_BASE: usize = 512 << 20;
 /// Largest table of an index in bytes. An index of a smaller base is smaller.
 pub const MAX_TABLE: usize = (BUCKET * 4) << MAX_BUCKETS_LOG;
 
