@@ -96,9 +96,9 @@ def one_link(bench, part, sites, there, rate, about, bound, blob):
 
     def sendme(_):
         directory = lab.directory("got")
-        with serving(rivals.Sendme(lab, there, rivals.sendme(), blob)) as sender:
-            took = over_link(command(lambda: sender.get(office, directory)), sender.server)
-        checked(blob, directory / blob.name, "sendme")
+        with serving(rivals.Sendme(lab, there, rivals.sendme(), slow_blob)) as sender:
+            took = over_link(command(lambda: sender.get(office, directory)), sender.server, slow_size)
+        checked(slow_blob, directory / slow_blob.name, "sendme")
         remove(directory)
         return took
 
@@ -108,7 +108,7 @@ def one_link(bench, part, sites, there, rate, about, bound, blob):
         (f"raw quinn, cubic{slow_note}", "raw get --cc cubic: from memory to memory", raw("cubic", slow_size)),
         ("raw quinn, bbr", "raw get --cc bbr", raw("bbr", size)),
         ("raw quinn, our controller", "raw get --cc ours", raw("ours", size)),
-        ("sendme", "sendme receive: verified", sendme),
+        (f"sendme{slow_note}", "sendme receive: verified", sendme),
     ], bench.runs)
     if slow_blob is not blob:
         remove(slow_blob)
