@@ -448,7 +448,8 @@ fn batch_of(
             }
         }
         let Changed { items, .. } = changed.get_or_insert_with(|| {
-            let items = if sealed.is_empty() { Some(Vec::new()) } else { owned(&name, &sealed) };
+            let items =
+                if sealed.is_empty() { Some(Vec::new()) } else { leaf::owned(&name, &sealed) };
             let items = items.unwrap_or_else(|| {
                 on_bad();
                 Vec::new()
@@ -493,7 +494,7 @@ impl Changed {
             return Ok(false);
         };
         // One that is damaged is told of when it is asked for.
-        let items = owned(&name, &sealed);
+        let items = leaf::owned(&name, &sealed);
         let Some(items) = items.filter(|items| size + leaf::size(items) <= leaf::ROOMY) else {
             return Ok(false);
         };
@@ -502,11 +503,6 @@ impl Changed {
         self.last = name;
         Ok(true)
     }
-}
-
-fn owned(name: &[u8], sealed: &[u8]) -> Option<Vec<Item>> {
-    let items = leaf::items(name, sealed)?.into_iter();
-    Some(items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
 }
 
 fn put_leaves(batch: &mut sled::Batch, name: &[u8], items: &[Item]) {

@@ -44,6 +44,12 @@ pub(super) fn items<'a>(name: &[u8], sealed: &'a [u8]) -> Option<Vec<(&'a [u8], 
     Some(items)
 }
 
+/// Likewise, as they are changed.
+pub(super) fn owned(name: &[u8], sealed: &[u8]) -> Option<Vec<Item>> {
+    let items = items(name, sealed)?.into_iter();
+    Some(items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
+}
+
 /// The leaves of the items that were or would be in the leaf of this name, which are in the order of
 /// their keys: one, or several when they are too many for one.
 pub(super) fn leaves(name: Vec<u8>, items: &[Item]) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -105,11 +111,6 @@ fn checksum(name: &[u8], packed: &[u8]) -> [u8; 4] {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    fn owned(name: &[u8], sealed: &[u8]) -> Option<Vec<Item>> {
-        let items = items(name, sealed)?.into_iter();
-        Some(items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
-    }
 
     #[test]
     fn any_flipped_bit_of_a_leaf_is_noticed() {
