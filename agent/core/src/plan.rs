@@ -188,9 +188,7 @@ impl Step {
     pub fn is_known(&self) -> bool {
         self.link.basis != Basis::Assumed
     }
-}
 
-impl Step {
     /// Whether a source that turns up while `left` bytes are missing, for which this step was
     /// planned, is to be asked beside those that give `rate` bytes per second together: when the rest
     /// takes a while, and it adds to the whole what is worth a request.

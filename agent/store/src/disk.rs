@@ -29,6 +29,7 @@ mod open_error;
 mod outgoing;
 mod partial;
 mod payload;
+mod pieces;
 mod promises;
 mod quarantine;
 mod read;

@@ -2,11 +2,12 @@
 
 use super::{
     behind::Behind,
-    cutting::{CUT_BESIDE, Cutting, PIECE},
+    cutting::{CUT_BESIDE, Cutting},
     inner::Inner,
     layout::{create_new, remove_file},
     partial::Durable,
     payload::INLINE_MAX,
+    pieces::all_pieces,
 };
 use crate::{
     PartialBlob, StoreError,
@@ -327,15 +328,8 @@ fn own_cut(arrival: &Arrival, verdict: Verdict, path: &Path) -> Result<Manifest,
 /// Reads and cuts what is left of a file.
 pub(super) fn cut(file: &mut File) -> io::Result<Manifest> {
     let mut chunker = Chunker::new();
-    let mut piece = vec![0; PIECE];
-    loop {
-        match file.read(&mut piece) {
-            Ok(0) => return Ok(chunker.finish()),
-            Ok(len) => chunker.update(&piece[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    all_pieces(file, |piece| chunker.update(piece))?;
+    Ok(chunker.finish())
 }
 
 impl fmt::Debug for DiskBlob {

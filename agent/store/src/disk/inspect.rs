@@ -5,6 +5,7 @@ use super::{
     frame::Kind,
     inner::{FileId, Inner},
     payload::{RecordHead, split_blob},
+    pieces::each_piece,
     recover::entries,
 };
 use crate::{
@@ -20,7 +21,7 @@ use netbuild_core::{
 use netbuild_proto::record::{SealedRecord, sum_of};
 use std::{
     fs::{self, File, Metadata},
-    io::{self, Read},
+    io,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
@@ -33,8 +34,6 @@ use std::{
 /// Things that one step looks at: enough that finding them costs little beside, few enough that a
 /// step is soon over.
 const BATCH: usize = 256;
-/// Bytes read at once.
-const PIECE: usize = 256 * 1024;
 
 /// What a check of one thing comes to.
 type Checked = Result<Option<Finding>, StoreError>;
@@ -187,23 +186,16 @@ impl Inner {
     /// Whether the bytes of a file are those of the blob; `None` when it was broken off. On the way,
     /// with `repair`, what the index has lost of the blob is made again.
     fn read_file(&self, blob: Digest, path: &Path, how: &Inspect<'_>) -> io::Result<Option<bool>> {
-        let mut file = File::open(path)?;
+        let file = File::open(path)?;
         let mut parts = if how.repair { Parts::lacking(self, &blob) } else { Parts::default() };
         let mut digest = DigestBuilder::new();
-        let mut piece = vec![0; PIECE];
-        loop {
-            match file.read(&mut piece) {
-                Ok(0) => break,
-                Ok(len) => {
-                    digest.update(&piece[..len]);
-                    parts.update(&piece[..len]);
-                    if (how.pace)(len as u64).is_break() {
-                        return Ok(None);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        let read = each_piece(file, |piece| {
+            digest.update(piece);
+            parts.update(piece);
+            (how.pace)(piece.len() as u64)
+        })?;
+        if read.is_break() {
+            return Ok(None);
         }
         let good = digest.finish() == blob;
         if good {

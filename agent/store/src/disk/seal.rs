@@ -4,7 +4,10 @@
 //! were closed; when it does not, they are not even opened. There is no seal while the index is open, so a
 //! crash leaves none.
 
-use super::layout::{Layout, create_new, remove_file};
+use super::{
+    layout::{Layout, create_new, remove_file},
+    pieces::all_pieces,
+};
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
@@ -14,8 +17,6 @@ use std::{
 /// Largest index in bytes that is sealed. Reading more would be felt at every opening; damage to a larger
 /// one is found by the engine and by the checksum of each value.
 const MAX_SEALED: u64 = 64 << 20;
-/// Bytes that are read at once.
-const BUFFER: usize = 256 << 10;
 /// Bytes of a seal: the checksum in hexadecimal digits and a line end.
 const LEN: usize = 9;
 /// Directories below the index that are looked into; sled makes one.
@@ -67,7 +68,6 @@ fn checksum(dir: &Path) -> io::Result<Option<String>> {
     collect(dir, MAX_DEPTH, &mut files)?;
     files.sort();
     let (mut crc, mut total) = (0, 0);
-    let mut buffer = vec![0; BUFFER];
     for path in files {
         let file = File::open(&path)?;
         let len = file.metadata()?.len();
@@ -78,15 +78,7 @@ fn checksum(dir: &Path) -> io::Result<Option<String>> {
         let name = path.strip_prefix(dir).unwrap_or(&path).as_os_str();
         crc = crc32c::crc32c_append(crc, name.as_encoded_bytes());
         crc = crc32c::crc32c_append(crc, &len.to_le_bytes());
-        let mut content = file.take(len);
-        loop {
-            match content.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(some) => crc = crc32c::crc32c_append(crc, &buffer[..some]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        all_pieces(file.take(len), |piece| crc = crc32c::crc32c_append(crc, piece))?;
     }
     Ok(Some(format!("{crc:08x}\n")))
 }

@@ -1,7 +1,7 @@
 //! Which of the blobs here are like another. Nothing served depends on it: it only says what to make a patch
 //! against.
 
-use super::inner::Inner;
+use super::{inner::Inner, pieces::all_pieces};
 use crate::{StoreError, store::SKETCHED};
 use netbuild_core::{
     digest::Digest,
@@ -13,9 +13,6 @@ use std::{
     sync::Arc,
     time::SystemTime,
 };
-
-/// Bytes read at once of a blob that is sketched.
-const PIECE: usize = 256 * 1024;
 
 impl Inner {
     /// Notes the sketch of a blob.
@@ -64,15 +61,8 @@ impl Inner {
     }
 }
 
-fn sketch_of(mut reader: impl Read) -> io::Result<Sketch> {
+fn sketch_of(reader: impl Read) -> io::Result<Sketch> {
     let mut sketcher = Sketcher::new();
-    let mut piece = vec![0; PIECE];
-    loop {
-        match reader.read(&mut piece) {
-            Ok(0) => return Ok(sketcher.finish()),
-            Ok(len) => sketcher.update(&piece[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    all_pieces(reader, |piece| sketcher.update(piece))?;
+    Ok(sketcher.finish())
 }
