@@ -41,9 +41,12 @@ const WEIGHT: f64 = 0.2;
 /// Age at which a measurement is made anew. What was measured while the machine was busy must not
 /// keep a codec out for ever.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// A codec takes the place of the one in use only when it is expected to take less than this share
-/// of its time, so that estimates which waver do not make the codec waver.
-const SWITCH: f64 = 0.9;
+/// A codec takes the place of the one in use only when it is expected to come to less than this share
+/// of its cost, so that estimates which waver do not make the codec waver.
+const SWITCH: f64 = 0.97;
+/// Seconds that a second of a core is worth: one that a build could have. Without a price the strongest level would
+/// be taken wherever the link is busy for long enough, for ten times the work and a twentieth fewer bytes.
+const CORE_PRICE: f64 = 0.05;
 /// Each of [`LEVELS`] is about this much slower than the one before, or more.
 const NEXT_SLOWER: f64 = 1.5;
 /// Bytes to follow from which on measuring a codec pays.
@@ -303,6 +306,8 @@ pub struct Circumstances {
     pub accepted: Codecs,
     /// Share of a core that there is for coding: over 0 and at most 1.
     pub share: f64,
+    /// Seconds for which the link is busy with what was coded before: coding takes no time from it meanwhile.
+    pub wait: f64,
     /// Bytes that are coded together now.
     pub run: u64,
     /// Bytes that are to follow in the same request.
@@ -318,20 +323,27 @@ impl Circumstances {
         (self.run + self.rest) as f64 / self.goodput()
     }
 
+    /// What choosing this costs, in seconds.
+    fn cost(&self, seen: &Seen) -> f64 {
+        self.seconds(seen) + CORE_PRICE * (self.run + self.rest) as f64 / seen.speed
+    }
+
     /// Seconds that coding alone takes.
     fn coding(&self, seen: &Seen) -> f64 {
         (self.run + self.rest) as f64 / (seen.speed * self.share)
     }
 
-    /// Seconds until everything is there and decoded. Runs go through three stages: the first one
-    /// through all of them, the others behind it at the pace of the slowest.
+    /// Seconds until everything is there and decoded, from when the link is free. Runs go through three stages: the
+    /// first one through all of them, the others behind it at the pace of the slowest.
     fn seconds(&self, seen: &Seen) -> f64 {
         let bytes = (self.run + self.rest) as f64;
         let wire = bytes * seen.ratio / self.goodput();
         let decode = self.decode.filter(|speed| *speed > 0.0).map_or(0.0, |speed| bytes / speed);
         let coding = self.coding(seen);
         let first = self.run as f64 / bytes.max(1.0);
-        first * (coding + wire + decode) + (1.0 - first) * coding.max(wire).max(decode)
+        (first * coding - self.wait).max(0.0)
+            + first * (wire + decode)
+            + (1.0 - first) * coding.max(wire).max(decode)
     }
 }
 
@@ -380,25 +392,25 @@ impl Choices {
     ) -> Step {
         let current = self.by_kind.get(&kind).copied();
         let mut best = (Codec::Identity, at.raw());
-        let mut current_seconds = (current == Some(Codec::Identity)).then_some(best.1);
+        let mut current_cost = (current == Some(Codec::Identity)).then_some(best.1);
         for codec in candidates(at.accepted) {
             let guess = || speeds.guess(now, kind, codec).filter(|_| at.rest < WORTH_MEASURING);
             let Some(seen) = speeds.get(now, kind, codec).or_else(guess) else {
                 return Step::Measure(codec);
             };
-            let seconds = at.seconds(&seen);
+            let cost = at.cost(&seen);
             if Some(codec) == current {
-                current_seconds = Some(seconds);
+                current_cost = Some(cost);
             }
-            if seconds < best.1 {
-                best = (codec, seconds);
+            if cost < best.1 {
+                best = (codec, cost);
             }
-            if at.coding(&seen) * NEXT_SLOWER > best.1 {
+            if at.coding(&seen) * NEXT_SLOWER > best.1 + at.wait {
                 break;
             }
         }
-        let codec = match current.zip(current_seconds) {
-            Some((current, seconds)) if best.1 >= seconds * SWITCH => current,
+        let codec = match current.zip(current_cost) {
+            Some((current, cost)) if best.1 >= cost * SWITCH => current,
             _ => best.0,
         };
         self.by_kind.insert(kind, codec);
@@ -456,6 +468,12 @@ impl Backlog {
         Self { bytes: 0.0, at: now }
     }
 
+    /// Seconds until the link, which gives `goodput` bytes per second, has sent all that it was handed.
+    pub fn wait(&self, now: Instant, goodput: f64) -> f64 {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        (self.bytes / goodput - elapsed).max(0.0)
+    }
+
     /// More is handed to the link, which gives `goodput` bytes per second. Says whether it had to
     /// wait for that: then the pace at which bytes arrive is not its own.
     pub fn add(&mut self, now: Instant, bytes: u64, goodput: f64) -> bool {
@@ -495,6 +513,7 @@ mod tests {
             decode: None,
             accepted: Codecs::ALL,
             share: 1.0,
+            wait: 0.0,
             run: MIB as u64,
             rest: 63 * MIB as u64,
         }
@@ -641,6 +660,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_coded_while_the_link_is_busy_is_coded_well_but_not_for_next_to_nothing() {
+        let of_link = |mbit_s, wait| chosen(&Circumstances { wait, rest: 0, ..mbit(mbit_s) }).0;
+        let (idle, busy) = (of_link(25.0, 0.0), of_link(25.0, 0.1));
+        assert!(idle < busy, "{idle} {busy}");
+        let codecs: Vec<_> = [0.0, 0.01, 0.02, 0.1, 1.0].map(|wait| of_link(25.0, wait)).into();
+        assert!(codecs.is_sorted(), "{codecs:?}");
+        // The strongest level would take half a second of a core for a hundredth of one.
+        assert!(codecs[4] < Codec::Zstd(15), "{codecs:?}");
+        assert_eq!(of_link(1.0, 10.0), Codec::Zstd(19));
+    }
+
+    #[test]
     fn a_slow_requester_is_not_given_what_it_cannot_decode_in_time() {
         let at = Circumstances { decode: Some(1e6), ..mbit(100.0) };
         assert_eq!(chosen(&at).0, Codec::Identity);
@@ -694,9 +725,12 @@ mod tests {
         let mut now = Instant::now();
         let mut backlog = Backlog::new(now);
         backlog.add(now, 1000, 1000.0);
+        assert_eq!(backlog.wait(now, 500.0), 2.0);
         now += Duration::from_millis(900);
+        assert!((backlog.wait(now, 1000.0) - 0.1).abs() < 1e-9);
         assert!(!backlog.add(now, 1000, 1000.0));
         now += Duration::from_millis(1200);
+        assert_eq!(backlog.wait(now, 1000.0), 0.0);
         assert!(backlog.add(now, 10, 1000.0));
     }
 
@@ -706,12 +740,13 @@ mod tests {
             goodput in prop::option::of(-1.0..1e12_f64),
             decode in prop::option::of(-1.0..1e12_f64),
             share in 0.001..1.0_f64,
+            wait in 0.0..1e6_f64,
             (run, rest) in (0..u64::from(u32::MAX), 0..u64::MAX / 4),
             bits in any::<u8>(),
             works in prop::collection::vec((0..10_000_000_usize, 0..10_000_000_usize, 0..10_000_u64), 9),
         ) {
             let accepted = Codecs::from_bits(bits);
-            let at = Circumstances { goodput, decode, accepted, share, run, rest };
+            let at = Circumstances { goodput, decode, accepted, share, wait, run, rest };
             let (mut choices, mut speeds, now) =
                 (Choices::default(), Speeds::default(), Instant::now());
             let mut works = works.into_iter();

@@ -38,6 +38,10 @@ use std::time::{Duration, Instant};
 /// Packets that may be under way before anything is known: they are spread over a round trip, and
 /// the queue of a slow link (64 KiB) takes them.
 const INITIAL_PACKETS: u64 = 32;
+/// What any link is taken to carry, in bytes per second: over a long round trip, more than [`INITIAL_PACKETS`] are
+/// under way at first. On a link of a fourth of that, [`INITIAL_MOST`] make a queue of half a second, once.
+const INITIAL_RATE: f64 = 1e6;
+const INITIAL_MOST: u64 = 128;
 /// Packets that may always be under way: an acknowledgement covers two, and one may be on its way
 /// back. BBR has the same.
 const LEAST_PACKETS: u64 = 4;
@@ -109,6 +113,9 @@ const CEILING_GROWTH: f64 = 1.0625;
 /// Rounds at less than [`SLOWER`] of the believed rate after which the link has become slower.
 const SLOWER_ROUNDS: u32 = 3;
 const SLOWER: f64 = 0.7;
+/// Time without anything to send after which a link is looked at anew: it may carry more by now than before, when
+/// others shared it or this machine was busy.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Part of the product that a hint may make the first window.
 const HINT_GAIN: f64 = 0.7;
 /// Most bytes that a hint may put on a link unproven: 0.7 of 100 Mbit/s over 230 ms, or of
@@ -203,6 +210,8 @@ pub struct Congestion {
     /// Round trip of the packet that was sent last, of those acknowledged since.
     rtt: Option<Duration>,
     in_flight: u64,
+    /// When something was sent last.
+    sent_at: Instant,
     /// The hint no longer counts: something is known.
     proven: bool,
 }
@@ -230,6 +239,7 @@ impl Congestion {
             acked: 0,
             rtt: None,
             in_flight: 0,
+            sent_at: now,
             proven: false,
         }
     }
@@ -252,7 +262,12 @@ impl Congestion {
         };
         let window = match self.phase {
             Phase::Startup { window, .. } if self.proven => window,
-            Phase::Startup { window, .. } => window.max(hinted.min(HINT_MOST)),
+            Phase::Startup { window, .. } => {
+                let most = INITIAL_MOST * self.mtu;
+                let initial =
+                    self.model.min_rtt().map_or(0.0, |rtt| INITIAL_RATE * rtt.as_secs_f64());
+                window.max(hinted.min(HINT_MOST)).max((initial as u64).min(most))
+            }
             Phase::Drain { .. } => (product * DRAIN_GAIN) as u64,
             Phase::Cruise { .. } => cruise() as u64,
             Phase::Probe { gain, .. } => cruise().max(product * gain + self.model.burst()) as u64,
@@ -277,6 +292,15 @@ impl Congestion {
 
     /// `bytes` were sent.
     pub fn on_sent(&mut self, now: Instant, bytes: u64) {
+        let idle = now.saturating_duration_since(self.sent_at);
+        self.sent_at = now;
+        // Any queue of ours is gone, so a drain is over as well.
+        let known = matches!(self.phase, Phase::Cruise { .. } | Phase::Drain { .. });
+        if idle >= PAUSE && self.in_flight == 0 && known {
+            let before = self.model.rate();
+            self.phase = Phase::Probe { rounds: 0, gain: PROBE_GAIN, before };
+            self.round = Round::new(now, self.samples.delivered());
+        }
         self.samples.sent(now, bytes, self.in_flight);
     }
 

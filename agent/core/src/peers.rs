@@ -41,6 +41,8 @@ const FRUITLESS_PAUSE: Duration = Duration::from_secs(20);
 /// How long after a link became another one a probe without a result is soon made again: slow start
 /// is over on such a connection, so that its rate takes seconds to grow.
 const UNSETTLED: Duration = Duration::from_secs(20);
+/// An agent within this is in the same building, whatever its region is called: the links from there are those from here.
+const NEXT_DOOR: Duration = Duration::from_millis(2);
 /// While the mesh has measured a round trip within this, those of the data plane do not count: QUIC
 /// smooths them over eight and more, and tells of a change of the link when others know it.
 const PING_COUNTS: Duration = Duration::from_secs(5);
@@ -66,6 +68,8 @@ pub struct Peer {
     pinged: Option<Instant>,
     /// When its link became another one.
     moved: Option<Instant>,
+    /// Whether it may not have heard of the links from here.
+    untold: bool,
 }
 
 impl Peer {
@@ -83,6 +87,7 @@ impl Peer {
             probe_due: None,
             pinged: None,
             moved: None,
+            untold: true,
         }
     }
 
@@ -178,8 +183,14 @@ impl Peers {
         self.known.iter().filter(here).map(|(id, _)| *id)
     }
 
+    /// Whether the links from a peer are about those from here.
+    fn is_here(&self, peer: &Peer, now: Instant) -> bool {
+        let same = !self.region.is_empty() && peer.region == self.region;
+        same || peer.estimate.belief(now).rtt.is_some_and(|rtt| rtt <= NEXT_DOOR)
+    }
+
     /// What is believed of the link to each peer that is or was in the mesh: measured here, else told
-    /// by agents of this region about it or about its region, else assumed.
+    /// by agents of this region or next door about it or about its region, else assumed.
     pub fn beliefs(&self, now: Instant) -> impl Iterator<Item = (&PeerId, &Peer, Belief)> {
         // Found once for all of them: there may be thousands, and as many reports.
         let hearsay = self.hearsay(now);
@@ -192,15 +203,12 @@ impl Peers {
         self.hearsay(now).belief(id, peer, now)
     }
 
-    /// What agents of this region told of late, the latest and fullest of each peer and region.
+    /// What agents from here told of late, the latest and fullest of each peer and region.
     fn hearsay(&self, now: Instant) -> Hearsay<'_> {
         let best = self.known.values().filter_map(|peer| peer.estimate.goodput());
         let mut hearsay = Hearsay { best: best.reduce(f64::max), ..Hearsay::default() };
-        if self.region.is_empty() {
-            return hearsay;
-        }
         let from_here = |teller: &PeerId| {
-            self.known.get(teller).is_some_and(|teller| teller.region == self.region)
+            self.known.get(teller).is_some_and(|teller| self.is_here(teller, now))
         };
         let told = self.told.iter().filter(|(teller, (at, _))| {
             from_here(teller) && now.saturating_duration_since(*at) < TOLD_FOR
@@ -242,6 +250,17 @@ impl Peers {
         reports.sort_by_key(|report| report.age);
         reports.truncate(MAX_REPORTS);
         reports
+    }
+
+    /// Whether a peer has joined who needs what is known of the links from here, and may not have heard it. It counts as
+    /// told after that.
+    pub fn poll_untold(&mut self, id: &PeerId, now: Instant) -> bool {
+        let needs = |peer: &Peer| peer.present && peer.untold && self.is_here(peer, now);
+        let needed = self.known.get(id).is_some_and(needs);
+        if needed && let Some(known) = self.known.get_mut(id) {
+            known.untold = false;
+        }
+        needed
     }
 
     /// Round-trip time and goodput of every measured link, to be remembered over a restart.
@@ -550,6 +569,7 @@ mod tests {
     const A: PeerId = PeerId([1; 32]);
     const B: PeerId = PeerId([2; 32]);
     const C: PeerId = PeerId([3; 32]);
+    const D: PeerId = PeerId([4; 32]);
     const UNAVAILABLE: Over = Over::Failed(Fault::Unavailable);
 
     fn ms(ms: u64) -> Duration {
@@ -720,6 +740,40 @@ mod tests {
         assert_eq!(wary.belief(&B, now).goodput, Some(3e6));
         assert_eq!(peers.links(now).len(), 2 + 3);
         assert_eq!(peers.belief(&C, now + TOLD_FOR).basis, Basis::Assumed);
+    }
+
+    #[test]
+    fn next_door_the_links_are_the_same_whatever_the_region_is_called() {
+        let now = Instant::now();
+        let mut peers = peers(now);
+        let report = Report {
+            peer: B,
+            rtt: ms(70),
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            goodput: Some(9e6),
+            age: Duration::ZERO,
+        };
+        peers.handle_reports(C, vec![report], now);
+        assert_eq!(peers.belief(&B, now).basis, Basis::Measured);
+        assert_eq!(peers.belief(&B, now).goodput, None);
+        for _ in 0..20 {
+            peers.handle_sample(&C, Sample::Rtt(Duration::from_micros(300)), now);
+        }
+        assert_eq!(peers.belief(&B, now).goodput, Some(9e6));
+    }
+
+    #[test]
+    fn who_joins_next_door_or_in_this_region_is_told_once() {
+        let now = Instant::now();
+        let mut peers = peers(now);
+        assert!(peers.poll_untold(&A, now), "it is of this region");
+        assert!(!peers.poll_untold(&A, now));
+        peers.handle_joined(D, "elsewhere".into(), Vec::new());
+        assert!(!peers.poll_untold(&D, now), "it may be far away");
+        peers.handle_sample(&D, Sample::Rtt(Duration::from_micros(300)), now);
+        assert!(peers.poll_untold(&D, now));
+        assert!(!peers.poll_untold(&D, now) && !peers.poll_untold(&B, now));
     }
 
     #[test]

@@ -19,6 +19,10 @@ use std::{
 /// dry while this end is busy, short enough that little has to be asked of another one when it
 /// fails.
 const AHEAD: Duration = Duration::from_secs(1);
+/// The same of one that nobody is asked beside. Bytes are those of items, and what comes next may shrink to a fifth
+/// on its way where what came before did not.
+const AHEAD_ALONE: Duration = Duration::from_secs(4);
+const LEAST_ALONE: u64 = 4 << 20;
 /// Least and most bytes that are asked of a source ahead: two average chunks, and 1 Gbit/s over
 /// 100 ms, which is less than a stream may have under way.
 const LEAST_AHEAD: u64 = 1 << 20;
@@ -57,6 +61,8 @@ pub struct Pace {
     pub goodput: f64,
     /// How long it may say nothing, on top of what its next item takes, before it is late.
     pub patience: Duration,
+    /// Whether it is the only one that is to be asked, as far as is known.
+    pub alone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,10 +124,14 @@ impl Source {
         self.pace.rtt.as_secs_f64() + (self.asked_bytes + more) as f64 / self.rate
     }
 
-    /// How many bytes it may be asked for ahead.
-    fn ahead(&self) -> u64 {
-        let time = self.pace.rtt + AHEAD;
-        ((self.rate * time.as_secs_f64()) as u64).clamp(LEAST_AHEAD, MOST_AHEAD)
+    /// How many bytes it may be asked for ahead; `only` says that nobody has joined beside it.
+    fn ahead(&self, only: bool) -> u64 {
+        let (time, least) = match only && self.pace.alone {
+            true => (AHEAD_ALONE, LEAST_ALONE),
+            false => (AHEAD, LEAST_AHEAD),
+        };
+        let time = self.pace.rtt + time;
+        ((self.rate * time.as_secs_f64()) as u64).clamp(least, MOST_AHEAD)
     }
 
     /// When it is late, if nothing comes until then.
@@ -285,15 +295,16 @@ impl Spread {
     pub fn poll(&mut self, id: SourceId, now: Instant) -> Vec<usize> {
         let mut handed = Vec::new();
         let mut bytes = 0;
+        let only = self.sources.len() == 1;
         let most = match self.sources.get(&id) {
             None => 0,
-            Some(source) if !source.unsure => source.ahead() / PARTS,
+            Some(source) if !source.unsure => source.ahead(only) / PARTS,
             Some(source) if source.asked.is_empty() => LEAST_AHEAD / PARTS,
             Some(_) => 0,
         };
         while handed.len() < MOST_ITEMS && bytes < most {
             let Some(source) = self.sources.get(&id) else { break };
-            if source.asked_bytes >= source.ahead() {
+            if source.asked_bytes >= source.ahead(only) {
                 break;
             }
             let Some(index) = self.next_free(id, now).or_else(|| self.next_late(id, now)) else {

@@ -96,7 +96,7 @@ impl Trial {
     pub(crate) fn alone(whom: Whom) -> Self {
         Self {
             to: Reach::Peer(whom),
-            pace: Pace { rtt: LEAST_PATIENCE, goodput: 1e6, patience: MOST_PATIENCE },
+            pace: Pace { rtt: LEAST_PATIENCE, goodput: 1e6, patience: MOST_PATIENCE, alone: true },
             goodput: None,
             arriving: false,
             sure: true,
@@ -263,7 +263,7 @@ where
             let next = next.filter(|next| running.is_empty() || next.pause.is_zero());
             if let Some(next) = next {
                 sleep(next.pause).await;
-                let Some(attempt) = begin(sources, plan, next.step, count) else {
+                let Some(attempt) = begin(sources, plan, next.step, count, team == 1) else {
                     fallback.handle_missing(next.step);
                     continue;
                 };
@@ -278,7 +278,7 @@ where
             Some(step) = joining.next() => {
                 plan.steps.push(step);
                 fallback.handle_joined();
-                if let Some(attempt) = begin(sources, plan, plan.steps.len() - 1, count) {
+                if let Some(attempt) = begin(sources, plan, plan.steps.len() - 1, count, false) {
                     answers.push(run(attempt.trial.clone(), count));
                     running.push(Running { joined: true, ..attempt });
                     count += 1;
@@ -344,7 +344,13 @@ where
     result
 }
 
-fn begin<'a>(sources: Sources<'a>, plan: &Plan, at: usize, number: usize) -> Option<Running<'a>> {
+fn begin<'a>(
+    sources: Sources<'a>,
+    plan: &Plan,
+    at: usize,
+    number: usize,
+    alone: bool,
+) -> Option<Running<'a>> {
     let step = &plan.steps[at];
     let to = (sources.reach)(&step.who)?;
     let patience = patience(&step.link, LEAST_PATIENCE, MOST_PATIENCE);
@@ -353,6 +359,7 @@ fn begin<'a>(sources: Sources<'a>, plan: &Plan, at: usize, number: usize) -> Opt
         rtt: step.link.rtt.unwrap_or_default(),
         goodput: goodput(&step.link).max(1.0),
         patience,
+        alone,
     };
     let trial = Trial {
         to,

@@ -115,7 +115,14 @@ impl Measuring {
         loop {
             tokio::select! {
                 Some((peer, sample)) = self.samples.recv() => {
-                    self.view.peers(|peers, now| peers.handle_sample(&peer, sample, now));
+                    let needed = self.view.peers(|peers, now| {
+                        peers.handle_sample(&peer, sample, now);
+                        peers.poll_untold(&peer, now)
+                    });
+                    if needed {
+                        reported = Instant::now();
+                        self.report(true);
+                    }
                 }
                 Some(probed) = probes.join_next() => self.take(probed, &mut budget),
                 _ = ticks.tick() => {

@@ -51,6 +51,12 @@ impl Client {
         ClientStream(self.clone())
     }
 
+    /// Bytes per second that QUIC sends at most now.
+    pub(crate) fn most(&self) -> f64 {
+        let path = self.connection.stats().path;
+        path.cwnd as f64 / path.rtt.as_secs_f64().max(1e-6)
+    }
+
     /// Bytes per second that one of the requests for chunks may expect of the link, of which the
     /// requester believes that it gives `told`, or 0.
     ///
@@ -59,8 +65,7 @@ impl Client {
     /// and all of that in a queue; so only a part of it counts, and never more than twice what the
     /// requester has seen, if it has seen anything.
     pub(crate) fn goodput(&self, told: u64) -> f64 {
-        let path = self.connection.stats().path;
-        let window = path.cwnd as f64 / path.rtt.as_secs_f64().max(1e-6);
+        let window = self.most();
         let link = match told as f64 {
             0.0 => UNKNOWN_GOODPUT.max(window * UNKNOWN_SHARE),
             told => told.max((window * KNOWN_SHARE).min(told * 2.0)),

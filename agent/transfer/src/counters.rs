@@ -56,6 +56,8 @@ pub(crate) struct Tally {
     pub(crate) samples_dropped: AtomicU64,
     /// Requests of others that are being answered; goes up and down.
     pub(crate) serving: AtomicU32,
+    /// Requests for chunks that somebody here waits for; goes up and down.
+    pub(crate) fetching: AtomicU32,
 }
 
 impl Tally {
@@ -113,6 +115,22 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.0.serving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a request for chunks that somebody waits for, until it is dropped.
+pub(crate) struct Fetching(Arc<Tally>);
+
+impl Fetching {
+    pub(crate) fn begin(tally: Arc<Tally>) -> Self {
+        tally.fetching.fetch_add(1, Ordering::Relaxed);
+        Self(tally)
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.0.fetching.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -29,11 +29,16 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
 
 /// Everything held, in memory.
 #[derive(Default)]
@@ -479,4 +484,90 @@ fn raw_endpoint(config: Option<ServerConfig>) -> quinn::Endpoint {
     let socket = socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let runtime = Arc::new(TokioRuntime);
     quinn::Endpoint::new(quinn::EndpointConfig::default(), config, socket, runtime).unwrap()
+}
+
+/// A gate of a shelf that is kept closed.
+pub(crate) struct Closed {
+    stop: std::sync::mpsc::Sender<()>,
+    keeper: std::thread::JoinHandle<()>,
+}
+
+impl Closed {
+    /// Closes the gate, before it returns.
+    pub(crate) fn keep(gate: Arc<Mutex<()>>) -> Self {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let (locked, is_locked) = std::sync::mpsc::channel();
+        let keeper = std::thread::spawn(move || {
+            let _closed = gate.lock().unwrap();
+            locked.send(()).unwrap();
+            let _ = stopped.recv();
+        });
+        is_locked.recv().unwrap();
+        Self { stop, keeper }
+    }
+
+    /// Opens it again.
+    pub(crate) fn open(self) {
+        drop(self.stop);
+        self.keeper.join().unwrap();
+    }
+}
+
+/// A link to a provider, on which what the provider sends can be held up.
+pub(crate) struct Relay {
+    /// Where the provider seems to be.
+    pub(crate) address: SocketAddr,
+    held: watch::Sender<bool>,
+    carried: Arc<AtomicU64>,
+    _task: JoinSet<()>,
+}
+
+impl Relay {
+    /// A link for one requester.
+    pub(crate) async fn to(provider: SocketAddr) -> Self {
+        let bind = async || UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = (bind().await, bind().await);
+        far.connect(provider).await.unwrap();
+        let address = near.local_addr().unwrap();
+        let (held, mut may_pass) = watch::channel(false);
+        let carried = Arc::<AtomicU64>::default();
+        let count = carried.clone();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+            let mut requester = None;
+            loop {
+                let open = !*may_pass.borrow_and_update();
+                tokio::select! {
+                    Ok((len, from)) = near.recv_from(&mut up) => {
+                        requester = Some(from);
+                        let _ = far.send(&up[..len]).await;
+                    }
+                    Ok(len) = far.recv(&mut down), if open => {
+                        if let Some(requester) = requester {
+                            count.fetch_add(len as u64, Ordering::Relaxed);
+                            let _ = near.send_to(&down[..len], requester).await;
+                        }
+                    }
+                    Ok(()) = may_pass.changed() => {}
+                }
+            }
+        });
+        Self { address, held, carried, _task: task }
+    }
+
+    /// Holds up what the provider sends, as far as the socket takes it.
+    pub(crate) fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    /// Lets it pass.
+    pub(crate) fn release(&self) {
+        self.held.send_replace(false);
+    }
+
+    /// Bytes of packets that the provider has sent.
+    pub(crate) fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
+    }
 }

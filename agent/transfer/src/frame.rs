@@ -245,6 +245,18 @@ impl FrameWriter {
         self.ended = true;
     }
 
+    /// Ends the stream after what was sent, and waits until that has arrived. When the other end wants no more of it,
+    /// what is still here is not sent: QUIC itself would go on with what it was handed.
+    pub(crate) async fn settle(mut self) {
+        if self.stream.finish().is_err() {
+            return;
+        }
+        self.ended = true;
+        if let Ok(Some(code)) = self.stream.stopped().await {
+            let _ = self.stream.reset(code);
+        }
+    }
+
     /// Ends the stream as failed.
     pub(crate) fn reset(mut self, code: VarInt) {
         let _ = self.stream.reset(code);

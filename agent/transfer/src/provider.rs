@@ -30,14 +30,14 @@ use netbuild_core::{
     peer::PeerId,
 };
 use netbuild_proto::{
-    data::{MAX_REQUEST, Request, encode_bitmap},
+    data::{MAX_REQUEST, Priority, Request, encode_bitmap},
     parts::Parts,
 };
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
 use std::{
     fmt,
     fmt::Debug,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -255,7 +255,7 @@ impl Provider {
         let toll = self.toll.clone().map(|toll| (client.peer, toll));
         let mut writer = FrameWriter::new(send).with_toll(toll);
         let Err(error) = self.answer_all(&client, receive, &mut writer).await else {
-            return writer.finish();
+            return writer.settle().await;
         };
         let peer = client.peer;
         tracing::debug!(%peer, %error, "request failed");
@@ -318,7 +318,11 @@ impl Provider {
                 self.answer_delta(wanted, accept, stream, writer).await
             }
             Request::Probe { bytes } => {
-                let content = if self.allows(peer, bytes) { filling(bytes) } else { Bytes::new() };
+                // Others can measure this link when nobody here needs it.
+                writer.be(Priority::Background);
+                let idle = self.tally.fetching.load(Ordering::Relaxed) == 0;
+                let may = idle && self.allows(peer, bytes);
+                let content = if may { filling(bytes) } else { Bytes::new() };
                 let length = content.len() as u64;
                 writer.send_frame(content).await?;
                 add(&self.tally.bytes_served, length);
@@ -435,7 +439,9 @@ mod tests {
     use super::*;
     use crate::{
         Endpoint, FetchError, Holder,
-        fixture::{Shelf, agent, everyone, fetch, holder, noise, raw_connection, soon},
+        fixture::{
+            Relay, Shelf, agent, everyone, fetch, holder, noise, raw_connection, soon, until,
+        },
         seats::MAX_CONNECTIONS_PER_PEER,
         socket::MAX_STREAMS,
     };
@@ -531,6 +537,33 @@ mod tests {
             more = connection.open_bi() => panic!("{more:?}"),
             () = others_are_served(&at, &chunks) => {}
         }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_wants_any_more_does_not_fill_the_link() {
+        let (endpoint, at, chunks) = stocked();
+        let link = Relay::to(at.addresses[0]).await;
+        let through = Holder { addresses: vec![link.address], ..at };
+        let connection = soon(raw_connection(2, &through)).await;
+        let ask = async |request: Request| {
+            let (mut send, receive) = soon(connection.open_bi()).await.unwrap();
+            soon(send.write_all(&framed(&request))).await.unwrap();
+            send.finish().unwrap();
+            receive
+        };
+        link.hold();
+        let mut unwanted = ask(asking(chunks[1..].to_vec())).await;
+        // All of the answer waits for the link.
+        until(|| endpoint.counters().requests_served == 1).await;
+        unwanted.stop(code::INTERNAL).unwrap();
+        link.release();
+        // What is less urgent is sent after anything that is left of it.
+        let accept = Accept { priority: Priority::Background, ..Accept::default() };
+        let mut rest = ask(Request::Chunks { chunks: chunks[..1].to_vec(), accept }).await;
+        let len = soon(rest.read_to_end(1 << 20)).await.unwrap().len() as u64;
+        assert!(len > u64::from(chunks[0].len));
+        let beyond = link.carried() - len;
+        assert!(beyond < 512 * 1024, "{beyond} bytes, most of what nobody wanted");
     }
 
     #[tokio::test]

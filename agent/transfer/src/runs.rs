@@ -84,17 +84,29 @@ impl Asked {
 pub(crate) struct Stream {
     client: ClientStream,
     backlog: Option<Backlog>,
+    /// What the link was handed, were it all for this stream.
+    queue: Backlog,
     /// What was patched against last.
     pub(crate) base: Option<Arc<Base>>,
 }
 
 impl Stream {
     pub(crate) fn new(client: &Arc<Client>) -> Self {
-        Self { client: client.stream(), backlog: None, base: None }
+        Self {
+            client: client.stream(),
+            backlog: None,
+            queue: Backlog::new(Instant::now()),
+            base: None,
+        }
     }
 
     pub(crate) fn client(&self) -> &Arc<Client> {
         self.client.client()
+    }
+
+    /// Seconds for which the link is at least busy with what it was handed for this stream.
+    fn wait(&self) -> f64 {
+        self.queue.wait(Instant::now(), self.client().most())
     }
 
     /// Makes the frames of a run of the first of these chunks, now that it is ready to be sent.
@@ -106,6 +118,7 @@ impl Stream {
         // The first run is not late: before it nobody had asked for anything.
         let backlog = self.backlog.get_or_insert_with(|| Backlog::new(now));
         let mut late = backlog.add(now, wire, goodput);
+        self.queue.add(now, wire, self.client.client().most());
         let mut parts = Vec::with_capacity(2 * runs.len());
         for run in runs {
             // What follows the first of them did not wait for anything.
@@ -257,16 +270,17 @@ impl Provider {
         }
         let client = stream.client().clone();
         let mut answered = 0;
-        let first = self.run(asked, answered, &client);
+        let first = self.run(asked, answered, &client, stream.wait());
         let mut run = Some(while_alive(asked, writer, pin!(first)).await??);
         while let Some(ready) = run {
             let mut frames = stream.frames(ready, &asked.chunks[answered..], &asked.accept);
             answered += frames.count;
+            let wait = stream.wait();
             let next = async {
                 if answered == asked.chunks.len() {
                     return Ok(None);
                 }
-                self.run(asked, answered, &client).await.map(Some)
+                self.run(asked, answered, &client, wait).await.map(Some)
             };
             let mut next = pin!(next);
             let mut ready = None;
@@ -307,12 +321,13 @@ impl Provider {
         self.tally.served(frames.coding, moved);
     }
 
-    /// Reads and codes the next run, that begins with chunk number `from`.
+    /// Reads and codes the next run, that begins with chunk number `from`, while the link is busy for `wait` seconds.
     async fn run(
         &self,
         asked: &Asked,
         from: usize,
         client: &Arc<Client>,
+        wait: f64,
     ) -> Result<Run, ServeError> {
         let accept = &asked.accept;
         let goodput = client.goodput(accept.goodput);
@@ -334,6 +349,7 @@ impl Provider {
             decode: Some(accept.decode as f64),
             accepted: accept.codecs,
             share: self.coder.share(),
+            wait,
             run: bytes_of(this),
             rest: bytes_of(rest),
         };

@@ -139,6 +139,10 @@ impl Coder {
             return None;
         }
         let body = Bytes::from(self.timed(codec, kind, run)?);
+        tracing::debug!(
+            %codec, bytes = run.len(), coded = body.len(), goodput = ?purpose.at.goodput, rest = purpose.at.rest,
+            "coded a run"
+        );
         lock(&self.hot).put(purpose.key, Hot { codec: Some(codec), kind, body: body.clone() });
         Some((coding(codec), body))
     }

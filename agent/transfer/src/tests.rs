@@ -3,8 +3,8 @@
 use crate::{
     Endpoint, FetchError, Holder, Patience,
     fixture::{
-        self, Shelf, agent, chunk, everyone, gather, holder, identity, no_base, noise, only,
-        orders, raw_connection, rogue, run_frame, sampled, sealed, soon, until,
+        self, Closed, Shelf, agent, chunk, everyone, gather, holder, identity, no_base, noise,
+        only, orders, raw_connection, rogue, run_frame, sampled, sealed, soon, until,
     },
 };
 use bytes::Bytes;
@@ -106,14 +106,7 @@ async fn bringing_gives_signs_of_life_and_is_bounded() {
     let mut shelf = Shelf::default();
     let asked = blobs(&shelf.stock(1, 20));
     let gate = shelf.gate.clone();
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let (locked, is_locked) = std::sync::mpsc::channel();
-    let keeper = std::thread::spawn(move || {
-        let _closed = gate.lock().unwrap();
-        locked.send(()).unwrap();
-        let _ = stopped.recv();
-    });
-    is_locked.recv().unwrap();
+    let closed = Closed::keep(gate);
     let (a, b) = (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
     let at = holder(1, &a);
     let mut asking = tokio::task::JoinSet::new();
@@ -133,12 +126,31 @@ async fn bringing_gives_signs_of_life_and_is_bounded() {
     let mut signs = [0; 10];
     soon(receive.read_exact(&mut signs)).await.unwrap();
     assert_eq!(signs, *frame(&HEARTBEAT).repeat(2));
-    drop(stop);
-    keeper.join().unwrap();
+    closed.open();
     for here in soon(asking.join_all()).await {
         assert_eq!(here, Ok(vec![true]));
     }
     until(|| a.load().serving == 0).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_chunks_gives_no_link_to_probes() {
+    let mut shelf = Shelf::default();
+    let chunks = shelf.stock(1, 100);
+    let closed = Closed::keep(shelf.gate.clone());
+    let (source, busy) = (agent(1, everyone(), shelf), agent(2, everyone(), Shelf::default()));
+    let (from, at) = (holder(1, &source), holder(2, &busy));
+    let other = agent(3, everyone(), Shelf::default());
+    let fetching = fetch(&from, &busy, &chunks);
+    let meanwhile = async {
+        until(|| source.load().serving == 1).await;
+        soon(other.probe(&at, MAX_PROBE)).await.unwrap();
+        assert_eq!(busy.counters().bytes_served, 0);
+        closed.open();
+    };
+    assert_eq!(tokio::join!(fetching, meanwhile).0, Ok(100));
+    soon(other.probe(&at, MAX_PROBE)).await.unwrap();
+    assert_eq!(busy.counters().bytes_served, u64::from(MAX_PROBE));
 }
 
 #[tokio::test]

@@ -60,6 +60,11 @@ impl Model {
         self.rtt
     }
 
+    /// The round trip without queues, once one was seen.
+    pub(super) fn min_rtt(&self) -> Option<Duration> {
+        self.min_rtt
+    }
+
     /// Bytes that fill the link.
     pub(super) fn product(&self) -> f64 {
         self.min_rtt.map_or(0.0, |rtt| self.rate() * rtt.as_secs_f64())

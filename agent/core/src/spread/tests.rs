@@ -44,7 +44,28 @@ impl Peer {
 /// Times in milliseconds.
 fn pace(rtt: u64, goodput: f64, patience: u64) -> Pace {
     let [rtt, patience] = [rtt, patience].map(Duration::from_millis);
-    Pace { rtt, goodput, patience }
+    Pace { rtt, goodput, patience, alone: false }
+}
+
+#[test]
+fn one_that_is_alone_is_asked_for_more_ahead_until_another_joins() {
+    let now = Instant::now();
+    let asked = |alone, beside| {
+        let mut spread = Spread::new();
+        (0..100).for_each(|_| _ = spread.add(CHUNK));
+        let id = spread.join(Pace { alone, ..pace(150, 1e6, 100) }, now);
+        if beside {
+            spread.join(pace(150, 1e6, 100), now);
+        }
+        let polls = std::iter::repeat_with(|| spread.poll(id, now).len());
+        polls.take_while(|count| *count > 0).sum::<usize>() as u64 * u64::from(CHUNK)
+    };
+    let ordinary = asked(false, false);
+    assert!((1_150_000..1_150_000 + u64::from(CHUNK)).contains(&ordinary), "{ordinary}");
+    assert_eq!(asked(true, true), ordinary);
+    // Of what shrinks to a fifth, that is most of a second.
+    let alone = asked(true, false);
+    assert!(alone > ordinary * 2, "{alone} {ordinary}");
 }
 
 #[derive(Debug)]
@@ -100,7 +121,12 @@ fn run(lens: &[u32], peers: &[Peer]) -> Outcome {
                     continue;
                 }
                 let patience = Duration::from_millis(50) + peer.rtt * 2;
-                let pace = Pace { rtt: peer.rtt, goodput: peer.believed, patience };
+                let pace = Pace {
+                    rtt: peer.rtt,
+                    goodput: peer.believed,
+                    patience,
+                    alone: peers.len() == 1,
+                };
                 let Some(grows) = &peer.grows else {
                     ids[number] = Some(spread.join(pace, now));
                     continue;
@@ -232,7 +258,7 @@ fn what_comes_up_later_is_not_expected_of_one_that_has_told_what_it_has() {
     let now = Instant::now();
     let mut spread = Spread::new();
     spread.add(CHUNK);
-    let pace = Pace { rtt: Duration::ZERO, goodput: 1e6, patience: Duration::from_millis(50) };
+    let pace = pace(0, 1e6, 50);
     let part = spread.join_without(pace, now);
     spread.add(CHUNK);
     assert_eq!(spread.poll(part, now), []);
@@ -271,7 +297,7 @@ fn ten_thousand_small_blobs_are_handed_out_in_few_requests() {
     });
     let goodput = 50e6 / 8.0;
     let rtt = Duration::from_millis(100);
-    let id = spread.join(Pace { rtt, goodput, patience: rtt }, now);
+    let id = spread.join(Pace { rtt, goodput, patience: rtt, alone: false }, now);
     let handed = spread.poll(id, now);
     assert_eq!(handed, (0..MOST_ITEMS).collect::<Vec<_>>());
     assert!(spread.poll(id, now).len() > 500, "more than one request is under way");
@@ -298,7 +324,7 @@ fn what_a_patch_is_to_bring_is_asked_of_others_once_that_is_late() {
     let mut spread = Spread::new();
     spread.add(CHUNK);
     let patience = Duration::from_millis(50);
-    let pace = Pace { rtt: patience, goodput: 1e6, patience };
+    let pace = Pace { rtt: patience, goodput: 1e6, patience, alone: false };
     let (patches, other) = (spread.join(pace, now), spread.join(pace, now));
     assert!(spread.claim(patches, &[0], now) && !spread.claim(other, &[0], now));
     assert_eq!(spread.poll(other, now), []);
@@ -389,7 +415,7 @@ proptest! {
                 2 => {
                     let goodput = [0.0, 1e3, 1e6, f64::NAN][dice.below(4) as usize];
                     let (rtt, patience) = (Duration::from_millis(9), Duration::from_millis(50));
-                    ids.push(spread.join(Pace { rtt, goodput, patience }, now));
+                    ids.push(spread.join(Pace { rtt, goodput, patience, alone: false }, now));
                 }
                 3 | 4 => spread.poll(id, now).into_iter().for_each(|index| {
                     assert!(!here.contains(&index), "asked for though it is here");
@@ -403,7 +429,7 @@ proptest! {
                 8 => assert!(!spread.claim(id, &[index], now) || !here.contains(&index)),
                 9 => spread.handle_unclaimed(id, index, now),
                 10 => {
-                    let pace = Pace { rtt: Duration::ZERO, goodput: 1e6, patience: Duration::ZERO };
+                    let pace = pace(0, 1e6, 0);
                     ids.push(spread.join_without(pace, now));
                 }
                 11 => spread.handle_offered(id, index),
