@@ -19,6 +19,7 @@ use bytes::Bytes;
 use netbuild_core::{
     cache::{CacheError, Source},
     chunk::{Chunk, MAX_CHUNK},
+    delta::MAX_BASE,
     digest::{Digest, Hash},
     moved::{Coding, Meter, Moved, Movement, Progress, Resumed, Watch},
     peer::PeerId,
@@ -53,8 +54,8 @@ const PATCHED_CHUNKS: usize = 512;
 /// Bytes that come as they are although patches were asked for, from which on it is not hoped for patches of the
 /// rest, if these are most of it: two chunks.
 const PLAIN_BYTES: u64 = 1 << 20;
-/// Largest blob that is patched, and largest base: both are in memory as a whole at the provider.
-const MAX_PATCHED: u64 = 256 << 20;
+/// Largest blob that is patched, and largest base, which is in memory as a whole at both ends.
+const MAX_PATCHED: u64 = MAX_BASE as u64;
 /// Largest sum of blobs whose lists of chunks are asked for before it is known who has them: the
 /// lists are some 100 KiB then.
 const LOOK_AHEAD_SIZE: u64 = 1 << 30;
