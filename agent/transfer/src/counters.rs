@@ -101,36 +101,20 @@ impl Tally {
     }
 }
 
-/// Counts a request among those that are being answered, until it is dropped.
+/// Counts one more of what goes up and down, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Serving(Arc<Tally>);
+pub(crate) struct OneMore(Arc<Tally>, fn(&Tally) -> &AtomicU32);
 
-impl Serving {
-    pub(crate) fn begin(tally: Arc<Tally>) -> Self {
-        tally.serving.fetch_add(1, Ordering::Relaxed);
-        Self(tally)
+impl OneMore {
+    pub(crate) fn of(tally: Arc<Tally>, which: fn(&Tally) -> &AtomicU32) -> Self {
+        which(&tally).fetch_add(1, Ordering::Relaxed);
+        Self(tally, which)
     }
 }
 
-impl Drop for Serving {
+impl Drop for OneMore {
     fn drop(&mut self) {
-        self.0.serving.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Counts a request for chunks that somebody waits for, until it is dropped.
-pub(crate) struct Fetching(Arc<Tally>);
-
-impl Fetching {
-    pub(crate) fn begin(tally: Arc<Tally>) -> Self {
-        tally.fetching.fetch_add(1, Ordering::Relaxed);
-        Self(tally)
-    }
-}
-
-impl Drop for Fetching {
-    fn drop(&mut self) {
-        self.0.fetching.fetch_sub(1, Ordering::Relaxed);
+        self.1(&self.0).fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -259,8 +259,8 @@ mod tests {
     use crate::{
         Blame, FetchError, Holder, Patience,
         fixture::{
-            Shelf, agent, agent_at, chunk, everyone, fetch, gather, holder, identity, no_base,
-            noise, only, orders, sealed, soon, until,
+            Closed, Shelf, agent, agent_at, chunk, everyone, fetch, gather, holder, identity,
+            no_base, noise, only, orders, sealed, soon, until,
         },
     };
     use netbuild_core::{
@@ -546,18 +546,10 @@ mod tests {
         let a = agent(1, everyone(), shelf);
         let b = agent(2, everyone(), Shelf::default());
         let at = holder(1, &a);
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let (locked, is_locked) = std::sync::mpsc::channel();
-        let keeper = std::thread::spawn(move || {
-            let _closed = gate.lock().unwrap();
-            locked.send(()).unwrap();
-            let _ = stopped.recv();
-        });
-        is_locked.recv().unwrap();
+        let closed = Closed::keep(gate);
         let error = fetch(&b, &at, &chunks, Patience::default()).await.unwrap_err();
         assert_eq!(error, FetchError::Stalled { peer: at.peer });
-        drop(stop);
-        keeper.join().unwrap();
+        closed.open();
         assert_eq!(fetch(&b, &at, &chunks, Patience::default()).await.unwrap().bytes, 1000);
     }
 

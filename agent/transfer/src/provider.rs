@@ -9,7 +9,7 @@ use crate::{
     batch::Batch,
     bring::BringRoom,
     client::Client,
-    counters::{Serving, Tally, add},
+    counters::{OneMore, Tally, add},
     endpoint::Toll,
     error::code,
     frame::{DRAIN_TIMEOUT, FrameError, FrameReader, FrameWriter, SendError},
@@ -281,7 +281,7 @@ impl Provider {
         let mut frames = FrameReader::new(receive, REQUEST_PATIENCE);
         let mut next = read_request(&mut frames).await?.ok_or(FrameError::Ended)?;
         loop {
-            let serving = Serving::begin(self.tally.clone());
+            let serving = OneMore::of(self.tally.clone(), |tally| &tally.serving);
             self.answer(client, &mut stream, next, writer).await?;
             add(&self.tally.requests_served, 1);
             drop(serving);

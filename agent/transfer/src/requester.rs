@@ -4,7 +4,7 @@ use crate::{
     Endpoint, FetchError, Holder, Patience,
     answers::{Answers, Batches, CodedRun, Requests},
     codec::{BadBody, apply, decode},
-    counters::{Fetching, add},
+    counters::{OneMore, add},
     links::Found,
 };
 use bytes::Bytes;
@@ -286,7 +286,8 @@ impl Endpoint {
         let Some(first) = (next.borrow_mut())() else { return Ok(()) };
         add(&inner.tally.requests_made, 1);
         let is_waited_for = terms.priority != Priority::Background;
-        let _fetching = is_waited_for.then(|| Fetching::begin(inner.tally.clone()));
+        let _fetching =
+            is_waited_for.then(|| OneMore::of(inner.tally.clone(), |tally| &tally.fetching));
         let Found { link, reused } = inner.links.get(holder).await?;
         let these = requests(vec![first].into(), &next, &asked, accept);
         let answers = match Answers::begin(inner.clone(), link, these, terms.patience).await {
