@@ -55,11 +55,13 @@ tell() {
     local region code=$?
     if [[ $code -ne 0 ]]; then
         for region in "${REGIONS[@]}"; do
-            say "-- the log of $region:"
+            say "-- $region, what it knows and its log:"
+            in_region "$region" timeout 10 netbuild status >&2 || true
+            in_region "$region" timeout 10 netbuild peers >&2 || true
             if [[ $place == docker ]]; then
-                compose logs --no-color --tail=10 "$region" >&2 || true
+                compose logs --no-color --tail=30 "$region" >&2 || true
             else
-                tail -n 10 "$state/$region/data/agent.log" >&2 || true
+                tail -n 30 "$state/$region/data/agent.log" >&2 || true
             fi
         done
     fi

@@ -61,6 +61,9 @@ const MAX_WANTED: usize = 100_000;
 /// Most records of one member that wait to be pulled, so that one that announces without end leaves
 /// room for the others.
 const MAX_WANTED_OF_ONE: usize = MAX_WANTED / 8;
+/// How soon a member is compared with once more with which it failed: that may have been a connection that had
+/// died unnoticed, and until then what the member announced is not found here.
+const AGAIN: Duration = Duration::from_secs(3);
 /// How long one session may take: as many records as one finds, over the worst of links, take two
 /// minutes.
 const SESSION_LIMIT: Duration = Duration::from_secs(300);
@@ -95,7 +98,7 @@ struct Todo {
     /// Members whose records are being compared. Two comparisons with one member would find the same
     /// records, and pull them twice.
     comparing: BTreeSet<PeerId>,
-    /// Members whose records could not be compared; the next comparison is with them.
+    /// Members whose records could not be compared, or not be pulled as they were announced.
     again: BTreeSet<PeerId>,
     /// Records that members announced.
     pull: BTreeMap<PeerId, Vec<Item>>,
@@ -183,6 +186,8 @@ impl Syncer {
     pub(crate) async fn run(self: Arc<Self>) {
         let mut ticks = interval(self.settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again = interval(AGAIN.min(self.settings.interval));
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut comparing, mut copying) = (JoinSet::new(), JoinSet::new());
         loop {
             while comparing.len() < MAX_COMPARING
@@ -203,6 +208,7 @@ impl Syncer {
                     sleep(COLLECT).await;
                 }
                 _ = ticks.tick() => self.compare_with_one(),
+                _ = again.tick() => self.compare_again(),
                 () = self.stop.cancelled() => break,
             }
         }
@@ -222,16 +228,21 @@ impl Syncer {
         working.spawn_blocking(move || syncer.work(&work));
     }
 
-    /// Those with which it failed, or else one member at random: what one agent misses, it finds at
-    /// another.
+    /// With whom it failed; one that is not connected is compared with when it is back.
+    fn compare_again(&self) {
+        let again = std::mem::take(&mut self.todo().again);
+        if !again.is_empty() {
+            let connected = self.fetcher.view.connected();
+            connected
+                .iter()
+                .filter(|peer| again.contains(peer))
+                .for_each(|peer| self.handle_connected(*peer));
+        }
+    }
+
+    /// One member at random: what one agent misses, it finds at another.
     fn compare_with_one(&self) {
         let connected = self.fetcher.view.connected();
-        let again = std::mem::take(&mut self.todo().again);
-        let again: Vec<&PeerId> = connected.iter().filter(|peer| again.contains(peer)).collect();
-        if !again.is_empty() {
-            again.into_iter().for_each(|peer| self.handle_connected(*peer));
-            return;
-        }
         let at = (crate::random::unit() * connected.len() as f64) as usize;
         if let Some(peer) = connected.get(at.min(connected.len().saturating_sub(1))) {
             self.handle_connected(*peer);
@@ -279,7 +290,11 @@ impl Syncer {
                 self.fetcher.view.handle_not_compared(peer);
                 self.todo().again.insert(*peer);
             }
-            (Some(Err(why)), _) => tracing::debug!(why, "records were not pulled"),
+            (Some(Err(why)), Work::Pull(peer, _)) => {
+                tracing::debug!(peer = %peer.short(), why, "records were not pulled");
+                self.todo().again.insert(*peer);
+            }
+            (Some(Err(why)), Work::Copy(_)) => tracing::debug!(why, "a record was not copied"),
             (Some(Ok(())), _) | (None, _) => {}
         }
     }

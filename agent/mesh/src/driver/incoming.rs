@@ -87,6 +87,10 @@ impl Driver {
         tracing::debug!(?target, %error, "a dial failed");
         match error {
             DialError::LocalPeerId { .. } => self.brain.handle_dialled_self(target),
+            // The swarm leaves out addresses that it listens on itself, and there is only the one.
+            DialError::NoAddresses if matches!(target, Target::Address(_)) => {
+                self.brain.handle_dialled_self(target);
+            }
             _ => self.brain.handle_dial_failed(target, now),
         }
     }

@@ -13,7 +13,7 @@ use netbuild_core::{
 };
 use std::{
     sync::atomic::Ordering,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 #[test]
@@ -220,6 +220,23 @@ fn a_peer_without_the_record_is_not_asked_for_it_again() {
     region.wait_for_members(1);
     assert_eq!(region.lookup(), None);
     assert_eq!(region.status().members[0].records, 0);
+}
+
+#[test]
+fn records_that_did_not_come_are_asked_for_again_soon() {
+    let region = Region::start_with(Vec::new(), |mut settings| {
+        settings.sync.interval = Duration::from_secs(600);
+        settings
+    });
+    let rogue = Rogue::join(&region, |identity| {
+        let answers = Answers::of(&goods(), identity);
+        answers.breaks.store(true, Ordering::Relaxed);
+        answers
+    });
+    // Once more on another connection is part of one try.
+    wait_until("it is tried again", || rogue.answers.records_asked.load(Ordering::Relaxed) > 2);
+    rogue.answers.breaks.store(false, Ordering::Relaxed);
+    region.wait_for(1, 1);
 }
 
 #[test]

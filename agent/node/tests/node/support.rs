@@ -31,7 +31,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -200,6 +200,9 @@ pub(crate) struct Answers {
     pub(crate) manifests: HashMap<Digest, Manifest>,
     pub(crate) chunks: HashMap<Hash, Vec<u8>>,
     pub(crate) manifests_asked: AtomicUsize,
+    pub(crate) records_asked: AtomicUsize,
+    /// While it is set, a request for records is broken off.
+    pub(crate) breaks: AtomicBool,
     /// While a test holds it, no question about blobs is answered.
     pub(crate) has_gate: Mutex<()>,
 }
@@ -243,6 +246,8 @@ fn seal(new: &NewRecord, writer: &Identity, hlc: Hlc) -> Vec<u8> {
 
 impl Provide for Answers {
     fn record(&self, _: &ActionKey) -> Option<Vec<u8>> {
+        self.records_asked.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.breaks.load(Ordering::Relaxed), "on purpose");
         self.record.clone()
     }
 
