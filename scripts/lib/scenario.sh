@@ -56,8 +56,8 @@ tell() {
     if [[ $code -ne 0 ]]; then
         for region in "${REGIONS[@]}"; do
             say "-- $region, what it knows and its log:"
-            in_region "$region" timeout 10 netbuild status >&2 || true
-            in_region "$region" timeout 10 netbuild peers >&2 || true
+            # In a shell of its own: it ends when there is no such region, and what is up is to be taken down then.
+            (in_region "$region" timeout 10 netbuild status && in_region "$region" timeout 10 netbuild peers) >&2 || true
             if [[ $place == docker ]]; then
                 compose logs --no-color --tail=30 "$region" >&2 || true
             else
