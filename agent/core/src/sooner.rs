@@ -14,20 +14,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A fetch that is expected to take so many times as long as building is still waited for: what is
-/// built keeps a processor busy that others may need.
-const FAVOUR: f64 = 1.25;
 /// The part of the work that waits for a result by which its fetch may take longer. What is built may differ from
 /// what others have (a date in it is enough), and then nothing of theirs is of use for that work.
 const RISK: f64 = 0.05;
 /// A fetch may take longer by so much, whatever it is for: some round trips, and the start of a command.
-const LEAST: Duration = Duration::from_millis(300);
+const LEAST: Duration = Duration::from_millis(150);
+/// A fetch may be silent for so much longer than its patience: a machine that is busy holds up what comes, too.
+const SILENCE: Duration = Duration::from_millis(150);
 /// Waiting ends after so many times the patience, however soon the rest is expected again and again.
 const MOST: f64 = 3.0;
 /// What is believed of a link counts bytes as they are; coded, so many times as many may come.
 const CODED: f64 = 4.0;
-/// From this long after its first bytes on, a fetch tells its speed.
+/// From this long after its first bytes on, a fetch tells its speed; and where the link is known, the better of
+/// both counts earlier.
 const FIRST: Duration = Duration::from_millis(300);
+const FIRST_KNOWN: Duration = Duration::from_millis(100);
 /// Until this long after its first bytes a fetch may be as fast as its link was before: connections
 /// start slowly.
 const STEADY: Duration = Duration::from_secs(1);
@@ -42,11 +43,20 @@ pub struct Building {
 }
 
 impl Building {
-    /// How much longer a fetch may take for it to be waited for, when the command takes `time`.
+    /// How much longer a fetch may take for it to be waited for, when the command takes `time`. Building is not made
+    /// dearer than waiting: who waits has a slot of the jobs, and its processor idles.
     pub fn patience(&self, time: Duration) -> Duration {
-        let seconds = FAVOUR * time.as_secs_f64() + RISK * self.after.as_secs_f64();
-        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).saturating_add(LEAST)
+        time.saturating_add(self.after.mul_f64(RISK)).saturating_add(LEAST)
     }
+}
+
+/// How fast something comes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Speed {
+    /// Bytes per second, as they are.
+    pub per_second: f64,
+    /// How many bytes, as they are, each byte that is sent stands for.
+    pub swells: f64,
 }
 
 /// How a fetch goes that brings several things one after the other.
@@ -58,7 +68,7 @@ pub struct Pace {
     /// Bytes per second then, if the link is known well.
     believed: Option<f64>,
     patched: bool,
-    per_second: f64,
+    speed: Speed,
     /// When bytes came first, and last.
     came: Option<(Instant, Instant)>,
 }
@@ -75,8 +85,8 @@ pub struct Outlook {
 impl Pace {
     /// A fetch begins.
     pub fn new(now: Instant) -> Self {
-        let (patched, per_second) = (false, 0.0);
-        Self { began: now, latency: 0.0, believed: None, patched, per_second, came: None }
+        let speed = Speed { per_second: 0.0, swells: 1.0 };
+        Self { began: now, latency: 0.0, believed: None, patched: false, speed, came: None }
     }
 
     /// What is believed of the link: how long until bytes flow, in seconds, and how many per second it carries,
@@ -91,16 +101,21 @@ impl Pace {
         self.patched = true;
     }
 
-    /// Something came, and so many bytes come per second.
-    pub fn handle_progress(&mut self, per_second: f64, now: Instant) {
+    /// Something came, at this speed so far.
+    pub fn handle_progress(&mut self, speed: Speed, now: Instant) {
         let first = self.came.map_or(now, |(first, _)| first);
-        (self.per_second, self.came) = (per_second, Some((first, now)));
+        (self.speed, self.came) = (speed, Some((first, now)));
     }
 
-    /// What is to be expected of the next `left` bytes.
-    pub fn outlook(&self, left: u64, now: Instant) -> Outlook {
-        let left = left as f64;
-        let (latency, believed) = (self.latency, self.believed);
+    /// Whether something came.
+    pub fn is_moving(&self) -> bool {
+        self.came.is_some()
+    }
+
+    /// What is to be expected of the next `left` bytes, while so many `others` come at the same time.
+    pub fn outlook(&self, left: u64, others: usize, now: Instant) -> Outlook {
+        let (left, shared_by) = (left as f64, (1 + others) as f64);
+        let (latency, believed) = (self.latency, self.believed.map(|rate| rate / shared_by));
         let Some((first, last)) = self.came else {
             let waited = now.saturating_duration_since(self.began).as_secs_f64();
             // Before, it is not known what may come as a patch.
@@ -108,8 +123,12 @@ impl Pace {
             let remaining = believed.filter(|_| tells).map(|rate| left / (CODED * rate.max(1.0)));
             return Outlook { remaining: remaining.map(seconds), quiet: seconds(waited - latency) };
         };
-        let age = now.saturating_duration_since(first);
-        let measured = (age >= FIRST && self.per_second > 0.0).then_some(self.per_second);
+        let (age, Speed { per_second, swells }) =
+            (now.saturating_duration_since(first), self.speed);
+        // What came tells how well the rest is coded, but of a patch nothing.
+        let believed = believed.filter(|_| !self.patched).map(|rate| rate * swells);
+        let first = if believed.is_some() { FIRST_KNOWN } else { FIRST };
+        let measured = (age >= first && per_second > 0.0).then_some(per_second);
         let rate = match (measured, believed) {
             (Some(measured), Some(believed)) if age < STEADY => Some(measured.max(believed)),
             (Some(measured), _) => Some(measured),
@@ -163,7 +182,7 @@ impl Outlook {
     /// Whether a fetch that was waited for so long already is to be given up for building, when its `patience` is
     /// that of [`Building::patience`].
     pub fn is_too_late(&self, waited: Duration, patience: Duration) -> bool {
-        self.quiet > patience
+        self.quiet > patience.saturating_add(SILENCE)
             || self.remaining.is_some_and(|remaining| remaining > patience)
             || waited.as_secs_f64() > MOST * patience.as_secs_f64()
     }

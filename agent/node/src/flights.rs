@@ -6,7 +6,7 @@
 
 use netbuild_core::{
     digest::Digest,
-    sooner::{Outlook, Pace},
+    sooner::{Outlook, Pace, Speed},
 };
 use std::{
     collections::BTreeMap,
@@ -132,9 +132,8 @@ impl Claim<'_> {
 
 /// Hears how a fetch goes, and says what became of those who wait for it.
 pub(crate) trait Course: Sync {
-    /// Something came, and so many bytes come per second; `left` tells how many are still to come until each blob is
-    /// here.
-    fn moving(&self, _per_second: f64, _left: &dyn Fn() -> Vec<(Digest, u64)>) {}
+    /// Something came, at this speed; `left` tells how many bytes are still to come until each blob is here.
+    fn moving(&self, _speed: Speed, _left: &dyn Fn() -> Vec<(Digest, u64)>) {}
 
     /// Something may come as a patch.
     fn patched(&self) {}
@@ -149,9 +148,9 @@ pub(crate) trait Course: Sync {
 impl Course for () {}
 
 impl Course for Claim<'_> {
-    fn moving(&self, per_second: f64, left: &dyn Fn() -> Vec<(Digest, u64)>) {
+    fn moving(&self, speed: Speed, left: &dyn Fn() -> Vec<(Digest, u64)>) {
         let looked_at = self.flights.lock().fetches.get_mut(&self.number).is_some_and(|fetch| {
-            fetch.pace.handle_progress(per_second, Instant::now());
+            fetch.pace.handle_progress(speed, Instant::now());
             std::mem::take(&mut fetch.looked_at)
         });
         // Of a hundred thousand blobs it takes its time.
@@ -243,11 +242,13 @@ impl Flights {
     pub(crate) fn outlook(&self, blobs: &[Digest]) -> Option<Outlook> {
         let (mut flying, now) = (self.lock(), Instant::now());
         let Flying { blobs: flights, fetches, .. } = &mut *flying;
+        let moving = fetches.values().filter(|fetch| fetch.pace.is_moving()).count();
         let of = |blob: &Digest| {
             let flight = flights.get(blob)?;
             let fetch = fetches.get_mut(&flight.claim)?;
             fetch.looked_at = true;
-            Some(fetch.pace.outlook(flight.left, now))
+            let others = moving - usize::from(fetch.pace.is_moving());
+            Some(fetch.pace.outlook(flight.left, others, now))
         };
         blobs.iter().filter_map(of).reduce(Outlook::and)
     }
@@ -356,8 +357,9 @@ mod tests {
         assert_eq!((all.given_up(), all.given_up()), (vec![b], vec![]));
         assert_eq!((all.wants(&a), all.wants(&b)), (true, false));
         assert_eq!(flights.outlook(&[b]), None);
-        all.moving(1000.0, &|| vec![(a, 70), (c, 80)]);
-        all.moving(1000.0, &|| panic!("nobody has looked since"));
+        let speed = Speed { per_second: 1000.0, swells: 1.0 };
+        all.moving(speed, &|| vec![(a, 70), (c, 80)]);
+        all.moving(speed, &|| panic!("nobody has looked since"));
         assert_eq!(flights.claim(&[b], Errand::Build).mine(), [b]);
         // It comes all the same.
         all.landed(&b);

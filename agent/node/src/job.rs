@@ -25,11 +25,12 @@ use netbuild_core::{
     peer::PeerId,
     plan::Who,
     sketch::Sketch,
+    sooner::Speed,
     spread::{SourceId, Spread},
 };
 use netbuild_proto::data::Described;
 use netbuild_store::{PartialBlob, Store, StoreError};
-use netbuild_transfer::{Arrival, Endpoint, FetchError, Holder, Order, Patience, Terms};
+use netbuild_transfer::{Arrival, Coming, Endpoint, FetchError, Holder, Order, Patience, Terms};
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -91,6 +92,8 @@ pub(crate) struct Job<'a> {
     brings: RefCell<BTreeSet<PeerId>>,
     whole: RefCell<BTreeSet<PeerId>>,
     movement: RefCell<Movement>,
+    /// What each source is sending.
+    runs: RefCell<BTreeMap<SourceId, Run>>,
     /// Bytes that will not come, as nobody wants them any more.
     given_up: Cell<u64>,
     news: RefCell<News<'a>>,
@@ -157,6 +160,17 @@ struct Open {
     items: Vec<Option<usize>>,
 }
 
+/// A run of chunks that a source is sending. None of them is here before all of it is.
+#[derive(Debug)]
+struct Run {
+    /// Those that are not here yet.
+    items: VecDeque<usize>,
+    decoded: u64,
+    wire: u64,
+    /// Bytes of these items, as they will be, that have come.
+    here: u64,
+}
+
 /// Tells whoever watches how far it is.
 struct News<'a> {
     watch: &'a dyn Watch,
@@ -198,6 +212,7 @@ struct Joined<'j, 'a> {
 impl Drop for Joined<'_, '_> {
     fn drop(&mut self) {
         self.job.spread.borrow_mut().leave(self.id);
+        self.job.runs.borrow_mut().remove(&self.id);
         self.job.sources.borrow_mut().remove(&self.who);
         self.job.changed.notify_waiters();
     }
@@ -224,6 +239,7 @@ impl<'a> Job<'a> {
             brings: RefCell::default(),
             whole: RefCell::default(),
             movement: RefCell::default(),
+            runs: RefCell::default(),
             given_up: Cell::new(0),
             news: RefCell::new(News::new(want)),
             changed: Notify::new(),
@@ -299,17 +315,24 @@ impl<'a> Job<'a> {
 
     /// Tells how far it is, but not too often.
     fn tell(&self, from: &Source, coding: Coding) {
-        let (mut news, now) = (self.news.borrow_mut(), Instant::now());
-        if news.told.is_some_and(|told| now.duration_since(told) < NEWS) {
+        let now = Instant::now();
+        if !self.is_time_for_news(now) {
             return;
         }
+        let mut news = self.news.borrow_mut();
         news.told = Some(now);
         let unknown: u64 = self.unknown().iter().map(|(_, blob)| blob.size).sum();
-        let done = news.total.saturating_sub(self.spread.borrow().left_bytes() + unknown);
+        let left = (self.spread.borrow().left_bytes() + unknown).saturating_sub(self.arriving());
+        let done = news.total.saturating_sub(left);
         let here = done.saturating_sub(self.given_up.get());
         let per_second = news.meter.per_second(now, here);
-        self.want.course.moving(per_second, &|| self.left());
         let movement = self.movement.borrow();
+        let Moved { mut logical, mut wire } = movement.total();
+        for run in self.runs.borrow().values() {
+            (logical, wire) = (logical + run.decoded, wire + run.wire);
+        }
+        let swells = logical as f64 / wire.max(1) as f64;
+        self.want.course.moving(Speed { per_second, swells }, &|| self.left());
         let mut sources: Vec<Source> = vec![from.clone()];
         sources.extend(
             movement.parts.iter().map(|part| &part.source).filter(|it| *it != from).cloned(),
@@ -325,12 +348,52 @@ impl<'a> Job<'a> {
         });
     }
 
+    fn is_time_for_news(&self, now: Instant) -> bool {
+        let told = self.news.borrow().told;
+        told.is_none_or(|told| now.duration_since(told) >= NEWS)
+    }
+
+    /// A source is at a run of what it was `asked` for.
+    fn handle_coming(
+        &self,
+        id: SourceId,
+        from: &Source,
+        coming: &Coming,
+        asked: &VecDeque<(usize, Option<Digest>)>,
+    ) {
+        if !self.is_time_for_news(Instant::now()) {
+            return;
+        }
+        let Some(coding) = wire::coding(coming.coding) else { return };
+        let &Coming { chunks, decoded, wire, here, .. } = coming;
+        let items = asked.iter().take(chunks).map(|(index, _)| *index).collect();
+        let here = (decoded as f64 * here as f64 / wire.max(1) as f64) as u64;
+        self.runs.borrow_mut().insert(id, Run { items, decoded, wire, here });
+        self.tell(from, coding);
+    }
+
+    /// An item of the run that a source was at is not on its way any more.
+    fn handle_came(&self, id: SourceId, bytes: u64) {
+        let mut runs = self.runs.borrow_mut();
+        let Some(run) = runs.get_mut(&id) else { return };
+        run.items.pop_front();
+        run.here = run.here.saturating_sub(bytes);
+        if run.items.is_empty() {
+            runs.remove(&id);
+        }
+    }
+
+    /// Bytes of what is missing that came in runs which are not here yet.
+    fn arriving(&self) -> u64 {
+        self.runs.borrow().values().map(|run| run.here).sum()
+    }
+
     /// What is still to come until each blob that is missing is here, in bytes: items come in the order in which
-    /// they were added, and before blobs of which nobody has told the chunks.
+    /// they were added, those of a run together, and before blobs of which nobody has told the chunks.
     fn left(&self) -> Vec<(Digest, u64)> {
         let (blobs, spread) = (self.blobs.borrow(), self.spread.borrow());
-        let mut sum = 0;
-        let up_to: Vec<u64> = self
+        let (arriving, mut sum) = (self.arriving(), 0);
+        let mut up_to: Vec<u64> = self
             .items
             .borrow()
             .iter()
@@ -340,6 +403,10 @@ impl<'a> Job<'a> {
                 sum
             })
             .collect();
+        for Run { items, .. } in self.runs.borrow().values() {
+            let all = items.iter().map(|item| up_to[*item]).max().unwrap_or(0);
+            items.iter().for_each(|item| up_to[*item] = all);
+        }
         let missing = |item: &usize| !spread.has(*item);
         blobs
             .iter()
@@ -359,7 +426,7 @@ impl<'a> Job<'a> {
                     }
                     State::Done | State::GivenUp | State::Impossible => return None,
                 };
-                Some((wanted.blob, left))
+                Some((wanted.blob, left.saturating_sub(arriving)))
             })
             .collect()
     }
@@ -682,6 +749,7 @@ impl<'a> Job<'a> {
                 let Some((index, base)) = asked.borrow_mut().pop_front() else {
                     return ControlFlow::Break(());
                 };
+                let bytes = self.items.borrow()[index].chunk.len.into();
                 match arrival {
                     Some(arrival) => {
                         self.note(&from, index, &arrival, base, trial);
@@ -703,6 +771,7 @@ impl<'a> Job<'a> {
                         }
                     }
                 }
+                self.handle_came(id, bytes);
                 self.changed.notify_waiters();
                 // After the disk had its time, which is not that of the source.
                 due();
@@ -726,7 +795,9 @@ impl<'a> Job<'a> {
                 goodput: trial.goodput,
             };
             let holder = trial.whom.holder();
-            let answer = trial.endpoint.chunks(&holder, next, load, terms, deliver).await;
+            let hear = |run: &Coming| self.handle_coming(id, &from, run, &asked.borrow());
+            let answer = trial.endpoint.chunks(&holder, next, load, terms, hear, deliver).await;
+            self.runs.borrow_mut().remove(&id);
             self.spread.borrow_mut().handle_given_up(id);
             if let Err(error) = kept? {
                 return Ok(Err(error));
@@ -865,6 +936,7 @@ impl<'a> Job<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flights::Course;
     use crate::{bases::Bases, fetcher::Scope, view::Whom};
     use futures::FutureExt as _;
     use netbuild_core::{
@@ -1068,5 +1140,53 @@ mod tests {
         assert_eq!(error.to_string(), wrong.to_string());
         assert_eq!(*source.doubted.lock().unwrap(), [chunk]);
         assert_eq!(job.missing(), blobs);
+    }
+
+    /// Remembers how fast it went.
+    #[derive(Default)]
+    struct Speeds(Mutex<Vec<Speed>>);
+
+    impl Course for Speeds {
+        fn moving(&self, speed: Speed, _: &dyn Fn() -> Vec<(Digest, u64)>) {
+            self.0.lock().unwrap().push(speed);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_come_of_a_run_counts_before_the_run_is_here() {
+        let three: Vec<Vec<u8>> = (0..3_u8).map(|n| vec![n; 100]).collect();
+        let blobs: Vec<Digest> = three.iter().map(|bytes| Digest::of(bytes)).collect();
+        let (store, nobody) = (Arc::new(MemoryStore::default()), open(source(&[], None)));
+        let (store, (_end, whom)): (Arc<dyn Store>, _) = (store, endpoint(1, &nobody));
+        let course = Speeds::default();
+        let job = Job::new(&store, None, &Want { course: &course, ..want(&blobs) }).unwrap();
+        let left = || job.left().into_iter().map(|(_, left)| left).collect::<Vec<_>>();
+        assert_eq!(left(), [100, 200, 300]);
+
+        let (from, trial) = (self::super::source(&whom), Trial::alone(whom.clone()));
+        let joined = job.join(Who::Peer(whom.peer), &trial);
+        let mut asked = VecDeque::from([(0, None), (1, None), (2, None)]);
+        let zstd = netbuild_proto::data::Coding::Zstd;
+        let run = Coming { chunks: 2, coding: zstd, decoded: 200, wire: 80, here: 20 };
+        job.handle_coming(joined.id, &from, &run, &asked);
+        // A quarter of the two that come together.
+        assert_eq!((left(), job.arriving()), (vec![150, 150, 250], 50));
+        assert_eq!(course.0.lock().unwrap().pop().unwrap().swells, 2.5);
+
+        for bytes in &three[..2] {
+            let (index, _) = asked.pop_front().unwrap();
+            job.keep(joined.id, index, bytes).unwrap().unwrap();
+            job.handle_came(joined.id, 100);
+        }
+        assert_eq!((left(), job.arriving()), (vec![100], 0));
+        assert!(job.runs.borrow().is_empty());
+
+        job.news.borrow_mut().told = None;
+        let run = Coming { chunks: 1, coding: zstd, decoded: 100, wire: 50, here: 40 };
+        job.handle_coming(joined.id, &from, &run, &asked);
+        assert_eq!(left(), [20]);
+        // What a source that is gone had begun comes from another.
+        drop(joined);
+        assert_eq!(left(), [100]);
     }
 }

@@ -174,7 +174,7 @@ async fn get(at: SocketAddr, policy: Policy, wanted: &[Wanted]) -> Anything<()> 
             ControlFlow::Continue(())
         };
         let next = orders::orders(chunks);
-        requester.chunks(&holder, next, |_| None, Patience::default(), deliver).await?;
+        requester.chunks(&holder, next, |_| None, Patience::default(), |_| (), deliver).await?;
         tell(policy, name, &report, begun.elapsed().as_secs_f64())?;
     }
     requester.shutdown().await;

@@ -87,7 +87,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             bytes += arrival.map_or(0, |arrival| arrival.bytes.len() as u64);
             ControlFlow::Continue(())
         };
-        requester.chunks(&holder, next, |_| None, Patience::default(), deliver).await
+        requester.chunks(&holder, next, |_| None, Patience::default(), |_| (), deliver).await
     })?;
     let seconds = started.elapsed().as_secs_f64();
     let rate = bytes as f64 / seconds / f64::from(1 << 20);

@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use netbuild_core::{chunk::Chunk, digest::Hash};
-use netbuild_proto::data::{MAX_BEATS, MAX_ITEMS, MAX_RUN, RUN_HEADER, Request, RunHeader};
+use netbuild_proto::data::{Coding, MAX_BEATS, MAX_ITEMS, MAX_RUN, RUN_HEADER, Request, RunHeader};
 use quinn::{ReadError, WriteError};
 use std::{
     collections::VecDeque,
@@ -77,6 +77,21 @@ pub(crate) struct CodedRun {
     pub(crate) body: Bytes,
     /// Bytes of its frame.
     pub(crate) wire: u64,
+}
+
+/// A run of chunks of which the first bytes are here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Coming {
+    /// How many of the next chunks are in it.
+    pub chunks: usize,
+    /// How it is coded.
+    pub coding: Coding,
+    /// Bytes of these chunks.
+    pub decoded: u64,
+    /// Bytes that it takes to send them, and how many of these are here.
+    pub wire: u64,
+    /// See `wire`.
+    pub here: u64,
 }
 
 /// One stream with its requests and their answers. Dropped, it stops both.
@@ -238,8 +253,13 @@ impl<R: Requests> Answers<R> {
         }
     }
 
-    /// The next run of an answer, of the chunks that are still to be answered in the same request.
-    pub(crate) async fn run(&mut self, asked: &[Chunk]) -> Result<CodedRun, FetchError> {
+    /// The next run of an answer, of the chunks that are still to be answered in the same request. `hear` is told
+    /// of it while it comes.
+    pub(crate) async fn run(
+        &mut self,
+        asked: &[Chunk],
+        hear: &mut impl FnMut(&Coming),
+    ) -> Result<CodedRun, FetchError> {
         let mut beats = 0;
         let length = loop {
             match self.next_length(RUN_HEADER + MAX_RUN).await? {
@@ -263,7 +283,19 @@ impl<R: Requests> Answers<R> {
         if header.late {
             self.frames.spoil();
         }
-        let body = self.content(body).await?;
+        let mut coming = Coming {
+            chunks: header.count.into(),
+            coding: header.coding,
+            decoded: header.decoded.into(),
+            wire: body as u64,
+            here: 0,
+        };
+        let content = self.frames.content_heard(body, |here| {
+            coming.here = here as u64;
+            hear(&coming);
+        });
+        let content = content.await;
+        let body = self.counted(content)?;
         add(&self.inner.tally.logical_fetched, header.decoded.into());
         // What it takes with the length before it, and with the empty frames.
         let wire = (4 + length) as u64 + 4 * u64::from(beats);
@@ -316,8 +348,12 @@ impl<R: Requests> Answers<R> {
 
     async fn content(&mut self, length: usize) -> Result<Bytes, FetchError> {
         let content = self.frames.content(length).await;
+        self.counted(content)
+    }
+
+    fn counted(&self, content: Result<Bytes, FrameError>) -> Result<Bytes, FetchError> {
         let content = content.map_err(|error| fail(&self.inner, &self.link, error))?;
-        add(&self.inner.tally.bytes_fetched, length as u64);
+        add(&self.inner.tally.bytes_fetched, content.len() as u64);
         Ok(content)
     }
 

@@ -1,10 +1,10 @@
 //! What two agents see of runs: how they are packed, coded, kept hot, patched and accounted for.
 
 use crate::{
-    Endpoint, FetchError, Holder, Patience, Terms,
+    Arrival, Coming, Endpoint, FetchError, Holder, Order, Patience, Terms,
     fixture::{
-        Report, Rogue, Shelf, agent, chunk, coded_agent, everyone, fetch, gather, holder, noise,
-        patches, prose, rogue, run_frame, soon, until,
+        Report, Rogue, Shelf, agent, chunk, coded_agent, everyone, fetch, gather, holder, no_base,
+        noise, patches, prose, rogue, run_frame, soon, until,
     },
 };
 use bytes::Bytes;
@@ -15,12 +15,14 @@ use netbuild_core::{
 };
 use netbuild_proto::data::{Coding, MAX_BEATS, MAX_ITEMS, Priority, RUN_HEADER, Request};
 use std::{
+    cell::{Cell, RefCell},
     ops::ControlFlow,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
+use tokio::sync::Notify;
 
 fn codings(report: &Report) -> Vec<Coding> {
     report.codings.keys().copied().collect()
@@ -375,6 +377,48 @@ async fn a_holder_that_works_on_a_run_says_so_and_only_so_often_is_that_believed
             false => assert_eq!(bytes, Err(FetchError::Stalled { peer: from.holder.peer })),
         }
     }
+}
+
+#[tokio::test]
+async fn who_fetches_hears_of_a_run_while_it_comes() {
+    let bytes = prose(1, 200_000);
+    let run = run_frame(Coding::Identity, 1, bytes.len(), &bytes);
+    let (heard, wanted) = (Arc::new(Notify::new()), chunk(&bytes));
+    let half = heard.clone();
+    let from = rogue(1, move |_, mut send| {
+        let (half, run) = (half.clone(), run.clone());
+        async move {
+            let (first, rest) = run.split_at(100_000);
+            let _ = send.write_all(first).await;
+            half.notified().await;
+            let _ = send.write_all(rest).await;
+            let _ = send.finish();
+            let _ = send.stopped().await;
+        }
+    });
+    let b = agent(2, everyone(), Shelf::default());
+    let mut orders = std::iter::once(Order::Chunks(vec![wanted]));
+    let (hears, delivered) = (RefCell::new(Vec::new()), Cell::new(false));
+    let hear = |coming: &Coming| {
+        assert!(!delivered.get(), "it is here already");
+        hears.borrow_mut().push(*coming);
+        // All that was sent, but for the length and the header.
+        if coming.here == 100_000 - 4 - RUN_HEADER as u64 {
+            heard.notify_one();
+        }
+    };
+    let deliver = |arrival: Option<Arrival>| {
+        delivered.set(arrival.is_some_and(|arrival| arrival.bytes == bytes));
+        ControlFlow::Continue(())
+    };
+    let next = || orders.next();
+    soon(b.chunks(&from.holder, next, no_base, Terms::default(), hear, deliver)).await.unwrap();
+    assert!(delivered.get());
+    let hears = hears.into_inner();
+    assert!(hears.is_sorted_by(|one, next| one.here < next.here), "{hears:?}");
+    let (chunks, coding, size) = (1, Coding::Identity, bytes.len() as u64);
+    let last = Coming { chunks, coding, decoded: size, wire: size, here: size };
+    assert_eq!(hears.last(), Some(&last));
 }
 
 #[tokio::test]

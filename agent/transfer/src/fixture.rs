@@ -240,7 +240,7 @@ pub(crate) async fn gather(
         enough = flow.is_break();
         flow
     };
-    let result = soon(by.chunks(from, next, load, terms, take)).await;
+    let result = soon(by.chunks(from, next, load, terms, |_| (), take)).await;
     assert!(result.is_err() || enough || asked.borrow().is_empty(), "not all was answered");
     (report, result)
 }

@@ -101,10 +101,22 @@ impl FrameReader {
 
     /// The next `length` bytes.
     pub(crate) async fn content(&mut self, length: usize) -> Result<Bytes, FrameError> {
+        self.content_heard(length, |_| ()).await
+    }
+
+    /// The same; `hear` is told how many are here whenever some more are.
+    pub(crate) async fn content_heard(
+        &mut self,
+        length: usize,
+        mut hear: impl FnMut(usize),
+    ) -> Result<Bytes, FrameError> {
         let mut content = BytesMut::with_capacity(length.min(FIRST_ALLOCATION));
         while content.len() < length {
             match self.some(length - content.len()).await? {
-                Some(bytes) => content.extend_from_slice(&bytes),
+                Some(bytes) => {
+                    content.extend_from_slice(&bytes);
+                    hear(content.len());
+                }
                 None => return Err(FrameError::Ended),
             }
         }

@@ -49,6 +49,7 @@ mod speed;
 #[cfg(test)]
 mod tests;
 
+pub use answers::Coming;
 pub use auth::Admits;
 pub use congestion::Modelled;
 pub use counters::Counters;

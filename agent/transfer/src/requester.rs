@@ -2,7 +2,7 @@
 
 use crate::{
     Endpoint, FetchError, Holder, Patience,
-    answers::{Answers, Batches, CodedRun, Requests},
+    answers::{Answers, Batches, CodedRun, Coming, Requests},
     codec::{BadBody, apply, decode},
     counters::{OneMore, add},
     links::Found,
@@ -260,7 +260,8 @@ impl Endpoint {
     /// lacks all its bases or has no room for them, and they count as lacking when `load` gets no
     /// bytes.
     ///
-    /// While `deliver` works nothing is read, which holds back the holder; with
+    /// `hear` is told how far the next chunks are, whenever more of their bytes are here, and before they are verified.
+    /// While `deliver` or `hear` works nothing is read, which holds back the holder; with
     /// [`ControlFlow::Break`] it ends the request. What was delivered before an error, or before the
     /// future was dropped, stays good.
     ///
@@ -278,6 +279,7 @@ impl Endpoint {
         next: impl FnMut() -> Option<Order>,
         load: impl Fn(&Digest) -> Option<Bytes> + Send + Sync + 'static,
         terms: impl Into<Terms>,
+        mut hear: impl FnMut(&Coming),
         mut deliver: impl FnMut(Option<Arrival>) -> ControlFlow<()>,
     ) -> Result<(), FetchError> {
         let (inner, terms) = (&self.inner, terms.into());
@@ -305,7 +307,8 @@ impl Endpoint {
         loop {
             // Taken out only now: whoever is asked again is asked for all that is in there.
             let Some(order) = asked.borrow_mut().pop_front() else { return Ok(()) };
-            if self.take(&mut answers, &order, &held, &mut deliver).await?.is_break() {
+            let taken = self.take(&mut answers, &order, &held, &mut hear, &mut deliver);
+            if taken.await?.is_break() {
                 return Ok(());
             }
             answers.advance().await?;
@@ -318,11 +321,12 @@ impl Endpoint {
         answers: &mut Answers<Q>,
         order: &Order,
         held: &Arc<Held>,
+        hear: &mut impl FnMut(&Coming),
         deliver: &mut impl FnMut(Option<Arrival>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, FetchError> {
         let mut left = order.chunks();
         while !left.is_empty() {
-            let run = answers.run(left).await?;
+            let run = answers.run(left, hear).await?;
             let (these, rest) = left.split_at(run.header.count.into());
             left = rest;
             let (coding, wire) = (run.header.coding, run.wire);

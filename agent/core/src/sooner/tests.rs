@@ -47,15 +47,19 @@ impl Fetch {
                 return (at, false);
             }
             if done > 0.0 && self.done(at - LOOK.as_secs_f64()) < done {
-                pace.handle_progress(meter.per_second(now, done as u64), now);
+                pace.handle_progress(plain(meter.per_second(now, done as u64)), now);
             }
             let left = (self.size - done) as u64;
-            if pace.outlook(left, now).is_too_late(waited, patience) {
+            if pace.outlook(left, 0, now).is_too_late(waited, patience) {
                 return (at + time.as_secs_f64(), true);
             }
         }
         unreachable!("a fetch ends, or is given up")
     }
+}
+
+fn plain(per_second: f64) -> Speed {
+    Speed { per_second, swells: 1.0 }
 }
 
 fn leaf() -> Building {
@@ -108,15 +112,46 @@ fn what_much_waits_for_is_fetched_though_building_would_be_a_little_sooner() {
 fn what_is_quick_to_build_is_not_waited_for_behind_what_is_large() {
     let began = Instant::now();
     let mut pace = Pace::new(began);
-    pace.handle_progress(0.0, began);
-    pace.handle_progress(1e6, began + Duration::from_secs(1));
+    pace.handle_progress(plain(0.0), began);
+    pace.handle_progress(plain(1e6), began + Duration::from_secs(1));
     let patience = leaf().patience(Duration::from_millis(10));
     let now = began + Duration::from_millis(1100);
-    let last = pace.outlook(99_000_000, now);
+    let last = pace.outlook(99_000_000, 0, now);
     assert!(last.is_too_late(Duration::ZERO, patience), "{last:?}");
-    let next = pace.outlook(100_000, now);
+    let next = pace.outlook(100_000, 0, now);
     assert!(!next.is_too_late(Duration::ZERO, patience), "{next:?}");
     assert!(next.and(last).is_too_late(Duration::ZERO, patience));
+}
+
+#[test]
+fn what_came_tells_how_well_the_rest_is_coded_unless_it_comes_as_a_patch() {
+    let began = Instant::now();
+    let mut pace = Pace::new(began);
+    pace.expect(0.1, Some(1e6));
+    let at = |ms| began + Duration::from_millis(ms);
+    let remaining = |pace: &Pace, ms| pace.outlook(10_000_000, 0, at(ms)).remaining;
+    assert_eq!(remaining(&pace, 200), Some(Duration::from_millis(2500)), "four times, perhaps");
+    for ms in [200, 300] {
+        pace.handle_progress(Speed { per_second: 1e5, swells: 2.5 }, at(ms));
+    }
+    assert_eq!(remaining(&pace, 299), None, "a moment is no speed");
+    assert_eq!(remaining(&pace, 300), Some(Duration::from_secs(4)), "connections start slowly");
+    assert_eq!(remaining(&pace, 1200), Some(Duration::from_secs(100)));
+    pace.handle_patched();
+    assert_eq!(remaining(&pace, 300), None);
+}
+
+#[test]
+fn those_that_come_at_the_same_time_share_what_is_believed_of_the_link() {
+    let began = Instant::now();
+    let mut pace = Pace::new(began);
+    pace.expect(0.0, Some(1e6));
+    assert!(!pace.is_moving());
+    pace.handle_progress(plain(1.0), began);
+    assert!(pace.is_moving());
+    let now = began + FIRST_KNOWN;
+    let remaining = |others| pace.outlook(1_000_000, others, now).remaining;
+    assert_eq!([0, 1, 3].map(remaining), [1, 2, 4].map(|s| Some(Duration::from_secs(s))));
 }
 
 #[test]
@@ -124,9 +159,9 @@ fn a_chunk_on_its_way_over_a_slow_link_is_no_silence() {
     let began = Instant::now();
     let mut pace = Pace::new(began);
     pace.expect(0.1, Some(f64::from(1 << 20)));
-    pace.handle_progress(0.0, began);
-    pace.handle_progress(1e6, began + Duration::from_secs(2));
-    let outlook = pace.outlook(6 << 20, began + Duration::from_secs(4));
+    pace.handle_progress(plain(0.0), began);
+    pace.handle_progress(plain(1e6), began + Duration::from_secs(2));
+    let outlook = pace.outlook(6 << 20, 0, began + Duration::from_secs(4));
     assert!(outlook.quiet < Duration::from_millis(100), "{outlook:?}");
 }
 
@@ -165,8 +200,8 @@ fn the_round_trips_before_the_first_byte_are_no_silence_whatever_the_link_carrie
     let began = Instant::now();
     let mut pace = Pace::new(began);
     pace.expect(0.3, None);
-    assert_eq!(pace.outlook(1000, began + Duration::from_millis(300)).quiet, Duration::ZERO);
-    let outlook = pace.outlook(1000, began + Duration::from_millis(400));
+    assert_eq!(pace.outlook(1000, 0, began + Duration::from_millis(300)).quiet, Duration::ZERO);
+    let outlook = pace.outlook(1000, 0, began + Duration::from_millis(400));
     assert!(outlook.quiet > Duration::from_millis(99), "{outlook:?}");
     assert_eq!(outlook.remaining, None);
 }
