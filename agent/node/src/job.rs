@@ -388,25 +388,25 @@ impl<'a> Job<'a> {
         self.runs.borrow().values().map(|run| run.here).sum()
     }
 
-    /// What is still to come until each blob that is missing is here, in bytes: items come in the order in which
-    /// they were added, those of a run together, and before blobs of which nobody has told the chunks.
+    /// What is still to come until each blob that is missing is here, in bytes: first what is on its way, wanted or
+    /// not, then items in the order in which they were added, then blobs of which nobody has told the chunks.
     fn left(&self) -> Vec<(Digest, u64)> {
         let (blobs, spread) = (self.blobs.borrow(), self.spread.borrow());
-        let (arriving, mut sum) = (self.arriving(), 0);
-        let mut up_to: Vec<u64> = self
-            .items
-            .borrow()
-            .iter()
-            .enumerate()
-            .map(|(index, item)| {
-                sum += if spread.has(index) { 0 } else { u64::from(item.chunk.len) };
+        let (items, runs) = (self.items.borrow(), self.runs.borrow());
+        let len = |item: &usize| u64::from(items[*item].chunk.len);
+        let on_the_way: BTreeSet<usize> =
+            runs.values().flat_map(|run| &run.items).copied().collect();
+        let first = on_the_way.iter().map(len).sum::<u64>().saturating_sub(self.arriving());
+        let mut sum = first;
+        let up_to: Vec<u64> = (0..items.len())
+            .map(|item| {
+                if on_the_way.contains(&item) {
+                    return first;
+                }
+                sum += if spread.has(item) { 0 } else { len(&item) };
                 sum
             })
             .collect();
-        for Run { items, .. } in self.runs.borrow().values() {
-            let all = items.iter().map(|item| up_to[*item]).max().unwrap_or(0);
-            items.iter().for_each(|item| up_to[*item] = all);
-        }
         let missing = |item: &usize| !spread.has(*item);
         blobs
             .iter()
@@ -426,7 +426,7 @@ impl<'a> Job<'a> {
                     }
                     State::Done | State::GivenUp | State::Impossible => return None,
                 };
-                Some((wanted.blob, left.saturating_sub(arriving)))
+                Some((wanted.blob, left))
             })
             .collect()
     }
@@ -936,8 +936,7 @@ impl<'a> Job<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flights::Course;
-    use crate::{bases::Bases, fetcher::Scope, view::Whom};
+    use crate::{bases::Bases, fetcher::Scope, flights::Course, view::Whom};
     use futures::FutureExt as _;
     use netbuild_core::{
         chunk::{Chunker, Manifest},
@@ -1142,13 +1141,20 @@ mod tests {
         assert_eq!(job.missing(), blobs);
     }
 
-    /// Remembers how fast it went.
+    /// Remembers how fast it went, and gives up what it is told to.
     #[derive(Default)]
-    struct Speeds(Mutex<Vec<Speed>>);
+    struct Wayside {
+        speeds: Mutex<Vec<Speed>>,
+        given_up: Mutex<Vec<Digest>>,
+    }
 
-    impl Course for Speeds {
+    impl Course for Wayside {
         fn moving(&self, speed: Speed, _: &dyn Fn() -> Vec<(Digest, u64)>) {
-            self.0.lock().unwrap().push(speed);
+            self.speeds.lock().unwrap().push(speed);
+        }
+
+        fn given_up(&self) -> Vec<Digest> {
+            std::mem::take(&mut self.given_up.lock().unwrap())
         }
     }
 
@@ -1158,12 +1164,12 @@ mod tests {
         let blobs: Vec<Digest> = three.iter().map(|bytes| Digest::of(bytes)).collect();
         let (store, nobody) = (Arc::new(MemoryStore::default()), open(source(&[], None)));
         let (store, (_end, whom)): (Arc<dyn Store>, _) = (store, endpoint(1, &nobody));
-        let course = Speeds::default();
+        let course = Wayside::default();
         let job = Job::new(&store, None, &Want { course: &course, ..want(&blobs) }).unwrap();
         let left = || job.left().into_iter().map(|(_, left)| left).collect::<Vec<_>>();
         assert_eq!(left(), [100, 200, 300]);
 
-        let (from, trial) = (self::super::source(&whom), Trial::alone(whom.clone()));
+        let (from, trial) = (super::source(&whom), Trial::alone(whom.clone()));
         let joined = job.join(Who::Peer(whom.peer), &trial);
         let mut asked = VecDeque::from([(0, None), (1, None), (2, None)]);
         let zstd = netbuild_proto::data::Coding::Zstd;
@@ -1171,7 +1177,11 @@ mod tests {
         job.handle_coming(joined.id, &from, &run, &asked);
         // A quarter of the two that come together.
         assert_eq!((left(), job.arriving()), (vec![150, 150, 250], 50));
-        assert_eq!(course.0.lock().unwrap().pop().unwrap().swells, 2.5);
+        course.given_up.lock().unwrap().push(blobs[0]);
+        job.give_up();
+        // What was asked for still comes.
+        assert_eq!(left(), [150, 250]);
+        assert_eq!(course.speeds.lock().unwrap().pop().unwrap().swells, 2.5);
 
         for bytes in &three[..2] {
             let (index, _) = asked.pop_front().unwrap();
