@@ -16,6 +16,12 @@ LOOK_S = 0.001
 # Which part of the bytes that the primary sends undisturbed has passed then. How the two regions share the work is not
 # the same each time, so half of it would often not come.
 PART = 1 / 4
+# How often a run is made in which the other region sends so much that the primary does not come to that part.
+TRIES = 5
+
+
+class TooSoon(Failed):
+    """A build was over before the primary had sent enough."""
 
 
 def recovery(bench):
@@ -38,8 +44,6 @@ def recovery(bench):
             before = sites.quiet()
             with Watcher(east.server.pid, part_of_it(), lambda: disturb(east)) if disturb else Nothing() as watcher:
                 summary, figures = here.run(space)
-            if disturb and not watcher.done:
-                raise Failed("the build was over before the primary had sent enough")
             took_from_mesh(summary)
             bench.same_outputs(bench.built, space, "netbuild")
             traffic = Traffic.between(before, sites.counters(), "us-east", "office")
@@ -47,9 +51,19 @@ def recovery(bench):
             for agent in (here, west, east):
                 discard(agent)
             remove(space)
+            if disturb and not watcher.done:
+                raise TooSoon("the build was over before the primary had sent enough")
             undisturbed = table.value("netbuild, undisturbed", "seconds")
             return {"seconds": figures.seconds, "executed": summary["executed"], "sent": traffic.bytes_down,
                     "lost_s": figures.seconds - undisturbed if undisturbed else None}
+
+        def disturbed(disturb):
+            for _ in range(TRIES - 1):
+                try:
+                    return build(disturb)
+                except TooSoon as error:
+                    part.notes.append(f"one run more, as in another {error}")
+            return build(disturb)
 
         def part_of_it():
             sent = table.value("netbuild, undisturbed", "sent")
@@ -62,8 +76,8 @@ def recovery(bench):
 
         table.measure("netbuild, undisturbed", bench.runs, lambda _: build(None), "netbuild run")
         table.measure("netbuild, primary killed", bench.runs,
-                      lambda _: build(lambda east: east.server.process.send_signal(signal.SIGKILL)), "kill -9 AGENT")
-        table.measure("netbuild, primary cut off", bench.runs, lambda _: build(cut), "netbuild wan set --profile cut")
+                      lambda _: disturbed(lambda east: east.server.process.send_signal(signal.SIGKILL)), "kill -9 AGENT")
+        table.measure("netbuild, primary cut off", bench.runs, lambda _: disturbed(cut), "netbuild wan set --profile cut")
 
         def bucket(killed):
             def once(_):
