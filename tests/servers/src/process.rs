@@ -4,7 +4,9 @@ use std::{
     env,
     fmt::Debug,
     fs::File,
+    hash::{BuildHasher as _, RandomState},
     net::TcpListener,
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -13,6 +15,8 @@ use std::{
 
 /// How long a server may take to be ready, on a machine that has much else to do.
 const READY: Duration = Duration::from_secs(120);
+/// Below those that Linux gives to whoever asks for any (`net.ipv4.ip_local_port_range`).
+const PORTS: Range<u16> = 10_000..32_768;
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -92,14 +96,16 @@ fn find(program: &str) -> PathBuf {
     here.unwrap_or_else(|| panic!("`{program}` is not installed; scripts/test.sh does that"))
 }
 
-/// A TCP port that nobody uses now, and neither the one `above` it, for servers that take both.
-/// Somebody else may be faster, which fails the test in a way that says so.
+/// A TCP port that nobody uses now, and neither the one `above` it, for servers that take both. It is none of those that
+/// the kernel gives to whoever asks for any, as the tests at the same time do all the time. Somebody else may still be
+/// faster, which fails the test in a way that says so.
 pub fn free_port(above: u16) -> u16 {
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).ok();
+    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let ports = PORTS.end - PORTS.start - above;
     for _ in 0..1000 {
-        let first = free(0).expect("there is a free port");
-        let port = first.local_addr().expect("a listener has an address").port();
-        if above == 0 || port.checked_add(above).and_then(free).is_some() {
+        let random = RandomState::new().hash_one(()) % u64::from(ports);
+        let port = PORTS.start + random as u16;
+        if free(port) && (above == 0 || free(port + above)) {
             return port;
         }
     }
