@@ -134,8 +134,8 @@ impl Pace {
             (Some(measured), _) => Some(measured),
             (None, _) => None,
         };
-        // News come with whole chunks.
-        let fastest = measured.unwrap_or(0.0).max(believed.unwrap_or(0.0));
+        // From a tier, news come with whole chunks; how they are coded, and who else fetches, is no part of that.
+        let fastest = measured.unwrap_or(0.0).max(self.believed.unwrap_or(0.0));
         let chunk = if fastest > 0.0 { left.min(MAX_CHUNK as f64) / fastest } else { 0.0 };
         let quiet = now.saturating_duration_since(last).as_secs_f64() - chunk;
         Outlook { remaining: rate.map(|rate| seconds(left / rate)), quiet: seconds(quiet) }
