@@ -51,6 +51,9 @@ const CORE_PRICE: f64 = 0.05;
 const NEXT_SLOWER: f64 = 1.5;
 /// Bytes to follow from which on measuring a codec pays.
 const WORTH_MEASURING: u64 = 8 << 20;
+/// What is guessed of the strongest level counts only if that takes less than this share of the time for which the link
+/// is busy anyway: it took 0.24 s for 0.6 MB of text on a busy machine, twice what was guessed, and the link stood still.
+const SURELY: f64 = 0.5;
 /// Speed of each of [`LEVELS`], and coded bytes, as parts of those of the first: medians of what
 /// zstd 1.5 did on a program, two C libraries and an archive, in blocks of 1 MiB (`zstd -b -B1M`).
 const TYPICAL: [(f64, f64); LEVELS.len()] = [
@@ -393,11 +396,17 @@ impl Choices {
         let current = self.by_kind.get(&kind).copied();
         let mut best = (Codec::Identity, at.raw());
         let mut current_cost = (current == Some(Codec::Identity)).then_some(best.1);
+        let strongest = LEVELS.last().copied().map(Codec::Zstd);
         for codec in candidates(at.accepted) {
+            let seen = speeds.get(now, kind, codec);
+            let is_guessed = seen.is_none();
             let guess = || speeds.guess(now, kind, codec).filter(|_| at.rest < WORTH_MEASURING);
-            let Some(seen) = speeds.get(now, kind, codec).or_else(guess) else {
+            let Some(seen) = seen.or_else(guess) else {
                 return Step::Measure(codec);
             };
+            if is_guessed && Some(codec) == strongest && at.coding(&seen) > SURELY * at.wait {
+                break;
+            }
             let cost = at.cost(&seen);
             if Some(codec) == current {
                 current_cost = Some(cost);
