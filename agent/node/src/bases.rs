@@ -71,13 +71,11 @@ impl DiskCache {
             return Ok(());
         }
         for base in before {
-            let of_blob = bases.entry(blob).or_default();
-            let is_new = base != blob && base.size >= LEAST && !of_blob.contains(&base);
-            if is_new
-                && of_blob.len() < MAX_BASES
-                && self.store().has_blob(&base).map_err(failed)?
-            {
-                of_blob.push(base);
+            let known = bases.get(&blob).map_or(&[][..], Vec::as_slice);
+            let is_new = base != blob && base.size >= LEAST && !known.contains(&base);
+            if is_new && known.len() < MAX_BASES && self.store().has_blob(&base).map_err(failed)? {
+                // Of what has none nothing is said, so that something else may be found for it.
+                bases.entry(blob).or_default().push(base);
             }
         }
         Ok(())
