@@ -12,7 +12,10 @@ use crate::{
     socket::STREAM_WINDOW,
 };
 use bytes::Bytes;
-use netbuild_core::{chunk::Chunk, digest::Hash};
+use netbuild_core::{
+    chunk::{AVG_CHUNK, Chunk},
+    digest::Hash,
+};
 use netbuild_proto::data::{Coding, MAX_BEATS, MAX_ITEMS, MAX_RUN, RUN_HEADER, Request, RunHeader};
 use quinn::{ReadError, WriteError};
 use std::{
@@ -61,11 +64,15 @@ impl<T> Iterator for Batches<'_, T> {
 }
 
 /// What a request counts for, of [`FEW_IN_FLIGHT`] or more. Of those for patches, of which a little
-/// comes for much that is asked, and of other ones two are under way at least.
+/// comes for much that is asked, and of other ones two are under way at least; of those for a few chunks more, as what
+/// is behind them would wait for a round trip.
 fn weight(request: &Request) -> u64 {
     match request {
         Request::Chunks { chunks, .. } => chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
-        Request::Delta { target, .. } => target.size.min(FEW_IN_FLIGHT / 2),
+        Request::Delta { target, count, .. } => {
+            let about = u64::from(*count) * AVG_CHUNK as u64;
+            about.min(target.size).min(FEW_IN_FLIGHT / 2)
+        }
         _ => FEW_IN_FLIGHT / 2,
     }
 }
