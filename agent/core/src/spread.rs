@@ -355,6 +355,13 @@ impl Spread {
         }
     }
 
+    /// Some bytes of the next item came from the source.
+    pub fn handle_coming(&mut self, id: SourceId, now: Instant) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.quiet_since = now;
+        }
+    }
+
     /// An item came from the source, verified. Says whether it was still missing.
     pub fn handle_arrived(&mut self, id: SourceId, index: usize, now: Instant) -> bool {
         let Some(item) = self.items.get(index) else { return false };
@@ -413,6 +420,11 @@ impl Spread {
     /// Bytes that are missing.
     pub fn left_bytes(&self) -> u64 {
         self.left_bytes
+    }
+
+    /// Whether somebody is asked for each item that is missing.
+    pub fn is_all_asked(&self) -> bool {
+        self.free_bytes == 0
     }
 
     /// Whether the source was asked for nothing that it has not answered, and lacks all that is

@@ -18,9 +18,11 @@ use crate::{
     fault::SourceError,
     flights::{Claim, Course, Errand, Flights},
     job::Job,
+    lists::Lists,
     room::Elsewhere,
     shared::Shared,
     traffic::Traffic,
+    underway::Underway,
     view::{Known, View, source},
 };
 use netbuild_core::{
@@ -78,6 +80,8 @@ pub(crate) struct Fetcher {
     /// Whether what is sooner built than fetched may be left to be built.
     pub(crate) builds: bool,
     pub(crate) flights: Flights,
+    pub(crate) underway: Arc<Underway>,
+    pub(crate) lists: Lists,
     /// Records that came in the background and were not used yet, with the source that had them.
     pub(crate) unused: Mutex<BTreeMap<ActionKey, Who>>,
     pub(crate) credits: Credits,
@@ -444,7 +448,7 @@ impl Fetcher {
         }
     }
 
-    fn lacking(&self, blobs: &[Digest]) -> Result<Vec<Digest>, CacheError> {
+    pub(crate) fn lacking(&self, blobs: &[Digest]) -> Result<Vec<Digest>, CacheError> {
         let mut lacking = Vec::new();
         for blob in blobs {
             if !self.disk.store().has_blob(blob).map_err(failed)? {
@@ -470,7 +474,8 @@ impl Fetcher {
         };
         let want = &Want { watch: &watched, landed: &landed, course: claim, ..want.clone() };
         let store = self.disk.store();
-        let job = Job::new(store, self.net.as_ref().map(|net| &net.endpoint), want)?;
+        let endpoint = self.net.as_ref().map(|net| &net.endpoint);
+        let job = Job::new(store, endpoint, &self.underway, &self.lists, want)?;
         let missing = job.missing();
         if missing.is_empty() {
             return Ok(missing);

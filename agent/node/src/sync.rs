@@ -12,6 +12,7 @@ use crate::{
     config::{Background, SyncSettings},
     disk_cache::failed,
     fetcher::{Fetcher, Net, Scope, Taken},
+    lists::Listed,
     view::over_of,
 };
 use netbuild_core::{
@@ -24,7 +25,10 @@ use netbuild_core::{
     plan::Who,
     reconcile::{Difference, Session, Step},
 };
-use netbuild_proto::exchange::{Request, Response};
+use netbuild_proto::{
+    exchange::{Request, Response},
+    record::SealedRecord,
+};
 use netbuild_store::Kept;
 use netbuild_transfer::Patience;
 use orders::Jobs;
@@ -52,6 +56,8 @@ const MAX_COMPARING: usize = 4;
 /// Records that are copied at once in the background. They have room of their own: a lookup may be
 /// waiting for a comparison, and copying takes as long as its budget wants it to.
 const MAX_COPYING: usize = 4;
+/// Records that are looked at for blobs whose chunks are worth asking for.
+const LISTED: usize = 1024;
 /// How often each source is tried for what is copied in the background.
 const COPY_ROUNDS: u32 = 2;
 /// How long announcements are collected before what they name is pulled.
@@ -273,9 +279,10 @@ impl Syncer {
     fn work(&self, work: &Work) {
         let done = match work {
             Work::Compare(peer) => self.block_on(self.compare(peer)),
-            Work::Pull(peer, items) => {
-                self.block_on(async { self.pull(peer, items).await.map(drop) })
-            }
+            Work::Pull(peer, items) => self.block_on(async {
+                let kept = self.pull(peer, items).await?;
+                self.list(peer, &kept).await
+            }),
             Work::Copy(key) => self.block_on(self.copy(key)),
         };
         if let Work::Compare(peer) = work {
@@ -306,6 +313,7 @@ impl Syncer {
     /// Finds in which records this agent and a member differ, and pulls what is missing here. The
     /// member does the same for itself.
     async fn compare(&self, peer: &PeerId) -> Result<(), String> {
+        let mut came = Vec::new();
         loop {
             let session = tokio::time::timeout(SESSION_LIMIT, self.compare_once(peer)).await;
             let difference = session.map_err(|_| "it took too long".to_owned())??;
@@ -314,9 +322,14 @@ impl Syncer {
             let kept = self.pull(peer, &theirs.collect::<Vec<_>>()).await?;
             // Sets that differ in very much are compared part by part, as long as that leads
             // anywhere: a member may not have what it lists.
-            if difference.complete || kept == 0 {
+            let is_over = difference.complete || kept.is_empty();
+            came.extend(kept);
+            if is_over {
                 // The records are the same now, whatever becomes of what lost; lookups wait for that.
                 self.fetcher.view.handle_compared(peer);
+                if let Err(why) = self.list(peer, &came).await {
+                    tracing::debug!(peer = %peer.short(), why, "did not tell chunks");
+                }
                 if let Err(why) = evidence::compare(self, peer).await {
                     tracing::debug!(peer = %peer.short(), why, "evidence was not compared");
                 }
@@ -370,10 +383,10 @@ impl Syncer {
         self.spared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gets records from a member and keeps those that are to be kept; says how many that were.
-    async fn pull(&self, peer: &PeerId, items: &[Item]) -> Result<usize, String> {
+    /// Gets records from a member and keeps those that are to be kept; says which these are.
+    async fn pull(&self, peer: &PeerId, items: &[Item]) -> Result<Vec<ActionKey>, String> {
         let view = &self.fetcher.view;
-        let mut kept = 0;
+        let mut kept = Vec::new();
         // From anywhere on: whoever joins finds the same missing with several members, and what one
         // has given by then is not asked of the next.
         let (end, begin) = items.split_at((crate::random::unit() * items.len() as f64) as usize);
@@ -407,7 +420,7 @@ impl Syncer {
                     }
                 }
                 match stays? {
-                    Kept::Stored => kept += 1,
+                    Kept::Stored => kept.push(*key),
                     // It came another way in the meantime.
                     Kept::Same => continue,
                     Kept::Older | Kept::Refused => {
@@ -417,7 +430,7 @@ impl Syncer {
                         continue;
                     }
                 }
-                if self.settings.background == Background::All {
+                if self.copies_all() {
                     let mut todo = self.todo();
                     if todo.copy.len() < MAX_WAITING {
                         todo.copy.push_back(*key);
@@ -425,10 +438,37 @@ impl Syncer {
                 }
             }
         }
-        if self.settings.background == Background::All {
+        if self.copies_all() {
             self.something.notify_one();
         }
         Ok(kept)
+    }
+
+    /// Asks a member for the chunks of what it was found to have, which somebody may want soon; the first ones if that
+    /// is much.
+    async fn list(&self, peer: &PeerId, keys: &[ActionKey]) -> Result<(), String> {
+        let (fetcher, text) = (&self.fetcher, |error: CacheError| error.to_string());
+        let Some(whom) = fetcher.view.whom(peer).filter(|_| !self.copies_all()) else {
+            return Ok(());
+        };
+        let mut records = Vec::new();
+        for key in keys.iter().take(LISTED) {
+            records.extend(fetcher.disk.store().record(key).map_err(failed).map_err(text)?);
+        }
+        let records = records.iter().map(SealedRecord::record);
+        let blobs = fetcher.lacking(&fetcher.lists.worth_asking(records)).map_err(text)?;
+        let told = self.net.endpoint.manifests(&whom.holder(), &blobs, Patience::default()).await;
+        let told = told.map_err(|error| error.to_string())?;
+        for (blob, described) in blobs.into_iter().zip(told) {
+            if let Some(described) = described {
+                fetcher.lists.put(blob, Listed { described, by: *peer });
+            }
+        }
+        Ok(())
+    }
+
+    fn copies_all(&self) -> bool {
+        self.settings.background == Background::All
     }
 
     /// Copies what one record names, within the budget of the background.

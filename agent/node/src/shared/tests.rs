@@ -218,6 +218,8 @@ fn with_tiers(
         delta: false,
         builds: true,
         flights: Flights::default(),
+        underway: Arc::default(),
+        lists: crate::lists::Lists::default(),
         unused: Mutex::default(),
         credits: Credits::default(),
         traffic: Arc::default(),

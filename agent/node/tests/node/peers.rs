@@ -223,6 +223,22 @@ fn a_peer_without_the_record_is_not_asked_for_it_again() {
 }
 
 #[test]
+fn the_chunks_of_large_blobs_are_known_before_somebody_wants_them() {
+    let region = Region::start(Vec::new());
+    let bytes = noise(7, 3 << 20);
+    let digest = Digest::of(&bytes);
+    let goods = Goods {
+        record: record(vec![output("a", OutputKind::File { digest, executable: false })]),
+        blobs: vec![(digest, bytes)],
+    };
+    let rogue = Rogue::join(&region, |identity| Answers::of(&goods, identity));
+    let asked = || rogue.answers.manifests_asked.load(Ordering::Relaxed);
+    wait_until("it is asked for chunks", || asked() == 1);
+    assert!(region.lookup().is_some());
+    assert_eq!(asked(), 1);
+}
+
+#[test]
 fn records_that_did_not_come_are_asked_for_again_soon() {
     let region = Region::start_with(Vec::new(), |mut settings| {
         settings.sync.interval = Duration::from_secs(600);

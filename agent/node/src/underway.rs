@@ -1,0 +1,165 @@
+//! Large blobs on their way in, which others that are on their way as well may be patched against: programs that are
+//! linked with the same libraries resemble one another, and whoever brings all of them has none to start from.
+
+use netbuild_core::{digest::Digest, sketch::Sketch};
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Most blobs that are remembered, since what comes is compared with each of them: of more than that at once, the rest
+/// is patched against what is here by its turn.
+const MOST: usize = 256;
+/// Longest time that a patch waits for what it starts from. It is asked for behind that, so it seldom waits at all; but
+/// what is asked of another source may be late, or be missing still and be asked for behind the patch.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// What is on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Underway {
+    /// In the order in which they were begun.
+    blobs: Mutex<Vec<(Digest, Sketch)>>,
+    changed: Condvar,
+}
+
+impl Underway {
+    /// A blob is on its way until the result is dropped.
+    pub(crate) fn begin(self: &Arc<Self>, blob: Digest, sketch: Sketch) -> Option<OnItsWay> {
+        self.add(&mut self.blobs(), blob, sketch)
+    }
+
+    /// The same, but not if `is_enough` that it shares with one of the others: then it had better come after that.
+    pub(crate) fn begin_unless_alike(
+        self: &Arc<Self>,
+        blob: Digest,
+        sketch: Sketch,
+        is_enough: impl Fn(f64) -> bool,
+    ) -> Result<Option<OnItsWay>, Alike> {
+        let mut blobs = self.blobs();
+        match most_alike(&blobs, &sketch) {
+            Some((_, share)) if is_enough(share) => Err(Alike),
+            _ => Ok(self.add(&mut blobs, blob, sketch)),
+        }
+    }
+
+    /// A blob comes after the one that is most like it, of equal ones the latest; says which that is, and by how much.
+    /// What comes after another never is what that one comes after.
+    pub(crate) fn begin_after(
+        self: &Arc<Self>,
+        blob: Digest,
+        sketch: Sketch,
+    ) -> (Option<(Digest, f64)>, Option<OnItsWay>) {
+        let mut blobs = self.blobs();
+        (most_alike(&blobs, &sketch), self.add(&mut blobs, blob, sketch))
+    }
+
+    fn add(
+        self: &Arc<Self>,
+        blobs: &mut Vec<(Digest, Sketch)>,
+        blob: Digest,
+        sketch: Sketch,
+    ) -> Option<OnItsWay> {
+        if blobs.len() >= MOST || has(blobs, &blob) {
+            return None;
+        }
+        blobs.push((blob, sketch));
+        Some(OnItsWay { underway: Arc::clone(self), blob })
+    }
+
+    /// Waits until a blob is here, or is not on its way any more, or for too long. Blocks.
+    pub(crate) fn wait(&self, blob: &Digest) {
+        let waited = self.changed.wait_timeout_while(self.blobs(), WAIT, |blobs| has(blobs, blob));
+        drop(waited);
+    }
+
+    fn blobs(&self) -> MutexGuard<'_, Vec<(Digest, Sketch)>> {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Something like it is on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Alike;
+
+fn most_alike(blobs: &[(Digest, Sketch)], sketch: &Sketch) -> Option<(Digest, f64)> {
+    let shares = blobs.iter().map(|(blob, other)| (*blob, sketch.similarity(other)));
+    shares.max_by(|(_, one), (_, other)| one.total_cmp(other))
+}
+
+fn has(blobs: &[(Digest, Sketch)], blob: &Digest) -> bool {
+    blobs.iter().any(|(one, _)| one == blob)
+}
+
+/// A blob that is on its way, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct OnItsWay {
+    underway: Arc<Underway>,
+    blob: Digest,
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        self.underway.blobs().retain(|(blob, _)| *blob != self.blob);
+        self.underway.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netbuild_core::{digest::Hash, sketch::Sketcher};
+
+    fn blob(number: u32) -> (Digest, Sketch) {
+        let bytes: Vec<u8> =
+            (number..number + 2000).flat_map(|n| Hash::of(&n.to_le_bytes()).0).collect();
+        let mut sketcher = Sketcher::new();
+        sketcher.update(&bytes);
+        (Digest::of(&bytes), sketcher.finish())
+    }
+
+    #[test]
+    fn what_comes_after_another_is_never_what_that_one_comes_after() {
+        let underway = Arc::<Underway>::default();
+        let ((one, sketch), (other, near), (far, unlike)) = (blob(0), blob(500), blob(90_000));
+        let begun = underway.begin_unless_alike(one, sketch, |share| share >= 0.2).unwrap();
+        assert!(begun.is_some());
+        assert_eq!(
+            underway.begin_unless_alike(other, near, |share| share >= 0.2).map(drop),
+            Err(Alike)
+        );
+        assert!(underway.begin_unless_alike(far, unlike, |share| share >= 0.2).is_ok());
+        let (after, way) = underway.begin_after(other, near);
+        assert_eq!(after.map(|(blob, _)| blob), Some(one));
+        assert!(way.is_some());
+        // It is on its way already, for somebody else.
+        assert!(underway.begin(one, sketch).is_none());
+        drop(begun);
+        let (after, _way) = underway.begin_after(one, sketch);
+        assert_eq!(after.map(|(blob, _)| blob), Some(other));
+    }
+
+    #[test]
+    fn of_equal_ones_the_latest_counts_and_there_is_a_bound() {
+        let underway = Arc::<Underway>::default();
+        let (_, sketch) = blob(0);
+        let name = |number: usize| Digest::of(&number.to_le_bytes());
+        let begun: Vec<_> = (0..MOST + 2).map(|n| underway.begin(name(n), sketch)).collect();
+        assert_eq!(begun.iter().flatten().count(), MOST);
+        let (after, way) = underway.begin_after(name(MOST), sketch);
+        assert_eq!((after.map(|(blob, _)| blob), way.is_some()), (Some(name(MOST - 1)), false));
+    }
+
+    #[test]
+    fn who_waits_for_a_blob_hears_when_it_ends() {
+        let underway = Arc::<Underway>::default();
+        let (one, sketch) = blob(0);
+        underway.wait(&one);
+        let begun = underway.begin(one, sketch);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| underway.wait(&one));
+            drop(begun);
+            waiting.join().unwrap();
+        });
+        assert!(!has(&underway.blobs(), &one));
+    }
+}
