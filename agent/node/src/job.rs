@@ -12,8 +12,8 @@ use crate::{
     disk_cache::failed,
     fault::SourceError,
     fetcher::Want,
-    lists::{Listed, Lists},
-    underway::{Alike, OnItsWay, Underway},
+    lists::Lists,
+    underway::{self, Alike, Begun, OnItsWay, Underway},
     view::{Whom, source},
     wire,
 };
@@ -30,7 +30,7 @@ use netbuild_core::{
     sooner::Speed,
     spread::{SourceId, Spread},
 };
-use netbuild_proto::data::Described;
+use netbuild_proto::data::{Described, Priority};
 use netbuild_store::{PartialBlob, Store, StoreError};
 use netbuild_transfer::{Arrival, Coming, Endpoint, FetchError, Holder, Order, Patience, Terms};
 use std::{
@@ -65,6 +65,9 @@ const LOOK_AHEAD_SIZE: u64 = 1 << 30;
 /// Payload bytes per second of a link from which on looking for what differs takes longer than
 /// sending everything.
 const FAST: f64 = 100e6;
+/// Share of the pace that is expected of a source at which it comes to nobody's mind that it is late. Several that come
+/// at once share a link.
+const LEAST_PACE: f64 = 0.125;
 /// Least share of what two blobs have in common for one to be the base of a patch of the other.
 const ALIKE: f64 = 0.05;
 /// The same where the base is on its way in as well, and the other has to come after it. Two programs of one workspace,
@@ -624,10 +627,8 @@ impl<'a> Job<'a> {
         }
         let is_slow = trial.pace.goodput < FAST_FOR_UNDERWAY;
         for (index, blob) in self.untold() {
-            let listed = self.lists.take(&blob);
-            let listed = listed.filter(|listed| !self.liars.borrow().contains(&listed.by));
-            if let Some(Listed { described, by }) = listed
-                && let Err(error) = self.told(index, described, by, is_slow)?
+            if let Some(described) = self.lists.take(&blob, &trial.whom.peer)
+                && let Err(error) = self.told(index, described, trial.whom.peer, is_slow)?
             {
                 return Ok(Err(error));
             }
@@ -721,19 +722,25 @@ impl<'a> Job<'a> {
         let blob = described.manifest.blob();
         let sketch = self.sketch(described).filter(|_| blob.size <= MAX_PATCHED);
         let Some(sketch) = sketch else { return Ok(Turn::Now(None)) };
+        let new = self.begun(blob, sketch);
         if !is_slow || self.want.bases.contains_key(&blob) {
-            return Ok(Turn::Now(self.underway.begin(blob, sketch)));
+            return Ok(Turn::Now(self.underway.begin(new)));
         }
         let here = self.similar(&blob, &sketch)?.first().map_or(0.0, |(_, share)| *share);
         let is_enough = |share: f64| share >= ALIKE_UNDERWAY && share > here;
         let later = self.later.borrow();
-        if later.iter().any(|other| is_enough(sketch.similarity(&other.sketch))) {
+        let mut latest = later.iter().rev().take(underway::MOST);
+        if latest.any(|other| is_enough(sketch.similarity(&other.sketch))) {
             return Ok(Turn::Later(sketch));
         }
-        Ok(match self.underway.begin_unless_alike(blob, sketch, is_enough) {
+        Ok(match self.underway.begin_unless_alike(new, is_enough) {
             Ok(way) => Turn::Now(way),
             Err(Alike) => Turn::Later(sketch),
         })
+    }
+
+    fn begun(&self, blob: Digest, sketch: Sketch) -> Begun {
+        Begun { blob, sketch, urgent: self.want.priority != Priority::Background }
     }
 
     /// Begins the next blob of those that come later, which `may_wait` for another on its way; says whether there was one.
@@ -745,7 +752,8 @@ impl<'a> Job<'a> {
             if !self.is_unknown(index) {
                 continue;
             }
-            let (after, way) = self.underway.begin_after(described.manifest.blob(), sketch);
+            let new = self.begun(described.manifest.blob(), sketch);
+            let (after, way) = self.underway.begin_after(new);
             let after = after.filter(|(_, share)| may_wait && *share >= ALIKE_UNDERWAY);
             return Ok(self.begin(index, &described, told_by, way, after)?.map(|()| true));
         }
@@ -960,10 +968,19 @@ impl<'a> Job<'a> {
                 goodput: trial.goodput,
             };
             let holder = trial.whom.holder();
+            // Bytes of the run that comes by which whoever sends it was last known not to be late: one may be of
+            // megabytes.
+            let heard = Cell::new(0);
+            let pace = trial.pace.goodput * trial.pace.patience.as_secs_f64();
+            let step = ((pace * LEAST_PACE) as u64).max(1);
             let hear = |run: &Coming| {
-                // A run may be of megabytes, and whoever sends it is not late.
-                due();
-                self.spread.borrow_mut().handle_coming(id, Instant::now());
+                let before = if run.here < heard.get() { 0 } else { heard.get() };
+                heard.set(before);
+                if run.here - before >= step {
+                    heard.set(run.here);
+                    due();
+                    self.spread.borrow_mut().handle_coming(id, Instant::now());
+                }
                 self.handle_coming(id, &from, run, &asked.borrow());
             };
             let answer = trial.endpoint.chunks(&holder, next, load, terms, hear, deliver).await;
@@ -1116,7 +1133,7 @@ impl<'a> Job<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{bases::Bases, fetcher::Scope, flights::Course, view::Whom};
+    use crate::{bases::Bases, fetcher::Scope, flights::Course, lists::Listed, view::Whom};
     use futures::FutureExt as _;
     use netbuild_core::{
         chunk::{Chunker, Manifest},
@@ -1124,7 +1141,6 @@ mod tests {
         key::ActionKey,
         peer::Identity,
     };
-    use netbuild_proto::data::Priority;
     use netbuild_store::MemoryStore;
     use netbuild_transfer::{Options, Provide};
     use std::{
@@ -1456,7 +1472,8 @@ mod tests {
         // Whether patches pay on this machine is for the source to say, but it has looked.
         assert!(stocked.patches.notified().now_or_never().is_some());
         let sketch = stocked.store.sketch(&blobs[0]).unwrap().unwrap();
-        assert_eq!(underway.begin_after(blobs[0], sketch).0, None);
+        let first = Begun { blob: blobs[0], sketch, urgent: true };
+        assert_eq!(underway.begin_after(first).0, None);
     }
 
     #[tokio::test]
@@ -1509,7 +1526,7 @@ mod tests {
         let (underway, lists) = (Arc::<Underway>::default(), Lists::default());
         // Another job has begun the first.
         let sketch = stocked.store.sketch(&blobs[0]).unwrap().unwrap();
-        let coming = underway.begin(blobs[0], sketch);
+        let coming = underway.begin(Begun { blob: blobs[0], sketch, urgent: true });
         assert!(coming.is_some());
         let job = Job::new(&store, Some(&here), &underway, &lists, &want(&blobs[1..])).unwrap();
         let given_up = async {
@@ -1523,7 +1540,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_list_that_came_before_is_not_asked_for_and_one_that_was_wrong_is_asked_for_again() {
+    async fn a_list_that_came_before_is_not_asked_for_and_one_that_was_wrong_does_no_harm() {
         let [bytes, _] = alike();
         let (stocked, blobs) = stocked(&[bytes.clone()]);
         let right = stocked.store.manifest(&blobs[0]).unwrap().unwrap();
@@ -1532,26 +1549,21 @@ mod tests {
         let wrong = Manifest::new(blobs[0], reversed).unwrap();
         let part = |(at, chunk): (u64, Chunk)| bytes[at as usize..][..chunk.len as usize].to_vec();
         let chunks: Vec<Vec<u8>> = right.offsets().map(part).collect();
-        // It has the chunks, and tells nobody which these are.
-        let silent = open(source(&chunks, None));
-        let (_silent_end, silent_at) = endpoint(1, &silent);
-        let (_end, at) = endpoint(2, &stocked);
+        // It has the chunks, and tells nobody any more which these are.
+        let (_silent_end, silent) = endpoint(1, &open(source(&chunks, None)));
+        let (_end, honest) = endpoint(2, &stocked);
         let (here, _) = endpoint(9, &open(source(&[], None)));
-        let liar = Identity::from_seed(&[3; 32]).peer_id();
-        for (list, by, from, fails) in
-            [(right, at.peer, &silent_at, false), (wrong, liar, &at, true)]
-        {
+        for manifest in [right, wrong.clone()] {
+            let is_wrong = manifest == wrong;
             let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
             let (underway, lists) = (Arc::default(), Lists::default());
-            lists.put(
-                blobs[0],
-                Listed { described: Described { manifest: list, sketch: None }, by },
-            );
+            let (described, by) = (Described { manifest, sketch: None }, silent.peer);
+            lists.put(blobs[0], Listed { described, by });
             let job = Job::new(&store, Some(&here), &underway, &lists, &want(&blobs)).unwrap();
-            let told = job.attempt(Trial::alone(from.clone())).await.unwrap();
-            if fails {
-                assert_eq!(told.unwrap_err().who(), Who::Peer(liar));
-                let told = job.attempt(Trial::alone(from.clone())).await.unwrap();
+            let told = job.attempt(Trial::alone(silent.clone())).await.unwrap();
+            if is_wrong {
+                assert_eq!(told.unwrap_err().who(), Who::Peer(silent.peer));
+                let told = job.attempt(Trial::alone(honest.clone())).await.unwrap();
                 assert!(matches!(told, Ok(Told::Got(()))), "{told:?}");
             } else {
                 assert!(matches!(told, Ok(Told::Got(()))), "{told:?}");

@@ -51,9 +51,12 @@ impl Lists {
         }
     }
 
-    /// The list of a blob that is wanted now. It is told once: what it leads to may show that it is wrong.
-    pub(crate) fn take(&self, blob: &Digest) -> Option<Listed> {
-        self.known().lists.remove(blob)
+    /// What a peer that is asked for a blob now has told of its chunks. Not what another one has: that would lead this
+    /// one, who knows better, to say that it has nothing of it. It is told once: it may turn out to be wrong.
+    pub(crate) fn take(&self, blob: &Digest, by: &PeerId) -> Option<Described> {
+        let mut known = self.known();
+        let is_by = known.lists.get(blob).is_some_and(|listed| listed.by == *by);
+        is_by.then(|| known.lists.remove(blob)).flatten().map(|listed| listed.described)
     }
 
     /// Blobs of records whose lists are worth asking for, in the order of the records; the first ones if they are many.
@@ -102,8 +105,11 @@ mod tests {
             lists.put(*blob, list.clone());
             lists.put(*blob, list.clone());
         }
-        let known: Vec<bool> = all.iter().map(|(blob, _)| lists.take(blob).is_some()).collect();
+        let (by, other) = (all[0].1.by, Identity::from_seed(&[2; 32]).peer_id());
+        assert!(all.iter().all(|(blob, _)| lists.take(blob, &other).is_none()));
+        let known: Vec<bool> =
+            all.iter().map(|(blob, _)| lists.take(blob, &by).is_some()).collect();
         assert_eq!(known, [false, false, true, true, true, true]);
-        assert!(all.iter().all(|(blob, _)| lists.take(blob).is_none()));
+        assert!(all.iter().all(|(blob, _)| lists.take(blob, &by).is_none()));
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 /// Most blobs that are remembered, since what comes is compared with each of them: of more than that at once, the rest
 /// is patched against what is here by its turn.
-const MOST: usize = 256;
+pub(crate) const MOST: usize = 256;
 /// Longest time that a patch waits for what it starts from. It is asked for behind that, so it seldom waits at all; but
 /// what is asked of another source may be late, or be missing still and be asked for behind the patch.
 const WAIT: Duration = Duration::from_secs(5);
@@ -18,27 +18,35 @@ const WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct Underway {
     /// In the order in which they were begun.
-    blobs: Mutex<Vec<(Digest, Sketch)>>,
+    blobs: Mutex<Vec<Begun>>,
     changed: Condvar,
+}
+
+/// A blob that may be on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begun {
+    pub(crate) blob: Digest,
+    pub(crate) sketch: Sketch,
+    /// Whether somebody waits for it: what somebody waits for does not wait for what nobody does.
+    pub(crate) urgent: bool,
 }
 
 impl Underway {
     /// A blob is on its way until the result is dropped.
-    pub(crate) fn begin(self: &Arc<Self>, blob: Digest, sketch: Sketch) -> Option<OnItsWay> {
-        self.add(&mut self.blobs(), blob, sketch)
+    pub(crate) fn begin(self: &Arc<Self>, new: Begun) -> Option<OnItsWay> {
+        self.add(&mut self.blobs(), new)
     }
 
     /// The same, but not if `is_enough` that it shares with one of the others: then it had better come after that.
     pub(crate) fn begin_unless_alike(
         self: &Arc<Self>,
-        blob: Digest,
-        sketch: Sketch,
+        new: Begun,
         is_enough: impl Fn(f64) -> bool,
     ) -> Result<Option<OnItsWay>, Alike> {
         let mut blobs = self.blobs();
-        match most_alike(&blobs, &sketch) {
+        match most_alike(&blobs, &new) {
             Some((_, share)) if is_enough(share) => Err(Alike),
-            _ => Ok(self.add(&mut blobs, blob, sketch)),
+            _ => Ok(self.add(&mut blobs, new)),
         }
     }
 
@@ -46,24 +54,18 @@ impl Underway {
     /// What comes after another never is what that one comes after.
     pub(crate) fn begin_after(
         self: &Arc<Self>,
-        blob: Digest,
-        sketch: Sketch,
+        new: Begun,
     ) -> (Option<(Digest, f64)>, Option<OnItsWay>) {
         let mut blobs = self.blobs();
-        (most_alike(&blobs, &sketch), self.add(&mut blobs, blob, sketch))
+        (most_alike(&blobs, &new), self.add(&mut blobs, new))
     }
 
-    fn add(
-        self: &Arc<Self>,
-        blobs: &mut Vec<(Digest, Sketch)>,
-        blob: Digest,
-        sketch: Sketch,
-    ) -> Option<OnItsWay> {
-        if blobs.len() >= MOST || has(blobs, &blob) {
+    fn add(self: &Arc<Self>, blobs: &mut Vec<Begun>, new: Begun) -> Option<OnItsWay> {
+        if blobs.len() >= MOST || has(blobs, &new.blob) {
             return None;
         }
-        blobs.push((blob, sketch));
-        Some(OnItsWay { underway: Arc::clone(self), blob })
+        blobs.push(new);
+        Some(OnItsWay { underway: Arc::clone(self), blob: new.blob })
     }
 
     /// Waits until a blob is here, or is not on its way any more, or for too long. Blocks.
@@ -72,7 +74,7 @@ impl Underway {
         drop(waited);
     }
 
-    fn blobs(&self) -> MutexGuard<'_, Vec<(Digest, Sketch)>> {
+    fn blobs(&self) -> MutexGuard<'_, Vec<Begun>> {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,13 +83,14 @@ impl Underway {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Alike;
 
-fn most_alike(blobs: &[(Digest, Sketch)], sketch: &Sketch) -> Option<(Digest, f64)> {
-    let shares = blobs.iter().map(|(blob, other)| (*blob, sketch.similarity(other)));
+fn most_alike(blobs: &[Begun], new: &Begun) -> Option<(Digest, f64)> {
+    let others = blobs.iter().filter(|other| other.urgent || !new.urgent);
+    let shares = others.map(|other| (other.blob, new.sketch.similarity(&other.sketch)));
     shares.max_by(|(_, one), (_, other)| one.total_cmp(other))
 }
 
-fn has(blobs: &[(Digest, Sketch)], blob: &Digest) -> bool {
-    blobs.iter().any(|(one, _)| one == blob)
+fn has(blobs: &[Begun], blob: &Digest) -> bool {
+    blobs.iter().any(|begun| begun.blob == *blob)
 }
 
 /// A blob that is on its way, until it is dropped.
@@ -99,7 +102,7 @@ pub(crate) struct OnItsWay {
 
 impl Drop for OnItsWay {
     fn drop(&mut self) {
-        self.underway.blobs().retain(|(blob, _)| *blob != self.blob);
+        self.underway.blobs().retain(|begun| begun.blob != self.blob);
         self.underway.changed.notify_all();
     }
 }
@@ -109,57 +112,63 @@ mod tests {
     use super::*;
     use netbuild_core::{digest::Hash, sketch::Sketcher};
 
-    fn blob(number: u32) -> (Digest, Sketch) {
+    fn blob(number: u32) -> Begun {
         let bytes: Vec<u8> =
             (number..number + 2000).flat_map(|n| Hash::of(&n.to_le_bytes()).0).collect();
         let mut sketcher = Sketcher::new();
         sketcher.update(&bytes);
-        (Digest::of(&bytes), sketcher.finish())
+        Begun { blob: Digest::of(&bytes), sketch: sketcher.finish(), urgent: true }
     }
 
     #[test]
     fn what_comes_after_another_is_never_what_that_one_comes_after() {
         let underway = Arc::<Underway>::default();
-        let ((one, sketch), (other, near), (far, unlike)) = (blob(0), blob(500), blob(90_000));
-        let begun = underway.begin_unless_alike(one, sketch, |share| share >= 0.2).unwrap();
+        let (one, other, far) = (blob(0), blob(500), blob(90_000));
+        let is_enough = |share| share >= 0.2;
+        let begun = underway.begin_unless_alike(one, is_enough).unwrap();
         assert!(begun.is_some());
-        assert_eq!(
-            underway.begin_unless_alike(other, near, |share| share >= 0.2).map(drop),
-            Err(Alike)
-        );
-        assert!(underway.begin_unless_alike(far, unlike, |share| share >= 0.2).is_ok());
-        let (after, way) = underway.begin_after(other, near);
-        assert_eq!(after.map(|(blob, _)| blob), Some(one));
+        assert_eq!(underway.begin_unless_alike(other, is_enough).map(drop), Err(Alike));
+        assert!(underway.begin_unless_alike(far, is_enough).is_ok());
+        let (after, way) = underway.begin_after(other);
+        assert_eq!(after.map(|(blob, _)| blob), Some(one.blob));
         assert!(way.is_some());
         // It is on its way already, for somebody else.
-        assert!(underway.begin(one, sketch).is_none());
+        assert!(underway.begin(one).is_none());
         drop(begun);
-        let (after, _way) = underway.begin_after(one, sketch);
-        assert_eq!(after.map(|(blob, _)| blob), Some(other));
+        let (after, _way) = underway.begin_after(one);
+        assert_eq!(after.map(|(blob, _)| blob), Some(other.blob));
     }
 
     #[test]
     fn of_equal_ones_the_latest_counts_and_there_is_a_bound() {
         let underway = Arc::<Underway>::default();
-        let (_, sketch) = blob(0);
-        let name = |number: usize| Digest::of(&number.to_le_bytes());
-        let begun: Vec<_> = (0..MOST + 2).map(|n| underway.begin(name(n), sketch)).collect();
+        let name = |number: usize| Begun { blob: Digest::of(&number.to_le_bytes()), ..blob(0) };
+        let begun: Vec<_> = (0..MOST + 2).map(|n| underway.begin(name(n))).collect();
         assert_eq!(begun.iter().flatten().count(), MOST);
-        let (after, way) = underway.begin_after(name(MOST), sketch);
-        assert_eq!((after.map(|(blob, _)| blob), way.is_some()), (Some(name(MOST - 1)), false));
+        let (after, way) = underway.begin_after(name(MOST));
+        let latest = name(MOST - 1).blob;
+        assert_eq!((after.map(|(blob, _)| blob), way.is_some()), (Some(latest), false));
+    }
+
+    #[test]
+    fn what_somebody_waits_for_does_not_come_after_what_nobody_waits_for() {
+        let underway = Arc::<Underway>::default();
+        let _copied = underway.begin(Begun { urgent: false, ..blob(0) });
+        assert_eq!(underway.begin_after(blob(500)).0, None);
+        assert!(underway.begin_after(Begun { urgent: false, ..blob(500) }).0.is_some());
     }
 
     #[test]
     fn who_waits_for_a_blob_hears_when_it_ends() {
         let underway = Arc::<Underway>::default();
-        let (one, sketch) = blob(0);
-        underway.wait(&one);
-        let begun = underway.begin(one, sketch);
+        let one = blob(0);
+        underway.wait(&one.blob);
+        let begun = underway.begin(one);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| underway.wait(&one));
+            let waiting = scope.spawn(|| underway.wait(&one.blob));
             drop(begun);
             waiting.join().unwrap();
         });
-        assert!(!has(&underway.blobs(), &one));
+        assert!(!has(&underway.blobs(), &one.blob));
     }
 }
