@@ -4,22 +4,32 @@
 use netbuild_core::{digest::Digest, sketch::Sketch};
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Most blobs that are remembered, since what comes is compared with each of them: of more than that at once, the rest
 /// is patched against what is here by its turn.
 pub(crate) const MOST: usize = 256;
-/// Longest time that a patch waits for what it starts from. It is asked for behind that, so it seldom waits at all; but
-/// what is asked of another source may be late, or be missing still and be asked for behind the patch.
-const WAIT: Duration = Duration::from_secs(5);
+/// How long a patch waits for what it starts from while nothing of that comes, nor of what that waits for. Whoever
+/// brings it may be asked for it behind the patch, or not be able to bring it at all.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is on its way.
 #[derive(Debug, Default)]
 pub(crate) struct Underway {
     /// In the order in which they were begun.
-    blobs: Mutex<Vec<Begun>>,
+    blobs: Mutex<Vec<Entry>>,
     changed: Condvar,
+}
+
+/// A blob that is on its way.
+#[derive(Debug)]
+struct Entry {
+    begun: Begun,
+    /// What it is patched against, if that was on its way, too.
+    after: Option<Digest>,
+    /// When something of it came.
+    moved: Instant,
 }
 
 /// A blob that may be on its way.
@@ -34,7 +44,7 @@ pub(crate) struct Begun {
 impl Underway {
     /// A blob is on its way until the result is dropped.
     pub(crate) fn begin(self: &Arc<Self>, new: Begun) -> Option<OnItsWay> {
-        self.add(&mut self.blobs(), new)
+        self.add(&mut self.blobs(), new, None)
     }
 
     /// The same, but not if `is_enough` that it shares with one of the others: then it had better come after that.
@@ -46,35 +56,54 @@ impl Underway {
         let mut blobs = self.blobs();
         match most_alike(&blobs, &new) {
             Some((_, share)) if is_enough(share) => Err(Alike),
-            _ => Ok(self.add(&mut blobs, new)),
+            _ => Ok(self.add(&mut blobs, new, None)),
         }
     }
 
-    /// A blob comes after the one that is most like it, of equal ones the latest; says which that is, and by how much.
-    /// What comes after another never is what that one comes after.
+    /// A blob comes after the one that is most like it, of equal ones the latest, if `is_enough` that they share; says
+    /// which that is, and by how much. What comes after another never is what that one comes after.
     pub(crate) fn begin_after(
         self: &Arc<Self>,
         new: Begun,
+        is_enough: impl Fn(f64) -> bool,
     ) -> (Option<(Digest, f64)>, Option<OnItsWay>) {
         let mut blobs = self.blobs();
-        (most_alike(&blobs, &new), self.add(&mut blobs, new))
+        let after = most_alike(&blobs, &new).filter(|(_, share)| is_enough(*share));
+        (after, self.add(&mut blobs, new, after.map(|(blob, _)| blob)))
     }
 
-    fn add(self: &Arc<Self>, blobs: &mut Vec<Begun>, new: Begun) -> Option<OnItsWay> {
-        if blobs.len() >= MOST || has(blobs, &new.blob) {
+    fn add(
+        self: &Arc<Self>,
+        blobs: &mut Vec<Entry>,
+        begun: Begun,
+        after: Option<Digest>,
+    ) -> Option<OnItsWay> {
+        if blobs.len() >= MOST || find(blobs, &begun.blob).is_some() {
             return None;
         }
-        blobs.push(new);
-        Some(OnItsWay { underway: Arc::clone(self), blob: new.blob })
+        blobs.push(Entry { begun, after, moved: Instant::now() });
+        Some(OnItsWay { underway: Arc::clone(self), blob: begun.blob })
     }
 
-    /// Waits until a blob is here, or is not on its way any more, or for too long. Blocks.
+    /// Whether a blob is on its way.
+    pub(crate) fn has(&self, blob: &Digest) -> bool {
+        find(&self.blobs(), blob).is_some()
+    }
+
+    /// Waits until a blob is here, or is not on its way any more, or does not come on. Blocks.
     pub(crate) fn wait(&self, blob: &Digest) {
-        let waited = self.changed.wait_timeout_while(self.blobs(), WAIT, |blobs| has(blobs, blob));
-        drop(waited);
+        let mut blobs = self.blobs();
+        while let Some(moved) = last_moved(&blobs, blob) {
+            let left = PATIENCE.saturating_sub(moved.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.changed.wait_timeout(blobs, left);
+            blobs = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
-    fn blobs(&self) -> MutexGuard<'_, Vec<Begun>> {
+    fn blobs(&self) -> MutexGuard<'_, Vec<Entry>> {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -83,14 +112,26 @@ impl Underway {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Alike;
 
-fn most_alike(blobs: &[Begun], new: &Begun) -> Option<(Digest, f64)> {
-    let others = blobs.iter().filter(|other| other.urgent || !new.urgent);
+fn most_alike(blobs: &[Entry], new: &Begun) -> Option<(Digest, f64)> {
+    let others = blobs.iter().map(|entry| &entry.begun);
+    let others = others.filter(|other| other.urgent || !new.urgent);
     let shares = others.map(|other| (other.blob, new.sketch.similarity(&other.sketch)));
     shares.max_by(|(_, one), (_, other)| one.total_cmp(other))
 }
 
-fn has(blobs: &[Begun], blob: &Digest) -> bool {
-    blobs.iter().any(|begun| begun.blob == *blob)
+fn find<'a>(blobs: &'a [Entry], blob: &Digest) -> Option<&'a Entry> {
+    blobs.iter().find(|entry| entry.begun.blob == *blob)
+}
+
+/// When something of a blob came, or of what it waits for; `None` if it is not on its way.
+fn last_moved(blobs: &[Entry], blob: &Digest) -> Option<Instant> {
+    let mut entry = find(blobs, blob)?;
+    let mut moved = entry.moved;
+    // What a blob comes after was begun before it, so this ends.
+    while let Some(before) = entry.after.and_then(|after| find(blobs, &after)) {
+        (entry, moved) = (before, moved.max(before.moved));
+    }
+    Some(moved)
 }
 
 /// A blob that is on its way, until it is dropped.
@@ -100,9 +141,24 @@ pub(crate) struct OnItsWay {
     blob: Digest,
 }
 
+impl OnItsWay {
+    /// Something of it came.
+    pub(crate) fn handle_moved(&self) {
+        let mut blobs = self.underway.blobs();
+        if let Some(entry) = blobs.iter_mut().find(|entry| entry.begun.blob == self.blob) {
+            entry.moved = Instant::now();
+        }
+    }
+}
+
 impl Drop for OnItsWay {
     fn drop(&mut self) {
-        self.underway.blobs().retain(|begun| begun.blob != self.blob);
+        let mut blobs = self.underway.blobs();
+        blobs.retain(|entry| entry.begun.blob != self.blob);
+        // It may be begun again, and come after one of these then.
+        let after = blobs.iter_mut().filter(|entry| entry.after == Some(self.blob));
+        after.for_each(|entry| entry.after = None);
+        drop(blobs);
         self.underway.changed.notify_all();
     }
 }
@@ -129,14 +185,15 @@ mod tests {
         assert!(begun.is_some());
         assert_eq!(underway.begin_unless_alike(other, is_enough).map(drop), Err(Alike));
         assert!(underway.begin_unless_alike(far, is_enough).is_ok());
-        let (after, way) = underway.begin_after(other);
+        let (after, way) = underway.begin_after(other, is_enough);
         assert_eq!(after.map(|(blob, _)| blob), Some(one.blob));
         assert!(way.is_some());
         // It is on its way already, for somebody else.
         assert!(underway.begin(one).is_none());
         drop(begun);
-        let (after, _way) = underway.begin_after(one);
+        let (after, _way) = underway.begin_after(one, is_enough);
         assert_eq!(after.map(|(blob, _)| blob), Some(other.blob));
+        assert!(last_moved(&underway.blobs(), &one.blob).is_some());
     }
 
     #[test]
@@ -145,7 +202,7 @@ mod tests {
         let name = |number: usize| Begun { blob: Digest::of(&number.to_le_bytes()), ..blob(0) };
         let begun: Vec<_> = (0..MOST + 2).map(|n| underway.begin(name(n))).collect();
         assert_eq!(begun.iter().flatten().count(), MOST);
-        let (after, way) = underway.begin_after(name(MOST));
+        let (after, way) = underway.begin_after(name(MOST), |_| true);
         let latest = name(MOST - 1).blob;
         assert_eq!((after.map(|(blob, _)| blob), way.is_some()), (Some(latest), false));
     }
@@ -154,8 +211,9 @@ mod tests {
     fn what_somebody_waits_for_does_not_come_after_what_nobody_waits_for() {
         let underway = Arc::<Underway>::default();
         let _copied = underway.begin(Begun { urgent: false, ..blob(0) });
-        assert_eq!(underway.begin_after(blob(500)).0, None);
-        assert!(underway.begin_after(Begun { urgent: false, ..blob(500) }).0.is_some());
+        assert_eq!(underway.begin_after(blob(500), |_| true).0, None);
+        let copied = Begun { urgent: false, ..blob(500) };
+        assert!(underway.begin_after(copied, |_| true).0.is_some());
     }
 
     #[test]
@@ -169,6 +227,6 @@ mod tests {
             drop(begun);
             waiting.join().unwrap();
         });
-        assert!(!has(&underway.blobs(), &one.blob));
+        assert!(!underway.has(&one.blob));
     }
 }
