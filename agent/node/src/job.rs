@@ -1460,6 +1460,13 @@ mod tests {
         [one, other]
     }
 
+    /// An attempt at a source behind a slow link.
+    fn slow(at: Whom) -> Trial {
+        let mut trial = Trial::alone(at);
+        trial.goodput = Some(1e6);
+        trial
+    }
+
     fn stocked(contents: &[Vec<u8>]) -> (Arc<Stocked>, Vec<Digest>) {
         let stocked = Stocked::default();
         let put = |bytes: &Vec<u8>| {
@@ -1479,7 +1486,7 @@ mod tests {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let (underway, lists) = (Arc::<Underway>::default(), Lists::default());
         let job = Job::new(&store, Some(&here), &underway, &lists, &want(&blobs)).unwrap();
-        let told = job.attempt(Trial { goodput: Some(1e6), ..Trial::alone(at) }).await.unwrap();
+        let told = job.attempt(slow(at)).await.unwrap();
         assert!(matches!(told, Ok(Told::Got(()))), "{told:?}");
         assert!(blobs.iter().all(|blob| store.has_blob(blob).unwrap()));
         // Whether patches pay on this machine is for the source to say, but it has looked.
@@ -1546,8 +1553,7 @@ mod tests {
             stocked.patches.notified().await;
             drop(coming);
         };
-        let trial = Trial { goodput: Some(1e6), ..Trial::alone(at) };
-        let (told, ()) = tokio::join!(job.attempt(trial), given_up);
+        let (told, ()) = tokio::join!(job.attempt(slow(at)), given_up);
         assert!(matches!(told, Ok(Ok(Told::Got(())))), "{told:?}");
         assert!(store.has_blob(&blobs[1]).unwrap());
         assert!(job.movement().total().wire > blobs[1].size);
