@@ -13,7 +13,7 @@ from tools import CACHE, find, listening
 # Debian's packages of the tools that are one.
 PACKAGES = {
     "nginx": "nginx-light", "curl": "curl", "rsync": "rsync", "zsync": "zsync", "zsyncmake": "zsync",
-    "casync": "casync",
+    "casync": "casync", "zstd": "zstd",
 }
 # The release of sendme that is compared with; it fixes those of iroh and iroh-blobs.
 SENDME = "0.37.1"

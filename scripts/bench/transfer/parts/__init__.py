@@ -9,9 +9,10 @@ from parts.resume import resume
 from parts.small import small
 from parts.sources import sources
 from parts.sync import sync
+from parts.together import together
 from parts.update import update
 
 PARTS = {
     "loopback": loopback, "links": links, "fair": fair, "sources": sources, "resume": resume, "update": update,
-    "sync": sync, "codec": codec, "small": small, "memory": memory,
+    "together": together, "sync": sync, "codec": codec, "small": small, "memory": memory,
 }
