@@ -3,20 +3,21 @@
 //! All attempts at one job share what is missing: [`Spread`] says who is asked for what. An attempt
 //! that ends, however it ends, leaves what it was asked for to the others.
 
+mod alike;
 mod parts;
 mod tier;
 
 use crate::{
     attempts::{Reach, Told, Trial},
-    bases::MAX_BASES,
     disk_cache::failed,
     fault::SourceError,
     fetcher::Want,
     lists::Lists,
-    underway::{self, Alike, Begun, OnItsWay, Underway},
+    underway::{OnItsWay, Underway},
     view::{Whom, source},
     wire,
 };
+use alike::{Later, Turn};
 use bytes::Bytes;
 use netbuild_core::{
     cache::{CacheError, Source},
@@ -26,11 +27,10 @@ use netbuild_core::{
     moved::{Coding, Meter, Moved, Movement, Progress, Resumed, Watch},
     peer::PeerId,
     plan::Who,
-    sketch::Sketch,
     sooner::Speed,
     spread::{SourceId, Spread},
 };
-use netbuild_proto::data::{Described, Priority};
+use netbuild_proto::data::Described;
 use netbuild_store::{PartialBlob, Store, StoreError};
 use netbuild_transfer::{Arrival, Coming, Endpoint, FetchError, Holder, Order, Patience, Terms};
 use std::{
@@ -65,21 +65,8 @@ const LOOK_AHEAD_SIZE: u64 = 1 << 30;
 /// Payload bytes per second of a link from which on looking for what differs takes longer than
 /// sending everything.
 const FAST: f64 = 100e6;
-/// Share of the pace that is expected of a source at which it comes to nobody's mind that it is late. Several that come
-/// at once share a link.
+/// Share of the pace that is expected of a source at which it is not late: several fetches may share its link.
 const LEAST_PACE: f64 = 0.125;
-/// Least share of what two blobs have in common for one to be the base of a patch of the other.
-const ALIKE: f64 = 0.05;
-/// The same where the base is on its way in as well, and the other has to come after it. Two programs of one workspace,
-/// of 33 and 39 MB and alike by a third, come in a fourth of the bytes so.
-const ALIKE_UNDERWAY: f64 = 0.2;
-/// Payload bytes per second of a link from which on blobs do not wait for one another to be patched: the index of a
-/// base takes longer then than what it saves.
-const FAST_FOR_UNDERWAY: f64 = 20e6;
-/// Round trip of a link of unknown goodput from which on it counts as slow there: waiting in vain costs a tenth of a
-/// second for 70 MB, and not waiting a quarter of the time.
-const FAR: Duration = Duration::from_millis(10);
-
 /// The outcome of a part of an attempt: what the source did, and apart from it what this agent's
 /// own store did.
 type Part<T> = Result<Result<T, FetchError>, CacheError>;
@@ -180,22 +167,6 @@ struct Open {
     items: Vec<Option<usize>>,
     /// Others may be patched against it once it is here.
     underway: Option<OnItsWay>,
-}
-
-/// When a blob is begun.
-enum Turn {
-    Now(Option<OnItsWay>),
-    Later(Sketch),
-}
-
-/// A blob that is begun later.
-#[derive(Debug)]
-struct Later {
-    /// Which of the blobs.
-    index: usize,
-    described: Described,
-    sketch: Sketch,
-    told_by: PeerId,
 }
 
 /// A run of chunks that a source is sending. None of them is here before all of it is.
@@ -628,7 +599,7 @@ impl<'a> Job<'a> {
         if self.liars.borrow().contains(&trial.whom.peer) {
             return Ok(Ok(()));
         }
-        let is_slow = trial.goodput.map_or(trial.pace.rtt >= FAR, |it| it < FAST_FOR_UNDERWAY);
+        let is_slow = alike::is_slow(trial);
         for (index, blob) in self.untold() {
             if let Some(described) = self.lists.take(&blob, &trial.whom.peer)
                 && let Err(error) = self.told(index, described, trial.whom.peer, is_slow)?
@@ -719,49 +690,6 @@ impl<'a> Job<'a> {
         matches!(self.blobs.borrow()[blob].state, State::Unknown)
     }
 
-    /// When a blob is begun, if the link `is_slow`: later, if it is like another one that is on its way, or comes later
-    /// itself, and like nothing that is here by as much.
-    fn turn(&self, described: &Described, is_slow: bool) -> Result<Turn, CacheError> {
-        let blob = described.manifest.blob();
-        let sketch = self.sketch(described).filter(|_| blob.size <= MAX_PATCHED);
-        let Some(sketch) = sketch else { return Ok(Turn::Now(None)) };
-        let new = self.begun(blob, sketch);
-        if !is_slow || self.want.bases.contains_key(&blob) {
-            return Ok(Turn::Now(self.underway.begin(new)));
-        }
-        let here = self.similar(&blob, &sketch)?.first().map_or(0.0, |(_, share)| *share);
-        let is_enough = |share: f64| share >= ALIKE_UNDERWAY && share > here;
-        let later = self.later.borrow();
-        let mut latest = later.iter().rev().take(underway::MOST);
-        if latest.any(|other| is_enough(sketch.similarity(&other.sketch))) {
-            return Ok(Turn::Later(sketch));
-        }
-        Ok(match self.underway.begin_unless_alike(new, is_enough) {
-            Ok(way) => Turn::Now(way),
-            Err(Alike) => Turn::Later(sketch),
-        })
-    }
-
-    fn begun(&self, blob: Digest, sketch: Sketch) -> Begun {
-        Begun { blob, sketch, urgent: self.want.priority != Priority::Background }
-    }
-
-    /// Begins the next blob of those that come later, which `may_wait` for another on its way; says whether there was one.
-    fn begin_later(&self, may_wait: bool) -> Part<bool> {
-        loop {
-            let Some(later) = self.later.borrow_mut().pop_front() else { return Ok(Ok(false)) };
-            let Later { index, described, sketch, told_by } = later;
-            // It may have come from a tier, or be wanted no more.
-            if !self.is_unknown(index) {
-                continue;
-            }
-            let new = self.begun(described.manifest.blob(), sketch);
-            let is_enough = |share| may_wait && share >= ALIKE_UNDERWAY;
-            let (after, way) = self.underway.begin_after(new, is_enough);
-            return Ok(self.begin(index, &described, told_by, way, after)?.map(|()| true));
-        }
-    }
-
     /// Begins a blob whose chunks are known, with those of them that are here. What is missing may come as patches, also
     /// of what it comes `after`.
     fn begin(
@@ -804,36 +732,6 @@ impl<'a> Job<'a> {
         let open = Open { told_by, partial, starts, left, list, items, underway };
         self.blobs.borrow_mut()[blob].state = State::Open(open);
         self.finish(blob)
-    }
-
-    fn sketch(&self, described: &Described) -> Option<Sketch> {
-        let bytes = described.sketch.as_deref().filter(|_| self.want.alike)?;
-        bytes.try_into().ok().map(Sketch::from_bytes)
-    }
-
-    /// What is here and looks like a blob, and how much of it.
-    fn similar(&self, blob: &Digest, sketch: &Sketch) -> Result<Vec<(Digest, f64)>, CacheError> {
-        let mut similar = self.store.similar(sketch, MAX_BASES).map_err(failed)?;
-        similar.retain(|(base, share)| *share >= ALIKE && base != blob);
-        Ok(similar)
-    }
-
-    /// What a blob may be patched against: what is known to resemble it, else what looks like it, also what it comes
-    /// `after`.
-    fn bases(
-        &self,
-        described: &Described,
-        after: Option<(Digest, f64)>,
-    ) -> Result<Vec<Digest>, CacheError> {
-        let blob = described.manifest.blob();
-        if let Some(bases) = self.want.bases.get(&blob) {
-            return Ok(bases.clone());
-        }
-        let Some(sketch) = self.sketch(described) else { return Ok(Vec::new()) };
-        let mut alike = self.similar(&blob, &sketch)?;
-        alike.extend(after);
-        alike.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-        Ok(alike.into_iter().map(|(base, _)| base).take(MAX_BASES).collect())
     }
 
     /// What a source is to be asked for next, with the items of that; patches first, as what they do
@@ -1146,7 +1044,9 @@ impl<'a> Job<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{bases::Bases, fetcher::Scope, flights::Course, lists::Listed, view::Whom};
+    use crate::{
+        bases::Bases, fetcher::Scope, flights::Course, lists::Listed, underway::Begun, view::Whom,
+    };
     use futures::FutureExt as _;
     use netbuild_core::{
         chunk::{Chunker, Manifest},
@@ -1154,6 +1054,7 @@ mod tests {
         key::ActionKey,
         peer::Identity,
     };
+    use netbuild_proto::data::Priority;
     use netbuild_store::MemoryStore;
     use netbuild_transfer::{Options, Provide};
     use std::{
