@@ -132,10 +132,11 @@ fn copying_that_was_interrupted_goes_on_where_it_was() {
 
     let rest = central.json(&["sync"]);
     assert_eq!(stored(central), ACTIONS * BYTES, "{rest}");
-    // Nothing crossed twice but what was on its way, the probes of both agents aside.
+    // Nothing crossed twice but what was on its way, the probes of both agents and the headers of packets aside.
     let crossed = mesh.sites.crossed("us-east", "eu-central");
     let probes = 2 * 4 * (1 << 20);
-    assert!(crossed <= ACTIONS * BYTES + 2 * BYTES + probes, "{crossed}");
+    let allowed = (ACTIONS * BYTES + 2 * BYTES + probes) * 21 / 20;
+    assert!(crossed <= allowed, "{crossed} of {allowed}");
 }
 
 #[test]
