@@ -3,7 +3,7 @@
 //! All attempts at one job share what is missing: [`Spread`] says who is asked for what. An attempt
 //! that ends, however it ends, leaves what it was asked for to the others.
 
-mod alike;
+pub(crate) mod alike;
 mod parts;
 mod tier;
 
@@ -599,7 +599,7 @@ impl<'a> Job<'a> {
         if self.liars.borrow().contains(&trial.whom.peer) {
             return Ok(Ok(()));
         }
-        let is_slow = alike::is_slow(trial);
+        let is_slow = alike::is_slow(trial.goodput, trial.pace.rtt);
         for (index, blob) in self.untold() {
             if let Some(described) = self.lists.take(&blob, &trial.whom.peer)
                 && let Err(error) = self.told(index, described, trial.whom.peer, is_slow)?
@@ -622,11 +622,12 @@ impl<'a> Job<'a> {
     }
 
     /// Asks a peer for the chunks of all blobs that nobody has told, before it is known whether it
-    /// has them.
+    /// has them; see [`Self::list`].
     pub(crate) async fn look_ahead(
         &self,
         endpoint: &Endpoint,
         whom: &Whom,
+        is_slow: bool,
     ) -> Result<(), CacheError> {
         let unknown = self.unknown();
         let size: u64 = unknown.iter().map(|(_, blob)| blob.size).sum();
@@ -634,7 +635,7 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let patience = Patience::default();
-        let listed = self.list(endpoint, whom, patience, unknown, false, |_| ()).await?;
+        let listed = self.list(endpoint, whom, patience, unknown, is_slow, |_| ()).await?;
         if let Err(error) = listed {
             tracing::debug!(peer = %whom.peer.short(), %error, "did not tell chunks");
         }
@@ -672,7 +673,8 @@ impl<'a> Job<'a> {
 
     /// The chunks of a blob are known.
     fn told(&self, blob: usize, described: Described, by: PeerId, is_slow: bool) -> Part<()> {
-        if !self.is_unknown(blob) {
+        let is_later = self.later.borrow().iter().any(|later| later.index == blob);
+        if is_later || !self.is_unknown(blob) {
             // Another one was faster.
             return Ok(Ok(()));
         }

@@ -4,7 +4,7 @@ use super::Fetcher;
 use crate::{
     attempts::{Asked, Sources, Team, Trial, Tried, ask},
     flights::Claim,
-    job::Job,
+    job::{Job, alike},
     view::over_of,
 };
 use futures::{StreamExt as _, future::join, stream::FuturesUnordered};
@@ -69,13 +69,16 @@ impl Fetcher {
         enough: usize,
         limit: impl Fn(Duration) -> Duration,
     ) -> Result<BTreeSet<Who>, CacheError> {
-        let whom = steps.iter().take(MAX_QUERIED).map(|step| step.who).enumerate();
+        let whom = steps.iter().take(MAX_QUERIED).enumerate();
         let mut answers: FuturesUnordered<_> = whom
-            .map(|(rank, who)| async move {
+            .map(|(rank, step)| async move {
+                let who = step.who;
                 let has = match who {
                     Who::Peer(peer) => {
                         let job = job.filter(|_| rank < MAX_LOOKED_AHEAD);
-                        self.peer_has(&peer, blobs, job).await?
+                        let rtt = step.link.rtt.unwrap_or_default();
+                        let is_slow = alike::is_slow(step.link.goodput, rtt);
+                        self.peer_has(&peer, blobs, job, is_slow).await?
                     }
                     Who::Tier(tier) => match self.shared.tier(tier) {
                         Some(tier) => tier.has(blobs).await,
@@ -107,6 +110,7 @@ impl Fetcher {
         peer: &PeerId,
         blobs: &[Digest],
         job: Option<&Job<'_>>,
+        is_slow: bool,
     ) -> Result<bool, CacheError> {
         let (Some(whom), Some(net)) = (self.view.whom(peer), &self.net) else { return Ok(false) };
         let asked = Asked::new(&self.view, Who::Peer(*peer));
@@ -114,7 +118,7 @@ impl Fetcher {
         let has = net.endpoint.has(&holder, blobs, Patience::default());
         let looked_ahead = async {
             match job {
-                Some(job) => job.look_ahead(&net.endpoint, &whom).await,
+                Some(job) => job.look_ahead(&net.endpoint, &whom, is_slow).await,
                 None => Ok(()),
             }
         };

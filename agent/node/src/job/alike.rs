@@ -2,7 +2,6 @@
 
 use super::{Job, MAX_PATCHED, Part};
 use crate::{
-    attempts::Trial,
     bases::MAX_BASES,
     disk_cache::failed,
     underway::{self, Alike, Begun, OnItsWay},
@@ -39,9 +38,10 @@ pub(super) struct Later {
     pub(super) told_by: PeerId,
 }
 
-/// Whether the link to a source is so slow that blobs are to wait for one another.
-pub(super) fn is_slow(trial: &Trial) -> bool {
-    trial.goodput.map_or(trial.pace.rtt >= FAR, |goodput| goodput < FAST)
+/// Whether a link of this goodput in bytes per second, if that is known, and this round trip is so slow that blobs are
+/// to wait for one another.
+pub(crate) fn is_slow(goodput: Option<f64>, rtt: Duration) -> bool {
+    goodput.map_or(rtt >= FAR, |goodput| goodput < FAST)
 }
 
 impl Job<'_> {
