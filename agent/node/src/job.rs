@@ -599,7 +599,7 @@ impl<'a> Job<'a> {
         if self.liars.borrow().contains(&trial.whom.peer) {
             return Ok(Ok(()));
         }
-        let is_slow = alike::is_slow(trial.goodput, trial.pace.rtt);
+        let is_slow = alike::is_slow(trial.pace.goodput);
         for (index, blob) in self.untold() {
             if let Some(described) = self.lists.take(&blob, &trial.whom.peer)
                 && let Err(error) = self.told(index, described, trial.whom.peer, is_slow)?
@@ -1363,13 +1363,6 @@ mod tests {
         [one, other]
     }
 
-    /// An attempt at a source behind a slow link.
-    fn slow(at: Whom) -> Trial {
-        let mut trial = Trial::alone(at);
-        trial.goodput = Some(1e6);
-        trial
-    }
-
     fn stocked(contents: &[Vec<u8>]) -> (Arc<Stocked>, Vec<Digest>) {
         let stocked = Stocked::default();
         let put = |bytes: &Vec<u8>| {
@@ -1389,7 +1382,7 @@ mod tests {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let (underway, lists) = (Arc::<Underway>::default(), Lists::default());
         let job = Job::new(&store, Some(&here), &underway, &lists, &want(&blobs)).unwrap();
-        let told = job.attempt(slow(at)).await.unwrap();
+        let told = job.attempt(Trial::alone(at)).await.unwrap();
         assert!(matches!(told, Ok(Told::Got(()))), "{told:?}");
         assert!(blobs.iter().all(|blob| store.has_blob(blob).unwrap()));
         // Whether patches pay on this machine is for the source to say, but it has looked.
@@ -1456,7 +1449,7 @@ mod tests {
             stocked.patches.notified().await;
             drop(coming);
         };
-        let (told, ()) = tokio::join!(job.attempt(slow(at)), given_up);
+        let (told, ()) = tokio::join!(job.attempt(Trial::alone(at)), given_up);
         assert!(matches!(told, Ok(Ok(Told::Got(())))), "{told:?}");
         assert!(store.has_blob(&blobs[1]).unwrap());
         assert!(job.movement().total().wire > blobs[1].size);

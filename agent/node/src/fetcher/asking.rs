@@ -16,6 +16,7 @@ use netbuild_core::{
     peer::PeerId,
     peers::Over,
     plan::{Plan, Reason, Step, Who},
+    score::goodput,
 };
 use netbuild_transfer::Patience;
 use std::{collections::BTreeSet, time::Duration};
@@ -76,8 +77,7 @@ impl Fetcher {
                 let has = match who {
                     Who::Peer(peer) => {
                         let job = job.filter(|_| rank < MAX_LOOKED_AHEAD);
-                        let rtt = step.link.rtt.unwrap_or_default();
-                        let is_slow = alike::is_slow(step.link.goodput, rtt);
+                        let is_slow = alike::is_slow(goodput(&step.link));
                         self.peer_has(&peer, blobs, job, is_slow).await?
                     }
                     Who::Tier(tier) => match self.shared.tier(tier) {

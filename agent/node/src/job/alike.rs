@@ -8,7 +8,6 @@ use crate::{
 };
 use netbuild_core::{cache::CacheError, digest::Digest, peer::PeerId, sketch::Sketch};
 use netbuild_proto::data::{Described, Priority};
-use std::time::Duration;
 
 /// Least share of what two blobs have in common for one to be the base of a patch of the other.
 const ALIKE: f64 = 0.05;
@@ -18,10 +17,6 @@ const ALIKE_UNDERWAY: f64 = 0.2;
 /// Payload bytes per second of a link from which on blobs do not wait for one another. These programs take as long either
 /// way at 12 MB/s, and at 125 MB/s a tenth of a second longer, as the provider makes an index of what comes first.
 const FAST: f64 = 20e6;
-/// Round trip of a link of unknown goodput from which on it counts as slow there: waiting in vain costs a tenth of a
-/// second for 70 MB, and not waiting a quarter of the time.
-const FAR: Duration = Duration::from_millis(10);
-
 /// When a blob is begun.
 pub(super) enum Turn {
     Now(Option<OnItsWay>),
@@ -38,10 +33,9 @@ pub(super) struct Later {
     pub(super) told_by: PeerId,
 }
 
-/// Whether a link of this goodput in bytes per second, if that is known, and this round trip is so slow that blobs are
-/// to wait for one another.
-pub(crate) fn is_slow(goodput: Option<f64>, rtt: Duration) -> bool {
-    goodput.map_or(rtt >= FAR, |goodput| goodput < FAST)
+/// Whether a link that is believed to give so many bytes per second is so slow that blobs are to wait for one another.
+pub(crate) fn is_slow(goodput: f64) -> bool {
+    goodput < FAST
 }
 
 impl Job<'_> {
