@@ -1434,8 +1434,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn what_would_come_as_a_patch_of_something_that_does_not_come_comes_as_it_is() {
-        let [one, other] = alike();
-        let (stocked, blobs) = stocked(&[one.clone(), other]);
+        let (stocked, blobs) = stocked(&alike());
         let (_end, at) = endpoint(1, &stocked);
         let (here, _) = endpoint(9, &open(source(&[], None)));
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
@@ -1458,7 +1457,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_list_that_came_before_is_not_asked_for_and_one_that_was_wrong_does_no_harm() {
         let [bytes, _] = alike();
-        let (stocked, blobs) = stocked(&[bytes.clone()]);
+        let (stocked, blobs) = stocked(std::slice::from_ref(&bytes));
         let right = stocked.store.manifest(&blobs[0]).unwrap().unwrap();
         let mut reversed = right.chunks().to_vec();
         reversed.reverse();
