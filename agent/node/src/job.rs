@@ -13,7 +13,7 @@ use crate::{
     fault::SourceError,
     fetcher::Want,
     lists::Lists,
-    underway::{OnItsWay, Underway},
+    underway::{After, OnItsWay, Underway},
     view::{Whom, source},
     wire,
 };
@@ -85,6 +85,7 @@ pub(crate) struct Job<'a> {
     /// What may come as patches, and nobody was asked for yet.
     patches: RefCell<VecDeque<Patches>>,
     blobs: RefCell<Vec<Wanted>>,
+    id: u64,
     /// What is on its way in, of all jobs.
     underway: &'a Arc<Underway>,
     /// Chunks of blobs that came with their records.
@@ -239,6 +240,7 @@ impl<'a> Job<'a> {
         let job = Self {
             store,
             endpoint,
+            id: underway.job(),
             underway,
             lists,
             later: RefCell::default(),
@@ -700,7 +702,7 @@ impl<'a> Job<'a> {
         described: &Described,
         told_by: PeerId,
         underway: Option<OnItsWay>,
-        after: Option<(Digest, f64)>,
+        after: Option<After>,
     ) -> Part<()> {
         let manifest = &described.manifest;
         let mut partial = self.store.begin_blob(manifest).map_err(failed)?;
@@ -1388,7 +1390,7 @@ mod tests {
         // Whether patches pay on this machine is for the source to say, but it has looked.
         assert!(stocked.patches.notified().now_or_never().is_some());
         let sketch = stocked.store.sketch(&blobs[0]).unwrap().unwrap();
-        let first = Begun { blob: blobs[0], sketch, urgent: true };
+        let first = Begun { blob: blobs[0], sketch, urgent: true, job: u64::MAX };
         assert_eq!(underway.begin_after(first, |_| true).0, None);
     }
 
@@ -1441,7 +1443,7 @@ mod tests {
         let (underway, lists) = (Arc::<Underway>::default(), Lists::default());
         // Another job has begun the first.
         let sketch = stocked.store.sketch(&blobs[0]).unwrap().unwrap();
-        let coming = underway.begin(Begun { blob: blobs[0], sketch, urgent: true });
+        let coming = underway.begin(Begun { blob: blobs[0], sketch, urgent: true, job: u64::MAX });
         assert!(coming.is_some());
         let job = Job::new(&store, Some(&here), &underway, &lists, &want(&blobs[1..])).unwrap();
         let given_up = async {

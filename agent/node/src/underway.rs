@@ -3,7 +3,10 @@
 
 use netbuild_core::{digest::Digest, sketch::Sketch};
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,6 +23,7 @@ pub(crate) struct Underway {
     /// In the order in which they were begun.
     blobs: Mutex<Vec<Entry>>,
     changed: Condvar,
+    jobs: AtomicU64,
 }
 
 /// A blob that is on its way.
@@ -39,9 +43,26 @@ pub(crate) struct Begun {
     pub(crate) sketch: Sketch,
     /// Whether somebody waits for it: what somebody waits for does not wait for what nobody does.
     pub(crate) urgent: bool,
+    /// Which job brings it. What one job brings comes on one way, so one thing is here when what comes after it is.
+    pub(crate) job: u64,
+}
+
+/// What a blob comes after.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct After {
+    pub(crate) blob: Digest,
+    /// How much of it is alike.
+    pub(crate) share: f64,
+    /// Whether the same job brings it.
+    pub(crate) same_job: bool,
 }
 
 impl Underway {
+    /// A number for a job, that no other has.
+    pub(crate) fn job(&self) -> u64 {
+        self.jobs.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// A blob is on its way until the result is dropped.
     pub(crate) fn begin(self: &Arc<Self>, new: Begun) -> Option<OnItsWay> {
         self.add(&mut self.blobs(), new, None)
@@ -55,21 +76,21 @@ impl Underway {
     ) -> Result<Option<OnItsWay>, Alike> {
         let mut blobs = self.blobs();
         match most_alike(&blobs, &new) {
-            Some((_, share)) if is_enough(share) => Err(Alike),
+            Some(after) if is_enough(after.share) => Err(Alike),
             _ => Ok(self.add(&mut blobs, new, None)),
         }
     }
 
-    /// A blob comes after the one that is most like it, of equal ones the latest, if `is_enough` that they share; says
-    /// which that is, and by how much. What comes after another never is what that one comes after.
+    /// A blob comes after the one that is most like it, of equal ones one of the same job, and the latest, if `is_enough`
+    /// that they share. What comes after another never is what that one comes after.
     pub(crate) fn begin_after(
         self: &Arc<Self>,
         new: Begun,
         is_enough: impl Fn(f64) -> bool,
-    ) -> (Option<(Digest, f64)>, Option<OnItsWay>) {
+    ) -> (Option<After>, Option<OnItsWay>) {
         let mut blobs = self.blobs();
-        let after = most_alike(&blobs, &new).filter(|(_, share)| is_enough(*share));
-        (after, self.add(&mut blobs, new, after.map(|(blob, _)| blob)))
+        let after = most_alike(&blobs, &new).filter(|after| is_enough(after.share));
+        (after, self.add(&mut blobs, new, after.map(|after| after.blob)))
     }
 
     fn add(
@@ -112,11 +133,16 @@ impl Underway {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Alike;
 
-fn most_alike(blobs: &[Entry], new: &Begun) -> Option<(Digest, f64)> {
+fn most_alike(blobs: &[Entry], new: &Begun) -> Option<After> {
     let others = blobs.iter().map(|entry| &entry.begun);
-    let others = others.filter(|other| other.urgent || !new.urgent);
-    let shares = others.map(|other| (other.blob, new.sketch.similarity(&other.sketch)));
-    shares.max_by(|(_, one), (_, other)| one.total_cmp(other))
+    let others = others.filter(|other| other.urgent || !new.urgent).map(|other| After {
+        blob: other.blob,
+        share: new.sketch.similarity(&other.sketch),
+        same_job: other.job == new.job,
+    });
+    others.max_by(|one, other| {
+        one.share.total_cmp(&other.share).then(one.same_job.cmp(&other.same_job))
+    })
 }
 
 fn find<'a>(blobs: &'a [Entry], blob: &Digest) -> Option<&'a Entry> {
@@ -173,7 +199,7 @@ mod tests {
             (number..number + 2000).flat_map(|n| Hash::of(&n.to_le_bytes()).0).collect();
         let mut sketcher = Sketcher::new();
         sketcher.update(&bytes);
-        Begun { blob: Digest::of(&bytes), sketch: sketcher.finish(), urgent: true }
+        Begun { blob: Digest::of(&bytes), sketch: sketcher.finish(), urgent: true, job: 0 }
     }
 
     #[test]
@@ -186,13 +212,13 @@ mod tests {
         assert_eq!(underway.begin_unless_alike(other, is_enough).map(drop), Err(Alike));
         assert!(underway.begin_unless_alike(far, is_enough).is_ok());
         let (after, way) = underway.begin_after(other, is_enough);
-        assert_eq!(after.map(|(blob, _)| blob), Some(one.blob));
+        assert_eq!(after.map(|after| after.blob), Some(one.blob));
         assert!(way.is_some());
         // It is on its way already, for somebody else.
         assert!(underway.begin(one).is_none());
         drop(begun);
         let (after, _way) = underway.begin_after(one, is_enough);
-        assert_eq!(after.map(|(blob, _)| blob), Some(other.blob));
+        assert_eq!(after.map(|after| after.blob), Some(other.blob));
         assert!(last_moved(&underway.blobs(), &one.blob).is_some());
     }
 
@@ -204,7 +230,19 @@ mod tests {
         assert_eq!(begun.iter().flatten().count(), MOST);
         let (after, way) = underway.begin_after(name(MOST), |_| true);
         let latest = name(MOST - 1).blob;
-        assert_eq!((after.map(|(blob, _)| blob), way.is_some()), (Some(latest), false));
+        assert_eq!((after.map(|after| after.blob), way.is_some()), (Some(latest), false));
+    }
+
+    #[test]
+    fn of_equal_ones_one_of_the_same_job_counts() {
+        let underway = Arc::<Underway>::default();
+        let name = |number: usize| Begun { blob: Digest::of(&number.to_le_bytes()), ..blob(0) };
+        let jobs = [underway.job(), underway.job()];
+        assert_ne!(jobs[0], jobs[1]);
+        let _mine = underway.begin(Begun { job: jobs[0], ..name(1) });
+        let _other = underway.begin(Begun { job: jobs[1], ..name(2) });
+        let (after, _way) = underway.begin_after(Begun { job: jobs[0], ..name(3) }, |_| true);
+        assert_eq!(after, Some(After { blob: name(1).blob, share: 1.0, same_job: true }));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Job, MAX_PATCHED, Part};
 use crate::{
     bases::MAX_BASES,
     disk_cache::failed,
-    underway::{self, Alike, Begun, OnItsWay},
+    underway::{self, After, Alike, Begun, OnItsWay},
 };
 use netbuild_core::{cache::CacheError, digest::Digest, peer::PeerId, sketch::Sketch};
 use netbuild_proto::data::{Described, Priority};
@@ -63,7 +63,7 @@ impl Job<'_> {
     }
 
     fn begun(&self, blob: Digest, sketch: Sketch) -> Begun {
-        Begun { blob, sketch, urgent: self.want.priority != Priority::Background }
+        Begun { blob, sketch, urgent: self.want.priority != Priority::Background, job: self.id }
     }
 
     /// Begins the next blob of those that come later, which `may_wait` for another on its way; says whether there was one.
@@ -99,7 +99,7 @@ impl Job<'_> {
     pub(super) fn bases(
         &self,
         described: &Described,
-        after: Option<(Digest, f64)>,
+        after: Option<After>,
     ) -> Result<Vec<Digest>, CacheError> {
         let blob = described.manifest.blob();
         if let Some(bases) = self.want.bases.get(&blob) {
@@ -107,7 +107,11 @@ impl Job<'_> {
         }
         let Some(sketch) = self.sketch(described) else { return Ok(Vec::new()) };
         let mut alike = self.similar(&blob, &sketch)?;
-        alike.extend(after);
+        if let Some(After { blob, share, same_job }) = after {
+            // Of equal ones the one of the same job: it is here by then, and was made beside this one.
+            let at = if same_job { 0 } else { alike.len() };
+            alike.insert(at, (blob, share));
+        }
         alike.sort_by(|(_, one), (_, other)| other.total_cmp(one));
         Ok(alike.into_iter().map(|(base, _)| base).take(MAX_BASES).collect())
     }
