@@ -90,8 +90,8 @@ pub(crate) struct Job<'a> {
     underway: &'a Arc<Underway>,
     /// Chunks of blobs that came with their records.
     lists: &'a Lists,
-    /// Blobs whose chunks are known and which are begun after all others, as they are like one that is on its way.
-    later: RefCell<VecDeque<Later>>,
+    /// Which of the blobs, of known chunks, are begun after all others, as they are like one that is on its way.
+    later: RefCell<BTreeMap<usize, Later>>,
     /// Sources that told a manifest which was none; of these, no further one is taken.
     liars: RefCell<BTreeSet<PeerId>>,
     /// Who is asked now.
@@ -602,20 +602,23 @@ impl<'a> Job<'a> {
             return Ok(Ok(()));
         }
         let is_slow = alike::is_slow(trial.pace.goodput);
-        for (index, blob) in self.untold() {
-            if let Some(described) = self.lists.take(&blob, &trial.whom.peer)
-                && let Err(error) = self.told(index, described, trial.whom.peer, is_slow)?
-            {
+        let mut unknown = self.untold();
+        unknown.retain(|(index, _)| asked.insert(*index));
+        let mut unlisted = Vec::new();
+        for (index, blob) in unknown {
+            let Some(described) = self.lists.take(&blob, &trial.whom.peer) else {
+                unlisted.push((index, blob));
+                continue;
+            };
+            if let Err(error) = self.told(index, described, trial.whom.peer, is_slow)? {
                 return Ok(Err(error));
             }
         }
-        let mut unknown = self.untold();
-        unknown.retain(|(index, _)| asked.insert(*index));
-        if unknown.is_empty() {
+        if unlisted.is_empty() {
             return Ok(Ok(()));
         }
         trial.alive(0);
-        self.list(trial.endpoint, trial.whom, trial.silence(), unknown, is_slow, |index| {
+        self.list(trial.endpoint, trial.whom, trial.silence(), unlisted, is_slow, |index| {
             if grows {
                 asked.remove(&index);
             }
@@ -631,7 +634,7 @@ impl<'a> Job<'a> {
         whom: &Whom,
         is_slow: bool,
     ) -> Result<(), CacheError> {
-        let unknown = self.unknown();
+        let unknown = self.untold();
         let size: u64 = unknown.iter().map(|(_, blob)| blob.size).sum();
         if unknown.is_empty() || size > LOOK_AHEAD_SIZE {
             return Ok(());
@@ -675,16 +678,14 @@ impl<'a> Job<'a> {
 
     /// The chunks of a blob are known.
     fn told(&self, blob: usize, described: Described, by: PeerId, is_slow: bool) -> Part<()> {
-        let is_later = self.later.borrow().iter().any(|later| later.index == blob);
-        if is_later || !self.is_unknown(blob) {
+        if self.later.borrow().contains_key(&blob) || !self.is_unknown(blob) {
             // Another one was faster.
             return Ok(Ok(()));
         }
         match self.turn(&described, is_slow)? {
             Turn::Now(way) => self.begin(blob, &described, by, way, None),
             Turn::Later(sketch) => {
-                let later = Later { index: blob, described, sketch, told_by: by };
-                self.later.borrow_mut().push_back(later);
+                self.later.borrow_mut().insert(blob, Later { described, sketch, told_by: by });
                 Ok(Ok(()))
             }
         }
@@ -803,12 +804,8 @@ impl<'a> Job<'a> {
             let next = || {
                 let (order, items) = match self.order(id, trial) {
                     Ok(Ok(next)) => next?,
-                    Ok(Err(error)) => {
-                        failed_to_begin = Ok(Err(error));
-                        return None;
-                    }
-                    Err(error) => {
-                        failed_to_begin = Err(error);
+                    failure => {
+                        failed_to_begin = failure.map(|of_source| of_source.map(drop));
                         return None;
                     }
                 };
@@ -1031,9 +1028,8 @@ impl<'a> Job<'a> {
 
     /// The blobs of which nobody has told the chunks.
     fn untold(&self) -> Vec<(usize, Digest)> {
-        let later: BTreeSet<usize> = self.later.borrow().iter().map(|later| later.index).collect();
-        let mut untold = self.unknown();
-        untold.retain(|(index, _)| !later.contains(index));
+        let (mut untold, later) = (self.unknown(), self.later.borrow());
+        untold.retain(|(index, _)| !later.contains_key(index));
         untold
     }
 

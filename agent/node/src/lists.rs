@@ -1,7 +1,7 @@
 //! Lists of chunks that come with records, before anybody wants the blobs: whoever wants one then asks for its chunks at
 //! once, a round trip sooner. A list is a hint like any: the blob alone proves it.
 
-use netbuild_core::{chunk::MAX_CHUNK, digest::Digest, peer::PeerId, record::Record};
+use netbuild_core::{chunk::MAX_CHUNK, digest::Digest, peer::PeerId};
 use netbuild_proto::data::Described;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -59,22 +59,20 @@ impl Lists {
         is_by.then(|| known.lists.remove(blob)).flatten().map(|listed| listed.described)
     }
 
-    /// Blobs of records whose lists are worth asking for, in the order of the records; the first ones if they are many.
-    pub(crate) fn worth_asking<'a>(
-        &self,
-        records: impl IntoIterator<Item = &'a Record>,
-    ) -> Vec<Digest> {
-        let (known, mut sum, mut worth) = (self.known(), 0_u64, Vec::new());
-        let large = records.into_iter().flat_map(Record::blobs);
-        let large = large.filter(|blob| blob.size > MAX_CHUNK as u64);
-        for blob in large.filter(|blob| !known.lists.contains_key(blob)) {
+    /// Whether a blob has more than one chunk.
+    pub(crate) fn is_worth_asking(blob: &Digest) -> bool {
+        blob.size > MAX_CHUNK as u64
+    }
+
+    /// Those of these blobs whose lists nobody has told yet; the first ones if they are many.
+    pub(crate) fn unknown(&self, blobs: &[Digest]) -> Vec<Digest> {
+        let (known, mut sum) = (self.known(), 0_u64);
+        let unknown = blobs.iter().filter(|blob| !known.lists.contains_key(blob));
+        let few = unknown.take_while(|blob| {
             sum = sum.saturating_add(blob.size);
-            if sum > MOST_BYTES {
-                break;
-            }
-            worth.push(blob);
-        }
-        worth
+            sum <= MOST_BYTES
+        });
+        few.copied().collect()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

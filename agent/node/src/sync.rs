@@ -12,11 +12,12 @@ use crate::{
     config::{Background, SyncSettings},
     disk_cache::failed,
     fetcher::{Fetcher, Net, Scope, Taken},
-    lists::Listed,
+    lists::{Listed, Lists},
     view::over_of,
 };
 use netbuild_core::{
     cache::CacheError,
+    digest::Digest,
     health::Fault,
     key::ActionKey,
     ledger::Item,
@@ -25,10 +26,7 @@ use netbuild_core::{
     plan::Who,
     reconcile::{Difference, Session, Step},
 };
-use netbuild_proto::{
-    exchange::{Request, Response},
-    record::SealedRecord,
-};
+use netbuild_proto::exchange::{Request, Response};
 use netbuild_store::Kept;
 use netbuild_transfer::Patience;
 use orders::Jobs;
@@ -56,8 +54,8 @@ const MAX_COMPARING: usize = 4;
 /// Records that are copied at once in the background. They have room of their own: a lookup may be
 /// waiting for a comparison, and copying takes as long as its budget wants it to.
 const MAX_COPYING: usize = 4;
-/// Records that are looked at for blobs whose chunks are worth asking for.
-const LISTED: usize = 1024;
+/// Most blobs of one pull, or of one comparison, whose chunks are worth asking for.
+const MAX_LISTED: usize = 1024;
 /// How often each source is tried for what is copied in the background.
 const COPY_ROUNDS: u32 = 2;
 /// How long announcements are collected before what they name is pulled.
@@ -113,6 +111,15 @@ struct Todo {
     pulled_of: Option<PeerId>,
     /// Records whose bytes are to be copied in the background.
     copy: VecDeque<ActionKey>,
+}
+
+/// What was pulled from a member.
+#[derive(Debug, Default)]
+struct Pulled {
+    /// How many records were kept.
+    kept: usize,
+    /// Large blobs that these name, at most [`MAX_LISTED`].
+    large: Vec<Digest>,
 }
 
 /// What the background does next.
@@ -280,8 +287,8 @@ impl Syncer {
         let done = match work {
             Work::Compare(peer) => self.block_on(self.compare(peer)),
             Work::Pull(peer, items) => self.block_on(async {
-                let kept = self.pull(peer, items).await?;
-                self.list(peer, &kept).await
+                let pulled = self.pull(peer, items).await?;
+                self.list(peer, &pulled.large).await
             }),
             Work::Copy(key) => self.block_on(self.copy(key)),
         };
@@ -313,21 +320,21 @@ impl Syncer {
     /// Finds in which records this agent and a member differ, and pulls what is missing here. The
     /// member does the same for itself.
     async fn compare(&self, peer: &PeerId) -> Result<(), String> {
-        let mut came = Vec::new();
+        let mut large = Vec::new();
         loop {
             let session = tokio::time::timeout(SESSION_LIMIT, self.compare_once(peer)).await;
             let difference = session.map_err(|_| "it took too long".to_owned())??;
             let theirs =
                 difference.theirs.into_iter().filter(|item| !self.is_spared(item.key, item.sum));
-            let kept = self.pull(peer, &theirs.collect::<Vec<_>>()).await?;
+            let pulled = self.pull(peer, &theirs.collect::<Vec<_>>()).await?;
+            large.extend(pulled.large);
+            large.truncate(MAX_LISTED);
             // Sets that differ in very much are compared part by part, as long as that leads
             // anywhere: a member may not have what it lists.
-            let is_over = difference.complete || kept.is_empty();
-            came.extend(kept);
-            if is_over {
+            if difference.complete || pulled.kept == 0 {
                 // The records are the same now, whatever becomes of what lost; lookups wait for that.
                 self.fetcher.view.handle_compared(peer);
-                if let Err(why) = self.list(peer, &came).await {
+                if let Err(why) = self.list(peer, &large).await {
                     tracing::debug!(peer = %peer.short(), why, "did not tell chunks");
                 }
                 if let Err(why) = evidence::compare(self, peer).await {
@@ -383,10 +390,10 @@ impl Syncer {
         self.spared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gets records from a member and keeps those that are to be kept; says which these are.
-    async fn pull(&self, peer: &PeerId, items: &[Item]) -> Result<Vec<ActionKey>, String> {
+    /// Gets records from a member and keeps those that are to be kept.
+    async fn pull(&self, peer: &PeerId, items: &[Item]) -> Result<Pulled, String> {
         let view = &self.fetcher.view;
-        let mut kept = Vec::new();
+        let mut pulled = Pulled::default();
         // From anywhere on: whoever joins finds the same missing with several members, and what one
         // has given by then is not asked of the next.
         let (end, begin) = items.split_at((crate::random::unit() * items.len() as f64) as usize);
@@ -420,7 +427,12 @@ impl Syncer {
                     }
                 }
                 match stays? {
-                    Kept::Stored => kept.push(*key),
+                    Kept::Stored => {
+                        pulled.kept += 1;
+                        let large = record.record().blobs().filter(Lists::is_worth_asking);
+                        let room = MAX_LISTED.saturating_sub(pulled.large.len());
+                        pulled.large.extend(large.take(room));
+                    }
                     // It came another way in the meantime.
                     Kept::Same => continue,
                     Kept::Older | Kept::Refused => {
@@ -441,22 +453,18 @@ impl Syncer {
         if self.copies_all() {
             self.something.notify_one();
         }
-        Ok(kept)
+        Ok(pulled)
     }
 
     /// Asks a member for the chunks of what it was found to have, which somebody may want soon; the first ones if that
     /// is much.
-    async fn list(&self, peer: &PeerId, keys: &[ActionKey]) -> Result<(), String> {
-        let (fetcher, text) = (&self.fetcher, |error: CacheError| error.to_string());
+    async fn list(&self, peer: &PeerId, large: &[Digest]) -> Result<(), String> {
+        let fetcher = &self.fetcher;
         let Some(whom) = fetcher.view.whom(peer).filter(|_| !self.copies_all()) else {
             return Ok(());
         };
-        let mut records = Vec::new();
-        for key in keys.iter().take(LISTED) {
-            records.extend(fetcher.disk.store().record(key).map_err(failed).map_err(text)?);
-        }
-        let records = records.iter().map(SealedRecord::record);
-        let blobs = fetcher.lacking(&fetcher.lists.worth_asking(records)).map_err(text)?;
+        let blobs = fetcher.lacking(&fetcher.lists.unknown(large));
+        let blobs = blobs.map_err(|error| error.to_string())?;
         let told = self.net.endpoint.manifests(&whom.holder(), &blobs, Patience::default()).await;
         let told = told.map_err(|error| error.to_string())?;
         for (blob, described) in blobs.into_iter().zip(told) {

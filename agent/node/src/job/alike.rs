@@ -14,9 +14,10 @@ const ALIKE: f64 = 0.05;
 /// The same where the base is on its way in as well, and the other has to come after it. Of two programs of one
 /// workspace, of 33 and 38 MB and alike by a third, the second comes in a third of the bytes so.
 const ALIKE_UNDERWAY: f64 = 0.2;
-/// Payload bytes per second of a link from which on blobs do not wait for one another. These programs take as long either
+/// Payload bytes per second of a link below which blobs wait for one another. These programs take as long either
 /// way at 12 MB/s, and at 125 MB/s a tenth of a second longer, as the provider makes an index of what comes first.
-const FAST: f64 = 20e6;
+const SLOW: f64 = 20e6;
+
 /// When a blob is begun.
 pub(super) enum Turn {
     Now(Option<OnItsWay>),
@@ -26,8 +27,6 @@ pub(super) enum Turn {
 /// A blob that is begun later.
 #[derive(Debug)]
 pub(super) struct Later {
-    /// Which of the blobs.
-    pub(super) index: usize,
     pub(super) described: Described,
     pub(super) sketch: Sketch,
     pub(super) told_by: PeerId,
@@ -35,7 +34,7 @@ pub(super) struct Later {
 
 /// Whether a link that is believed to give so many bytes per second is so slow that blobs are to wait for one another.
 pub(crate) fn is_slow(goodput: f64) -> bool {
-    goodput < FAST
+    goodput < SLOW
 }
 
 impl Job<'_> {
@@ -52,7 +51,7 @@ impl Job<'_> {
         let here = self.similar(&blob, &sketch)?.first().map_or(0.0, |(_, share)| *share);
         let is_enough = |share: f64| share >= ALIKE_UNDERWAY && share > here;
         let later = self.later.borrow();
-        let mut latest = later.iter().rev().take(underway::MOST);
+        let mut latest = later.values().rev().take(underway::MOST);
         if latest.any(|other| is_enough(sketch.similarity(&other.sketch))) {
             return Ok(Turn::Later(sketch));
         }
@@ -69,8 +68,10 @@ impl Job<'_> {
     /// Begins the next blob of those that come later, which `may_wait` for another on its way; says whether there was one.
     pub(super) fn begin_later(&self, may_wait: bool) -> Part<bool> {
         loop {
-            let Some(later) = self.later.borrow_mut().pop_front() else { return Ok(Ok(false)) };
-            let Later { index, described, sketch, told_by } = later;
+            let next = self.later.borrow_mut().pop_first();
+            let Some((index, Later { described, sketch, told_by })) = next else {
+                return Ok(Ok(false));
+            };
             // It may have come from a tier, or be wanted no more.
             if !self.is_unknown(index) {
                 continue;

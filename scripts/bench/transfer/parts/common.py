@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import MIB, Failed, remove, same
+from lab import MIB, Failed, Traffic, remove, same
 
 
 @dataclass
@@ -38,6 +38,23 @@ def each_to(table, tools, runs):
     """Measures tools one after the other; a tool is its name, how it is called, and what to do once."""
     for name, command, once in tools:
         table.measure(name, runs, once, command)
+
+
+def over_link(sites, there, office, server, get):
+    """What a tool takes that is served by `server`; `get` gives its seconds and processor seconds."""
+    before, cpu = sites.quiet(), server.cpu_s()
+    seconds, cpu_s = get()
+    traffic = Traffic.between(before, sites.counters(), there.name, office.name)
+    return {"wire_bytes": traffic.bytes_down + traffic.bytes_up, "seconds": seconds,
+            "cpu_provider_s": server.cpu_s() - cpu, "cpu_requester_s": cpu_s}
+
+
+def timed(command):
+    """A command as `over_link` has it."""
+    def measured():
+        took = command()
+        return took.seconds, took.cpu_s
+    return measured
 
 
 def checked(original, copy, tool):

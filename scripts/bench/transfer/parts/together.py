@@ -3,9 +3,9 @@
 import json
 import shutil
 
-from lab import MIB, OFFICE, Failed, Traffic, remove, same, serving
+from lab import MIB, OFFICE, Failed, remove, same, serving
 from netbuild import Agent, took_from_mesh
-from parts.common import each_to
+from parts.common import each_to, over_link, timed
 from report import Part
 from rivals import Nginx, Rsync
 from tools import find
@@ -20,7 +20,10 @@ LINKS = {
 def together(bench):
     """Two programs of one workspace, to a region that has neither."""
     lab = bench.lab
-    programs = {"one": lab.netbuild, "two": lab.netbuild.with_name("netbuild-agent")}
+    programs = {}
+    for name, program in (("one", lab.netbuild), ("two", lab.netbuild.with_name("netbuild-agent"))):
+        programs[name] = lab.fresh(name)
+        programs[name].write_bytes(program.read_bytes()[:bench.size(program.stat().st_size)])
     size = sum(program.stat().st_size for program in programs.values())
     part = Part(lab, "together", f"two programs of one workspace, {size / MIB:.0f} MiB, to a region that has neither")
     part.notes.append("the programs are netbuild and netbuild-agent as they are measured here; bytes on the wire: IP "
@@ -40,15 +43,6 @@ def together(bench):
             part.at_most(f"{link}: seconds against each by itself",
                          table.over("netbuild", "each by itself", "seconds"), bound)
     return part
-
-
-def over_link(sites, there, office, server, get):
-    """What a tool takes that is served by `server`; `get` gives its seconds and processor seconds."""
-    before, cpu = sites.quiet(), server.cpu_s()
-    seconds, cpu_s = get()
-    traffic = Traffic.between(before, sites.counters(), there.name, office.name)
-    return {"wire_bytes": traffic.bytes_down + traffic.bytes_up, "seconds": seconds,
-            "cpu_provider_s": server.cpu_s() - cpu, "cpu_requester_s": cpu_s}
 
 
 def check(directory, programs, tool):
@@ -94,26 +88,27 @@ def restored(bench, sites, there, office, programs, config):
     return once
 
 
+def copies(lab, programs):
+    """A directory with these programs."""
+    directory = lab.directory("files")
+    for name, program in programs.items():
+        shutil.copyfile(program, directory / name)
+    return directory
+
+
 def unpacked(bench, sites, there, office, programs):
     lab = bench.lab
 
     def once(_):
-        pack, files = find("zstd", "zstd"), lab.directory("files")
-        for name, program in programs.items():
-            shutil.copyfile(program, files / name)
+        pack, files = find("zstd", "zstd"), copies(lab, programs)
         archive, out = lab.fresh("programs.tar.zst"), lab.directory("out")
         packing = f"tar -c -C {files} {' '.join(programs)} | {pack} -q -9 --long=27 -o {archive}"
         lab.run(lab.here, ["sh", "-c", packing])
-        server = Nginx(lab, there)
-        with serving(server):
+        with serving(Nginx(lab, there)) as server:
             fetching = f"{server.curl} -sSf {server.url(archive)} | {pack} -q -d --long=27 | tar -x -C {out}"
-
-            def get():
-                figures = lab.run(office, ["sh", "-c", fetching])
-                return figures.seconds, figures.cpu_s
-
+            get = timed(lambda: lab.run(office, ["sh", "-c", fetching]))
             took = over_link(sites, there, office, server.server, get)
-            check(out, programs, "tarball")
+        check(out, programs, "tarball")
         for leftover in (files, archive, out):
             remove(leftover)
         return took
@@ -124,17 +119,11 @@ def copied(bench, sites, there, office, programs):
     lab = bench.lab
 
     def once(_):
-        files, out = lab.directory("files"), lab.directory("out")
-        for name, program in programs.items():
-            shutil.copyfile(program, files / name)
-        server = Rsync(lab, there, files)
-        with serving(server):
-            def get():
-                figures = server.get(office, "", f"{out}/", "-a", "-z")
-                return figures.seconds, figures.cpu_s
-
+        files, out = copies(lab, programs), lab.directory("out")
+        with serving(Rsync(lab, there, files)) as server:
+            get = timed(lambda: server.get(office, "", f"{out}/", "-a", "-z"))
             took = over_link(sites, there, office, server.server, get)
-            check(out, programs, "rsync")
+        check(out, programs, "rsync")
         for leftover in (files, out):
             remove(leftover)
         return took

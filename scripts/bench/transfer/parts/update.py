@@ -4,9 +4,9 @@ import json
 import shutil
 
 import rivals
-from lab import MIB, OFFICE, Failed, Traffic, remove, same, serving
+from lab import MIB, OFFICE, Failed, remove, same, serving
 from netbuild import Agent, took_from_mesh
-from parts.common import PAIRS, checked, each_to, pair_of
+from parts.common import PAIRS, checked, each_to, over_link, pair_of, timed
 from report import Part
 
 
@@ -33,19 +33,9 @@ def one_update(bench, part, sites, about, bound, old, new):
                        ratio="wire_bytes")
     office, there = sites["office"], sites["eu-central"]
 
-    def over_link(server, get):
-        before, cpu_before = sites.quiet(), server.cpu_s()
-        seconds, cpu_s = get()
-        traffic = Traffic.between(before, sites.counters(), there.name, office.name)
-        wire = traffic.bytes_down + traffic.bytes_up
-        return {"wire_bytes": wire, "wire_percent": 100 * wire / size, "seconds": seconds,
-                "cpu_provider_s": server.cpu_s() - cpu_before, "cpu_requester_s": cpu_s}
-
-    def timed(get):
-        def measured():
-            took = get()
-            return took.seconds, took.cpu_s
-        return measured
+    def measured(server, get):
+        took = over_link(sites, there, office, server, get)
+        return {**took, "wire_percent": 100 * took["wire_bytes"] / size}
 
     def netbuild(_):
         provider = Agent(lab, there, there.name)
@@ -69,7 +59,7 @@ def one_update(bench, part, sites, about, bound, old, new):
                 took_from_mesh(summary)
                 return figures.seconds, requester.cpu_s() - cpu_before + figures.cpu_s
 
-            took = over_link(provider.server, get)
+            took = measured(provider.server, get)
             if not same(new, spaces[1] / "out" / "artifact"):
                 raise Failed("netbuild: what came is not what was sent")
         for leftover in (provider.data_dir, requester.data_dir, *spaces):
@@ -80,7 +70,7 @@ def one_update(bench, part, sites, about, bound, old, new):
         def once(_):
             out = lab.directory("got") / new.name
             with serving(make()) as server:
-                took = over_link(server.nginx.server, timed(lambda: server.get(office, old, out)))
+                took = measured(server.nginx.server, timed(lambda: server.get(office, old, out)))
             checked(new, out, tool)
             remove(out.parent)
             return took
@@ -90,7 +80,7 @@ def one_update(bench, part, sites, about, bound, old, new):
         out = lab.fresh("got")
         shutil.copyfile(old, out)
         with serving(rivals.Rsync(lab, there, new.parent)) as server:
-            took = over_link(server.server, timed(
+            took = measured(server.server, timed(
                 # Whole seconds of its time stamps would make it skip a file of the same length.
                 lambda: server.get(office, new.name, out, "-z", "--ignore-times", "--no-whole-file")))
         checked(new, out, "rsync")
